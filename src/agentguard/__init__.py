@@ -1,0 +1,87 @@
+"""agentguard: every tool call of an agent is checked, recorded and given a credential of its own.
+
+    with agentguard.local() as guard:
+        with guard.task("support-bot", on_behalf_of="alice", intent=intent):
+            agent.invoke(...)
+
+Public names only, loaded when they are first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentguard.access import Caller as Caller
+    from agentguard.access import CurrentCall as CurrentCall
+    from agentguard.access import GuardAuth as GuardAuth
+    from agentguard.access import current_call as current_call
+    from agentguard.access import current_credential as current_credential
+    from agentguard.config import load as load
+    from agentguard.config import local as local
+    from agentguard.errors import AgentguardError as AgentguardError
+    from agentguard.errors import ApprovalRequired as ApprovalRequired
+    from agentguard.errors import AuditUnavailable as AuditUnavailable
+    from agentguard.errors import ConfigurationError as ConfigurationError
+    from agentguard.errors import CredentialUnavailable as CredentialUnavailable
+    from agentguard.errors import Denied as Denied
+    from agentguard.guard import Guard as Guard
+    from agentguard.intent import Intent as Intent
+    from agentguard.intent import absent as absent
+    from agentguard.intent import any_ as any_
+    from agentguard.intent import at_least as at_least
+    from agentguard.intent import at_most as at_most
+    from agentguard.intent import between as between
+    from agentguard.intent import eq as eq
+    from agentguard.intent import in_ as in_
+    from agentguard.intent import not_ as not_
+    from agentguard.intent import optional as optional
+    from agentguard.intent import prefix as prefix
+    from agentguard.intent import step as step
+    from agentguard.intent import text as text
+    from agentguard.model.call import ToolSpec as ToolSpec
+    from agentguard.model.decision import Decision as Decision
+    from agentguard.model.lease import Credential as Credential
+    from agentguard.task import Task as Task
+    from agentguard.task import current_task as current_task
+    from agentguard.user import ITSELF as ITSELF
+    from agentguard.user import User as User
+    from agentguard.wrap import guard_tool as guard_tool
+    from agentguard.wrap import guarded as guarded
+    from agentguard.wrap import spec_of as spec_of
+
+_ROOMS = {
+    "access": "Caller CurrentCall GuardAuth current_call current_credential",
+    "config": "load local",
+    "errors": "AgentguardError ApprovalRequired AuditUnavailable ConfigurationError CredentialUnavailable Denied",
+    "guard": "Guard",
+    "intent": "Intent absent any_ at_least at_most between eq in_ not_ optional prefix step text",
+    "model.call": "ToolSpec",
+    "model.decision": "Decision",
+    "model.lease": "Credential",
+    "task": "Task current_task",
+    "user": "ITSELF User",
+    "wrap": "guard_tool guarded spec_of",
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names.split()}
+
+__all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605  # one list of names, kept above
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("agentguard")
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'agentguard' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"agentguard.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

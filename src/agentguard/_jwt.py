@@ -1,0 +1,338 @@
+"""The one strict JWT profile: every token that agentguard reads passes here, and `jwt.decode` is called nowhere else.
+
+PyJWT verifies the signature. What it would let through is refused before or after it: duplicate members, encodings
+other than UTF-8, padding, times that are no integers, a `typ` of another kind of token, lifetimes without an end.
+
+INVARIANT: when an error leaves this module, no frame, cause or context of it holds the token or its claims. So the
+examination returns a `Rejection`, and `verify_jwt` raises only after it let go of the token.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
+
+from jwt.algorithms import OKPAlgorithm
+from jwt.api_jws import PyJWS
+
+from agentguard.errors import ConfigurationError, TokenRejected
+
+if TYPE_CHECKING:
+    from agentguard.keys import PublicKey
+
+MAX_TOKEN: Final = 16 * 1024
+MAX_JSON_DEPTH: Final = 32
+MAX_ACTORS: Final = 16
+MAX_LEEWAY: Final = 60
+MAX_LIFETIME: Final = 86_400
+ACCESS_TOKEN: Final = frozenset({"at+jwt", "application/at+jwt"})
+_END_OF_TIME: Final = 253_402_300_799  # 9999-12-31T23:59:59Z
+_ALWAYS: Final = frozenset({"iss", "aud", "iat", "exp"})
+_TEXTS: Final = ("sub", "jti", "client_id", "azp", "scope")
+# The last character of a segment has unused bits, which must be zero: one token has exactly one text (RFC 4648 s. 3.5).
+_SEGMENT: Final = r"(?!\.)(?:[A-Za-z0-9_-]{4})*+(?:[A-Za-z0-9_-][AQgw]|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048])?"
+_COMPACT: Final = re.compile(rf"{_SEGMENT}\.{_SEGMENT}\.(?!\Z){_SEGMENT}")
+_BRACKETS: Final = re.compile(r'"(?:[^"\\]|\\.)*+"?|([\[{])|([\]}])', re.DOTALL)
+_SURROGATE: Final = re.compile(r"\\u[dD][89abcdefABCDEF]")
+
+
+class Keys(Protocol):
+    """Where public keys come from: a `KeySet`, or a cache of a remote one."""
+
+    def find(self, kid: str) -> PublicKey | None: ...
+
+
+class NotStrictJSON(ValueError):
+    """A text is no JSON object that every parser reads alike."""
+
+
+class _Refused(Exception):
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a token was refused, in words that are safe to send to whoever sent it.
+
+    Args:
+        why: a short description that holds no part of the token.
+        error: the RFC 6750 section 3.1 code.
+    """
+
+    why: str
+    error: str = "invalid_token"
+
+    def raised(self) -> TokenRejected:
+        """Return the error to raise, once the token itself is out of reach."""
+        return TokenRejected(self.error, self.why)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What one kind of token must look like (RFC 8725 section 3.12: rules of two kinds exclude each other).
+
+    Args:
+        typ: accepted `typ` header values in lower case; the empty string admits a token without one.
+        issuer: exact `iss`.
+        audience: exact `aud`.
+        required: claims that must be there, beside `iss`, `aud`, `iat` and `exp`; an empty one counts as missing.
+        leeway: seconds that clocks may differ, at most 60.
+        max_lifetime: most seconds between `iat` and `exp`, at most 86,400.
+        extra_audiences: accept a token that is also meant for others.
+
+    Raises:
+        ConfigurationError: a bound is out of range, or the issuer, audience or typ is empty.
+    """
+
+    typ: frozenset[str]
+    issuer: str
+    audience: str
+    required: frozenset[str]
+    leeway: int = 30
+    max_lifetime: int = 3600
+    extra_audiences: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.issuer or not self.audience:
+            raise ConfigurationError("a token is verified against one issuer and one audience; give both, as text")
+        if not self.typ or any(typ != typ.lower() for typ in self.typ):
+            raise ConfigurationError("typ lists the accepted token types in lower case, for example {'at+jwt'}")
+        if not 0 <= self.leeway <= MAX_LEEWAY:
+            raise ConfigurationError(f"leeway {self.leeway!r}: write seconds from 0 to {MAX_LEEWAY}")
+        if not 0 < self.max_lifetime <= MAX_LIFETIME:
+            raise ConfigurationError(f"max_lifetime {self.max_lifetime!r}: write seconds from 1 to {MAX_LIFETIME}")
+
+
+def verify_jwt(token: str, profile: Profile, keys: Keys, now: float) -> Mapping[str, Any]:
+    """Return the claims of a token that is signed by one of the keys and passes the profile (RFC 7519, RFC 8725).
+
+    Args:
+        token: the compact form.
+        profile: what is accepted.
+        keys: public keys by `kid`.
+        now: seconds since the epoch.
+
+    Raises:
+        TokenRejected: it does not pass; the text holds nothing of it.
+    """
+    outcome = examine(token, profile, keys, now)
+    del token  # the traceback keeps this frame
+    if isinstance(outcome, Rejection):
+        raise outcome.raised()
+    return outcome
+
+
+def examine(token: str, profile: Profile, keys: Keys, now: float) -> Mapping[str, Any] | Rejection:
+    """Return the claims, or why the token is refused; it never raises, so a caller can drop the token first."""
+    try:
+        header = _header(token, profile)
+        claims = strict_json(_verified_payload(token, header, keys))
+        _check_claims(claims, profile, now)
+    except _Refused as refused:
+        return Rejection(refused.why)
+    except NotStrictJSON:
+        return Rejection("the token is no strict JSON")
+    except Exception:  # deny by default: whatever breaks here breaks on the token
+        return Rejection("the token is malformed")
+    return claims
+
+
+def strict_json(data: bytes) -> dict[str, Any]:
+    """Parse a JSON object that every parser reads alike (RFC 8259, I-JSON of RFC 7493).
+
+    Raises:
+        NotStrictJSON: not UTF-8, a byte order mark, duplicate members, lone surrogates, NaN, infinities, whole numbers
+            of more than 20 digits, deeper than 32 levels, or no object.
+    """
+    try:
+        text = data.decode("utf-8")
+        _check_depth(text)
+        value = _DECODER.decode(text)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError):
+        value = None
+    if type(value) is not dict:
+        raise NotStrictJSON("not a strict JSON object")
+    return value
+
+
+def _check_depth(text: str) -> None:
+    if text.count("{") + text.count("[") <= MAX_JSON_DEPTH:
+        return
+    depth = 0
+    for found in _BRACKETS.finditer(text):
+        depth += 1 if found[1] else -1 if found[2] else 0
+        if depth > MAX_JSON_DEPTH:
+            raise NotStrictJSON
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise NotStrictJSON
+    return members
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20:
+        raise NotStrictJSON
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if value - value != 0:
+        raise NotStrictJSON
+    return value
+
+
+def _constant(name: str) -> NoReturn:
+    raise NotStrictJSON
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_int=_integer, parse_float=_float, parse_constant=_constant
+)
+
+
+def _signatures() -> PyJWS:
+    # RFC 9864 names the curve; PyJWT knows the older name only. The one algorithm of a key decides, never the token's.
+    jws = PyJWS(algorithms=["ES256", "ES384", "RS256", "PS256", "EdDSA"])
+    jws.register_algorithm("Ed25519", OKPAlgorithm())
+    return jws
+
+
+_JWS: Final = _signatures()
+_ALGORITHMS: Final = frozenset(_JWS.get_algorithms())
+
+
+def _header(token: str, profile: Profile) -> dict[str, Any]:
+    if type(token) is not str or len(token) > MAX_TOKEN:
+        raise _Refused(f"a token is text of at most {MAX_TOKEN} characters")
+    if not _COMPACT.fullmatch(token):
+        raise _Refused("a token is three parts of canonical base64url")
+    segment = token[: token.index(".")]
+    header = strict_json(binascii.a2b_base64(segment.translate(_STANDARD) + "=" * (-len(segment) % 4)))
+    if "crit" in header or "b64" in header:
+        raise _Refused("critical header extensions are not supported")
+    if not _typ_fits(header, profile):
+        raise _Refused("the typ of the token is not the one expected here")
+    return header
+
+
+_STANDARD: Final = str.maketrans("-_", "+/")
+
+
+def _typ_fits(header: Mapping[str, Any], profile: Profile) -> bool:
+    if "typ" not in header:
+        return "" in profile.typ
+    typ = header["typ"]
+    # Only ASCII letters fold in a media type; the Kelvin sign must not become a k.
+    return isinstance(typ, str) and typ.isascii() and typ != "" and typ.lower() in profile.typ
+
+
+def _verified_payload(token: str, header: Mapping[str, Any], keys: Keys) -> bytes:
+    algorithm, kid = header.get("alg"), header.get("kid")
+    if not isinstance(algorithm, str) or algorithm not in _ALGORITHMS:
+        raise _Refused("the signature algorithm is not accepted")
+    key = keys.find(kid) if isinstance(kid, str) and 0 < len(kid) <= 256 else None
+    if key is None:
+        raise _Refused("the token names no known key")
+    if algorithm != key.algorithm:
+        raise _Refused("the signature algorithm is not the one of its key")
+    try:
+        payload: bytes = _JWS.decode_complete(token, key.key, algorithms=[key.algorithm])["payload"]
+    except Exception:  # PyJWT's own errors and what cryptography raises on a malformed signature
+        raise _Refused("the signature does not verify") from None
+    return payload
+
+
+def _check_claims(claims: Mapping[str, Any], profile: Profile, now: float) -> None:
+    for name in sorted(_ALWAYS | profile.required):
+        if claims.get(name) in (None, "", [], {}):
+            raise _Refused(f"the claim {name} is missing")
+    if not isinstance(claims["iss"], str) or claims["iss"] != profile.issuer:
+        raise _Refused("the issuer is not the one expected here")
+    _check_audience(claims["aud"], profile)
+    _check_times(claims, profile, now)
+    for name in _TEXTS:
+        if name in claims and not (isinstance(claims[name], str) and claims[name].isprintable()):
+            raise _Refused(f"the claim {name} is no plain text")
+    if "sub" in claims and not is_name(claims["sub"]):
+        raise _Refused("the subject is no name")
+    if "cnf" in claims:
+        raise _Refused("the token is bound to a key whose proof is missing")
+    _check_actors(claims)
+    _check_details(claims.get("authorization_details", []))
+
+
+def _check_audience(audience: object, profile: Profile) -> None:
+    entries = [audience] if isinstance(audience, str) else audience
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise _Refused("the audience is neither text nor a list of texts")
+    if profile.audience not in entries:
+        raise _Refused("the token is for another audience")
+    if len(entries) > 1 and not profile.extra_audiences:
+        raise _Refused("the token is for more than one audience")
+
+
+def _check_times(claims: Mapping[str, Any], profile: Profile, now: float) -> None:
+    for name in ("iat", "exp", "nbf"):
+        # bool is an int to isinstance, and an absent nbf is fine.
+        if name in claims and not (type(claims[name]) is int and 0 <= claims[name] <= _END_OF_TIME):
+            raise _Refused(f"the claim {name} is no whole number of seconds")
+    issued, expires = claims["iat"], claims["exp"]
+    if not 0 < expires - issued <= profile.max_lifetime:
+        raise _Refused("the lifetime of the token is out of bounds")
+    # Written so that a `now` that is no number denies.
+    if not expires > now - profile.leeway:
+        raise _Refused("the token has expired")
+    if not max(issued, claims.get("nbf", 0)) <= now + profile.leeway:
+        raise _Refused("the token is not valid yet")
+
+
+def is_name(value: object) -> bool:
+    """Tell whether a value can stand in a chain: printable, at most 256 characters, no space and no `>`."""
+    return isinstance(value, str) and 0 < len(value) <= 256 and value.isprintable() and not _NO_NAME.search(value)
+
+
+_NO_NAME: Final = re.compile(r"[\s>]")
+
+
+def _check_actors(claims: Mapping[str, Any]) -> None:
+    if "act" not in claims:
+        return
+    actors, seen = actors_of(claims), {claims.get("sub")}
+    for actor in actors:
+        if not is_name(actor):
+            raise _Refused("an actor is no name")
+        if actor in seen:
+            raise _Refused("the chain of actors has a cycle")
+        seen.add(actor)
+
+
+def actors_of(claims: Mapping[str, Any]) -> list[Any]:
+    """Return the `sub` of every actor, the current one first (RFC 8693 section 4.1); at most 16."""
+    actors: list[Any] = []
+    level: Any = claims
+    while "act" in level:
+        level = level["act"]
+        if not isinstance(level, dict) or len(actors) == MAX_ACTORS:
+            raise _Refused("the chain of actors is malformed or too long")
+        if not level.keys().isdisjoint(("exp", "nbf", "aud")):
+            raise _Refused("an actor holds claims of the token")
+        actors.append(level.get("sub"))
+    return actors
+
+
+def _check_details(details: object) -> None:
+    if not isinstance(details, list) or not all(isinstance(one, dict) for one in details):
+        raise _Refused("authorization_details is no list of objects")
+    if not all(isinstance(one.get("type"), str) and one["type"] for one in details):
+        raise _Refused("an entry of authorization_details has no type")

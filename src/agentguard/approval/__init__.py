@@ -1,0 +1,1 @@
+"""People who approve; the embedded default refuses."""

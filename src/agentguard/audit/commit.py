@@ -1,0 +1,152 @@
+"""Group commit: one sync serves everybody who waits, threads (Leadership) and tasks of event loops (Committer)."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import anyio
+
+from agentguard.errors import AuditUnavailable
+
+IDLE_SECONDS: Final = 1.0  # the thread ends after that long without work; the next wait starts another
+
+
+class Leadership:
+    """Lets the first of several threads that wait for the same work do it for all of them; no thread of its own."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._led = False
+        self._followers = 0
+
+    def run(self, done: Callable[[], bool], work: Callable[[], None]) -> None:
+        """Return once `done()` holds, or after this thread did the work.
+
+        Args:
+            done: whether somebody's work has served this caller too; may raise.
+            work: what a leader does; its error is the leader's only, the next caller tries for itself.
+        """
+        leading = False
+        try:
+            with self._changed:
+                self._followers += 1
+                try:
+                    while self._led and not done():
+                        self._changed.wait()
+                finally:
+                    self._followers -= 1
+                if done():
+                    return
+                leading = self._led = True
+            if self._followers:
+                time.sleep(0)  # threads that were woken just now get to add what they have
+            work()
+        finally:
+            if leading:
+                with self._changed:
+                    self._led = False
+                    self._changed.notify_all()
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Those of one event loop who wait for the next commit."""
+
+    call_soon: Callable[[Callable[[], object]], object]
+    done: anyio.Event = field(default_factory=anyio.Event)
+    error: str = ""
+
+    def finish(self, error: str) -> None:
+        self.error = error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self.call_soon(self.done.set)
+
+
+def _this_loop() -> tuple[object, Callable[[Callable[[], object]], Any]]:
+    """The running loop, and its way to be called from any thread after the tasks that are ready now have run."""
+    loop = asyncio._get_running_loop()
+    if loop is not None:
+        return loop, loop.call_soon_threadsafe
+    import trio
+
+    token = trio.lowlevel.current_trio_token()
+    return token, token.run_sync_soon
+
+
+class Committer:
+    """Calls `commit` for whole batches of waiters. Safe for concurrent use, from any number of event loops.
+
+    No worker thread is parked per waiter, and a cancelled waiter leaves nothing behind.
+
+    Args:
+        commit: makes everything written so far durable, or raises AuditUnavailable; called on the thread.
+    """
+
+    def __init__(self, commit: Callable[[], None]) -> None:
+        self._commit = commit
+        self._changed = threading.Condition()
+        self._waiting: dict[object, _Batch] = {}
+        self._running = False
+
+    async def wait(self) -> None:
+        """Wait for a commit that began after this call.
+
+        Raises:
+            AuditUnavailable: the commit failed.
+        """
+        loop, call_soon = _this_loop()
+        with self._changed:
+            batch = self._waiting.get(loop)
+            if batch is None:
+                batch = self._waiting[loop] = _Batch(call_soon)
+                # At the end of this tick, so that all tasks that are ready now share one commit.
+                call_soon(self._wake)
+        await batch.done.wait()
+        if batch.error:
+            raise AuditUnavailable(batch.error)
+
+    def _wake(self) -> None:
+        with self._changed:
+            if self._running:
+                self._changed.notify()
+                return
+            self._running = True
+        try:
+            threading.Thread(target=self._run, name="agentguard-audit", daemon=True).start()
+        except RuntimeError as error:
+            with self._changed:
+                self._running = False
+            self._finish(self._take(), f"no thread to make records durable: {error}")
+
+    def _run(self) -> None:
+        while batches := self._next():
+            error = ""
+            try:
+                self._commit()
+            except Exception as failed:
+                error = str(failed) or type(failed).__name__
+            self._finish(batches, error)
+
+    def _next(self) -> list[_Batch]:
+        with self._changed:
+            if not self._waiting:
+                self._changed.wait(IDLE_SECONDS)
+            batches = self._take()
+            self._running = bool(batches)
+            return batches
+
+    def _take(self) -> list[_Batch]:
+        with self._changed:
+            batches, self._waiting = list(self._waiting.values()), {}
+            return batches
+
+    @staticmethod
+    def _finish(batches: list[_Batch], error: str) -> None:
+        for batch in batches:
+            batch.finish(error)

@@ -1,0 +1,226 @@
+"""The audit log in files: a chain and a file per process, hash-chained lines, durable on demand."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from agentguard._drive import driven, loop_running
+from agentguard.audit import repair
+from agentguard.audit.chain import Body, link, prepare, start
+from agentguard.audit.commit import Committer, Leadership
+from agentguard.audit.fork import tell_of_forks
+from agentguard.audit.segment import Segment, make_directory, opened
+from agentguard.errors import AuditUnavailable, ConfigurationError
+from agentguard.model.record import Event, Position, Record
+
+MAX_BYTES: Final = 64 << 20
+MIN_BYTES: Final = 4096
+
+
+class FileLog:
+    """Appends records to `audit-<UTC time>-<pid>-<chain>.jsonl`. Safe for concurrent use by threads and event loops.
+
+    `append` returns when the record is in the page cache: a killed process loses nothing, a crashed machine may.
+    `flush` returns when it is on the disk; concurrent flushes share one fdatasync. A forked child writes a chain and a
+    file of its own, from its first record on.
+
+    Args:
+        directory: where the files go; created (mode 0700) if missing.
+        max_bytes: a file that has reached this size is followed by another one, which continues the chain.
+        clock: nanoseconds since the epoch.
+
+    Raises:
+        AuditUnavailable: the first file cannot be written.
+    """
+
+    suspends = False
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        max_bytes: int = MAX_BYTES,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        path = Path(directory).absolute()
+        self._setup(path, max_bytes, clock)
+        make_directory(path)
+        self._start_chain({})
+
+    @classmethod
+    def reopen(
+        cls, path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, clock: Callable[[], int] = time.time_ns
+    ) -> FileLog:
+        """Continue the chain of a file whose process has ended; a torn last line is cut off and recorded.
+
+        Args:
+            path: the last file of the chain; all of it is verified first.
+            max_bytes: as for a new log.
+            clock: as for a new log.
+
+        Raises:
+            AuditBroken: the file does not verify.
+            AuditUnavailable: it cannot be written, or a living process writes it.
+        """
+        log = cls.__new__(cls)
+        file = Path(path).absolute()
+        log._setup(file.parent, max_bytes, clock)
+        segment, _ = repair.take_over(file, clock)
+        log._segment = segment
+        log._write(segment, opened({"continues": file.name}))
+        log._durable = segment.sync().seq
+        return log
+
+    @staticmethod
+    def repair(path: str | os.PathLike[str], *, clock: Callable[[], int] = time.time_ns) -> repair.Repaired | None:
+        """Cut a torn last line off a file whose process was killed, and record that; see `repair.repair`."""
+        return repair.repair(Path(path).absolute(), clock)
+
+    def _setup(self, directory: Path, max_bytes: int, clock: Callable[[], int]) -> None:
+        if max_bytes < MIN_BYTES:
+            raise ConfigurationError(f"max_bytes is {max_bytes}: an audit file needs at least {MIN_BYTES}")
+        self._directory, self._max_bytes, self._clock = directory, max_bytes, clock
+        self._segment: Segment | None = None
+        self._origin: dict[str, Any] = {}
+        self._closed = False
+        self._renew()
+        tell_of_forks(self)
+
+    def _renew(self) -> None:
+        # Order of locks: `_lock` (the chain), then `_sync_lock` (who syncs, and whether the file may be swapped).
+        self._lock, self._sync_lock = threading.Lock(), threading.Lock()
+        self._threads, self._loops = Leadership(), Committer(self._commit)
+        self._durable = 0
+        self._lost: tuple[tuple[int, int], ...] = ()
+
+    def after_fork_in_child(self) -> None:
+        """Leave the parent's chain to the parent: new locks, and a new chain once there is something to record."""
+        self._renew()
+        segment, self._segment = self._segment, None
+        if segment is not None and not self._closed:
+            head = segment.head
+            self._origin = {"forked_from": head.chain, "parent_seq": head.seq, "parent_hash": head.hash}
+            segment.close()
+
+    def append(self, record: Record) -> Position:
+        """Write a record; when this returns it survives the process.
+
+        Raises:
+            AuditUnavailable: nothing was written, so nothing may be done.
+        """
+        body = prepare(record.event, record.fields)
+        with self._lock:
+            return self._write(self._ready(), body)
+
+    def _write(self, segment: Segment, body: Body) -> Position:
+        # The chain lock is held over the write: the order of lines is the order of seq, and a failed write leaves no
+        # gap. A queue with one writer measured no faster: whoever appends has to wait for the write in any case.
+        line, position = link(segment.head, self._clock(), body)
+        segment.write(line, position)
+        return position
+
+    def _ready(self) -> Segment:
+        """The file to write to; `_lock` is held."""
+        if self._closed:
+            raise AuditUnavailable("the audit log is closed")
+        segment = self._segment
+        if segment is None:
+            return self._start_chain(self._origin)
+        if segment.poisoned or segment.next or segment.tip[0] >= self._max_bytes:
+            return self._rotate(segment)
+        return segment
+
+    def _start_chain(self, origin: dict[str, Any]) -> Segment:
+        head = start(secrets.token_hex(16))
+        segment = self._create(self._name(head), head, origin)
+        self._durable = segment.head.seq
+        self._segment = segment
+        return segment
+
+    def _rotate(self, old: Segment) -> Segment:
+        """Continue the chain in another file; what fails here is tried again by the next append."""
+        if not old.poisoned and not old.next:
+            name = self._name(old.head)
+            self._write(old, prepare(Event.LOG_ROTATED, {"next": name}))
+            old.next = name
+        with self._sync_lock:
+            with suppress(AuditUnavailable):  # poisoned then, and the new file says so
+                self._durable = old.sync().seq
+            head, origin = old.head, dict[str, Any](continues=old.path.name)
+            if self._durable < head.seq:
+                origin["not_durable_from"] = self._durable + 1
+            new = self._create(old.next or self._name(head), head, origin)
+            # INVARIANT: `_lost` changes before `_durable`, so no reader takes a lost record for a durable one.
+            if self._durable < head.seq:
+                self._lost = (*self._lost, (self._durable + 1, head.seq))
+            self._durable, self._segment = new.head.seq, new
+            old.close()
+        return new
+
+    def _create(self, name: str, head: Position, origin: dict[str, Any]) -> Segment:
+        return Segment.begin(self._directory / name, head, origin, self._clock())
+
+    def _name(self, head: Position) -> str:
+        seconds, rest = divmod(self._clock(), 1_000_000_000)
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{rest // 1000:06d}Z"
+        part = f"-{head.seq + 1}" if head.seq else ""
+        return f"audit-{stamp}-{os.getpid()}-{head.chain}{part}.jsonl"
+
+    async def flush(self, position: Position) -> None:
+        """Return once a record and all before it are on the disk.
+
+        Driven by a synchronous caller, the first who waits syncs for all who wait; on an event loop one thread does.
+        The caller shields it from cancellation.
+
+        Raises:
+            AuditUnavailable: the record is not durable.
+        """
+        if self._is_durable(position):
+            return
+        if driven() or not loop_running():
+            self._threads.run(lambda: self._is_durable(position), self._commit)
+        else:
+            await self._loops.wait()
+        if not self._is_durable(position):
+            raise AuditUnavailable(f"record {position.id} is not in the audit log")
+
+    def _is_durable(self, position: Position) -> bool:
+        segment, durable = self._segment, self._durable
+        if segment is None or position.chain != segment.head.chain:
+            raise AuditUnavailable(f"record {position.id} is in the log of another process")
+        if any(first <= position.seq <= last for first, last in self._lost):
+            raise AuditUnavailable(f"record {position.id} may be lost: the disk failed")
+        return position.seq <= durable
+
+    def _commit(self) -> None:
+        with self._sync_lock:
+            segment = self._segment
+            if segment is None or segment.head.seq <= self._durable:
+                return
+            self._durable = segment.sync().seq
+
+    def close(self) -> None:
+        """Write `log.closed`, make everything durable and close the file; closing it twice does nothing.
+
+        Raises:
+            AuditUnavailable: the last records may not be durable; the log is closed all the same.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                if self._segment is not None:
+                    self._write(self._ready(), prepare(Event.LOG_CLOSED, {}))
+                    self._commit()
+            finally:
+                self._closed = True
+                with self._sync_lock:
+                    if self._segment is not None:
+                        self._segment.close()

@@ -1,0 +1,248 @@
+"""One file of a chain: a line is in it whole, or not at all."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import stat
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from agentguard.audit.chain import Body, link, prepare
+from agentguard.errors import AuditUnavailable
+from agentguard.model.record import Event, Position
+
+if sys.platform != "win32":
+    import fcntl
+
+_FLAGS: Final = os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+# The seam: the calls of the operating system that can fail under us.
+_write = os.write
+_truncate = os.ftruncate
+_sync_file = getattr(os, "fdatasync", os.fsync)
+
+
+def unavailable(path: Path, what: str, error: OSError) -> AuditUnavailable:
+    """The error to raise when the operating system refused something."""
+    return AuditUnavailable(f"audit log {path}: cannot {what}: {error.strerror or type(error).__name__}")
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable.
+
+    Raises:
+        OSError: they are not durable.
+    """
+    if sys.platform == "win32":
+        return  # a directory cannot be opened there; the file system's journal keeps names
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directory(path: Path) -> None:
+    """Create the directory of a log, for its owner only, unless it exists.
+
+    Raises:
+        AuditUnavailable: it cannot be created.
+    """
+    try:
+        if not path.is_dir():
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sync_directory(path.parent)
+        sync_directory(path)
+    except OSError as error:
+        raise unavailable(path, "use this directory", error) from error
+
+
+class Segment:
+    """A file that is open for appending. Not safe for concurrent use: the log's locks see to that.
+
+    The lock on the file (flock) lasts as long as the process that writes it, so nobody repairs a living log.
+
+    Attributes:
+        tip: size of the file up to its last whole line, and where the chain stands there. INVARIANT: one assignment
+            changes both, so an interrupt (Ctrl-C) cannot part them.
+        poisoned: it may have lost records that were written; nothing more is written to it.
+        next: name of the file the chain continues in, once its last record says so.
+    """
+
+    def __init__(self, path: Path, fd: int, size: int, head: Position) -> None:
+        self.path, self.tip = path, (size, head)
+        self.poisoned = False
+        self.next = ""
+        self._fd = fd
+        self._dirty = False
+
+    @classmethod
+    def create(cls, path: Path, head: Position) -> Segment:
+        """Create a file that did not exist, readable by its owner only.
+
+        Raises:
+            AuditUnavailable: it cannot be created.
+        """
+        return cls(path, _open(path, os.O_CREAT | os.O_EXCL), 0, head)
+
+    @classmethod
+    def begin(cls, path: Path, head: Position, origin: Mapping[str, Any], now_ns: int) -> Segment:
+        """Create a file with its first record, `log.opened`, and make record and name durable.
+
+        Raises:
+            AuditUnavailable: there is no such file now.
+        """
+        segment = cls.create(path, head)
+        try:
+            segment.write(*link(head, now_ns, opened(origin)))
+            segment.sync()
+            sync_directory(path.parent)
+        except BaseException as error:
+            segment.close()
+            path.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise unavailable(path, "make it durable", error) from error
+            raise
+        return segment
+
+    @classmethod
+    def reopen(cls, path: Path, head: Position) -> Segment:
+        """Open an existing file that no living process writes.
+
+        Raises:
+            AuditUnavailable: it cannot be opened, or another process writes it.
+        """
+        fd = _open(path, 0)
+        return cls(path, fd, os.fstat(fd).st_size, head)
+
+    @property
+    def head(self) -> Position:
+        """Where the chain stands."""
+        return self.tip[1]
+
+    def write(self, line: bytes, position: Position) -> None:
+        """Write a line: it survives the process (not yet the machine) when this returns.
+
+        Raises:
+            AuditUnavailable: nothing of it is in the file, or the next write removes what is.
+        """
+        size = self.tip[0]
+        if self._dirty:
+            self._cut(size)
+        self._dirty = True
+        try:
+            written = _write(self._fd, line)
+        except OSError as error:
+            self._undo(size)
+            raise unavailable(self.path, "write", error) from error
+        if written != len(line):
+            self._undo(size)
+            raise AuditUnavailable(
+                f"audit log {self.path}: only a part of a record could be written; is the disk full?"
+            )
+        self.tip = (size + written, position)
+        self._dirty = False
+
+    def _undo(self, size: int) -> None:
+        try:
+            self._cut(size)
+        except AuditUnavailable:
+            return  # still dirty: every later write tries again first, and raises until it works
+
+    def _cut(self, size: int) -> None:
+        try:
+            _truncate(self._fd, size)
+        except OSError as error:
+            raise unavailable(self.path, "remove a half-written record", error) from error
+        self._dirty = False
+
+    def tail(self) -> bytes:
+        """What stands behind the last whole line.
+
+        Raises:
+            AuditUnavailable: it cannot be read.
+        """
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.tip[0])
+                return file.read()
+        except OSError as error:
+            raise unavailable(self.path, "read", error) from error
+
+    def cut(self) -> None:
+        """Remove what stands behind the last whole line.
+
+        Raises:
+            AuditUnavailable: it could not be removed.
+        """
+        self._cut(self.tip[0])
+
+    def sync(self) -> Position:
+        """Make everything written so far durable, and return where the chain stood then.
+
+        Raises:
+            AuditUnavailable: it is not durable and never will be. After a failed fdatasync the kernel may call pages
+                clean that never reached the disk, so trying again proves nothing: the file is poisoned.
+        """
+        size, head = self.tip
+        try:
+            if self.poisoned:
+                raise AuditUnavailable(f"audit log {self.path}: records before this one may be lost")
+            _sync_file(self._fd)
+            found = os.fstat(self._fd)
+            if found.st_nlink == 0 or found.st_size < size:
+                raise AuditUnavailable(f"audit log {self.path}: somebody removed or shortened it")
+        except OSError as error:
+            self.poisoned = True
+            raise unavailable(self.path, "make records durable", error) from error
+        except AuditUnavailable:
+            self.poisoned = True
+            raise
+        return head
+
+    def close(self) -> None:
+        """Close the file; closing it twice does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        fd = os.open(path, _FLAGS | flags, 0o600)
+    except OSError as error:
+        raise unavailable(path, "open", error) from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise AuditUnavailable(f"audit log {path}: not a regular file")
+        if sys.platform != "win32":
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise AuditUnavailable(f"audit log {path}: another process is writing it") from None
+    except OSError as error:
+        os.close(fd)
+        raise unavailable(path, "lock", error) from error
+    except AuditUnavailable:
+        os.close(fd)
+        raise
+    return fd
+
+
+def opened(origin: Mapping[str, Any]) -> Body:
+    """The first record of a file: which process writes it, and what it continues or was forked from."""
+    host = os.uname().nodename if hasattr(os, "uname") else ""
+    return prepare(Event.LOG_OPENED, {"pid": os.getpid(), "host": host, "version": _version(), **origin})
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("agentguard")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,193 @@
+"""Binding a call to its tool's signature: once at decoration, cheaply at each call."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import Parameter
+from typing import Any, Final
+
+from agentguard.errors import ConfigurationError, NotCanonical
+from agentguard.model.canonical import Canonical, canonical
+from agentguard.model.lease import Credential
+
+# Annotations that mark a parameter as filled by a framework, by the name of a class in their ancestry.
+_FRAMEWORK: Final = frozenset({
+    "InjectedToolArg", "ToolRuntime", "BaseCallbackManager", "CallbackManagerForToolRun",
+    "AsyncCallbackManagerForToolRun",
+})  # fmt: skip
+_FRAMEWORK_DICTS: Final = frozenset({"RunnableConfig"})
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A call's arguments by name, as the caller gave them: `visible` to the intent, `hidden` filled by a framework."""
+
+    visible: dict[str, Any]
+    hidden: dict[str, Any]
+
+
+def hints_of(fn: Callable[..., Any]) -> dict[str, Any]:
+    """Resolved annotations of any callable; unresolvable ones stay as they are written."""
+    target: Any = fn.func if isinstance(fn, functools.partial) else fn
+    if not (inspect.isroutine(target) or inspect.isclass(target)):
+        target = type(target).__call__
+    try:
+        return typing.get_type_hints(target, include_extras=True)
+    except Exception:
+        return dict(getattr(target, "__annotations__", {}))
+
+
+class Binder:
+    """Binds arguments to a signature as Python would, and makes the call again from the checked copy.
+
+    Args:
+        fn: the tool.
+        hidden: parameters that a framework fills, besides those recognised by their annotation.
+
+    Attributes:
+        signature: what schema builders see: annotations resolved, the credential parameter gone.
+        names: visible parameters, or None where `**kwargs` takes any.
+        hidden: parameters outside the intent.
+        credential: the parameter that receives the Credential, or "".
+        defaults: canonical defaults of visible parameters.
+    """
+
+    def __init__(self, fn: Callable[..., Any], hidden: frozenset[str] = frozenset()) -> None:
+        try:
+            signature = inspect.signature(fn)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"{fn!r} has no signature that could be checked: {error}") from None
+        self.hints = hints_of(fn)
+        parameters = _resolved(fn, signature, self.hints)
+        self.credential = _credential_parameter(parameters)
+        unknown = hidden - {parameter.name for parameter in parameters}
+        if unknown:
+            raise ConfigurationError(f"hidden names {sorted(unknown)}, which {fn!r} does not take")
+        visible = [p for p in parameters if p.name != self.credential]
+        self.hidden = frozenset(p.name for i, p in enumerate(visible) if p.name in hidden or _is_framework(i, p, fn))
+        self.signature = signature.replace(
+            parameters=visible, return_annotation=self.hints.get("return", signature.return_annotation)
+        )
+        self._plain = all(p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY) for p in visible)
+        self._parameters = tuple(visible)
+        self._all = frozenset(p.name for p in visible)
+        self._positional = tuple(p.name for p in visible if p.kind is Parameter.POSITIONAL_OR_KEYWORD)
+        self._required = frozenset(p.name for p in visible if p.default is Parameter.empty)
+        self.names = self._visible_names()
+        self.defaults = self._canonical_defaults()
+        self._fresh_defaults = {p.name: p.default for p in visible if isinstance(p.default, list | dict | set)}
+
+    def _visible_names(self) -> frozenset[str] | None:
+        if any(p.kind is Parameter.VAR_KEYWORD for p in self._parameters):
+            return None
+        return frozenset(p.name for p in self._parameters if p.name not in self.hidden)
+
+    def _canonical_defaults(self) -> Mapping[str, Canonical]:
+        found: dict[str, Canonical] = {}
+        for parameter in self._parameters:
+            if parameter.kind is Parameter.VAR_POSITIONAL:
+                found[parameter.name] = ()
+            elif parameter.default is not Parameter.empty and parameter.name not in self.hidden:
+                try:
+                    found[parameter.name] = canonical(parameter.default, parameter.name, bytes_allowed=True)
+                except NotCanonical:
+                    continue  # such a default equals nothing: a step must mention the argument
+        return found
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Bound:
+        """Bind a call.
+
+        Raises:
+            TypeError: exactly where Python would raise it.
+        """
+        if self._plain and len(args) <= len(self._positional):
+            given = dict(zip(self._positional, args, strict=False)) if args else {}
+            if kwargs.keys() <= self._all and not (given.keys() & kwargs.keys()):
+                given.update(kwargs)
+                if given.keys() >= self._required:
+                    return self._split(given)
+        bound = self.signature.bind(*args, **kwargs)
+        return self._split(self._flat(bound))
+
+    def _flat(self, bound: inspect.BoundArguments) -> dict[str, Any]:
+        given: dict[str, Any] = {}
+        for name, value in bound.arguments.items():
+            if self.signature.parameters[name].kind is Parameter.VAR_KEYWORD:
+                given.update(value)
+            else:
+                given[name] = value
+        return given
+
+    def _split(self, given: dict[str, Any]) -> Bound:
+        if self._fresh_defaults:
+            given = {**{name: value for name, value in self._fresh_defaults.items() if name not in given}, **given}
+        if not self.hidden:
+            return Bound(given, {})
+        visible = {name: value for name, value in given.items() if name not in self.hidden}
+        return Bound(visible, {name: value for name, value in given.items() if name in self.hidden})
+
+    def call_arguments(self, run: dict[str, Any], hidden: dict[str, Any], credential: Credential | None) -> Any:
+        """Return `(args, kwargs)` that make the call from the checked copy."""
+        given = {**run, **hidden}
+        if self.credential:
+            given[self.credential] = credential
+        if self._plain:
+            return (), given
+        return self._spread(given)
+
+    def _spread(self, given: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        args: list[Any] = []
+        rest = next((p.name for p in self._parameters if p.kind is Parameter.VAR_POSITIONAL), "")
+        by_position = bool(given.get(rest))
+        for parameter in self._parameters:
+            name = parameter.name
+            if name not in given:
+                continue
+            if parameter.kind is Parameter.VAR_POSITIONAL:
+                args.extend(given.pop(name))
+            elif parameter.kind is Parameter.POSITIONAL_ONLY or (
+                by_position and parameter.kind is Parameter.POSITIONAL_OR_KEYWORD
+            ):
+                args.append(given.pop(name))
+        return args, given
+
+
+def _resolved(fn: Callable[..., Any], signature: inspect.Signature, hints: Mapping[str, Any]) -> list[Parameter]:
+    bound = fn.keywords if isinstance(fn, functools.partial) else {}
+    return [
+        parameter.replace(annotation=hints.get(name, parameter.annotation))
+        for name, parameter in signature.parameters.items()
+        if name not in bound  # what a partial has fixed is no argument of the model
+    ]
+
+
+def _credential_parameter(parameters: list[Parameter]) -> str:
+    found = [p.name for p in parameters if Credential in _kinds(p.annotation)]
+    if len(found) > 1:
+        raise ConfigurationError(f"more than one Credential parameter: {', '.join(found)}")
+    return found[0] if found else ""
+
+
+def _is_framework(index: int, parameter: Parameter, fn: Callable[..., Any]) -> bool:
+    if index == 0 and parameter.name in ("self", "cls") and inspect.isfunction(fn):
+        return True
+    for kind in _kinds(parameter.annotation):
+        kind = kind if isinstance(kind, type) else type(kind)
+        if any(base.__name__ in _FRAMEWORK for base in kind.__mro__) or kind.__name__ in _FRAMEWORK_DICTS:
+            return True
+    return False
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """An annotation, its metadata and the members of its union."""
+    found = [annotation]
+    found += getattr(annotation, "__metadata__", ())
+    origin = typing.get_origin(annotation)
+    if origin is not None:
+        found.append(origin)
+        found += [kind for kind in typing.get_args(annotation) if isinstance(kind, type)]
+    return found

@@ -1,0 +1,1 @@
+"""The `agentguard` command: one module a subcommand, listed in main.COMMANDS."""

@@ -1,0 +1,293 @@
+"""The local issuer: access tokens (RFC 9068) signed in this process, revocable at once.
+
+Claims: `iss`, `sub`, `aud`, `client_id`, `iat`, `exp`, `jti`; `scope`; `act`, the delegation chain (RFC 8693 section
+4.1); `authorization_details` (RFC 9396); `txn`, the root task; `tenant`; `intent_s256`, the hash of the intent; and
+`agentguard_resource`, the one resource the token is for. The last three are our own (private claims, RFC 7519 section
+4.3); the resource has our prefix because other issuers give `resource` other meanings.
+"""
+
+from __future__ import annotations
+
+import binascii
+import functools
+import itertools
+import math
+import os
+import re
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from agentguard._jwt import MAX_ACTORS, MAX_TOKEN
+from agentguard.errors import ConfigurationError, CredentialUnavailable
+from agentguard.keys import KeySet, SigningKey
+from agentguard.model.lease import Grant, Issued, Lease, Secret
+from agentguard.model.principal import Chain, checked_name
+
+MAX_LIFETIME: Final = 30  # exp + leeway stays within a minute of the issue
+_SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
+_URLSAFE: Final = bytes.maketrans(b"+/", b"-_")
+
+
+class _Ids:
+    """Ids that are unique across processes: a random prefix a process, and a counter."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        self._prefix, self._counter = secrets.token_hex(8), itertools.count(1)
+
+    def next(self) -> str:
+        return f"{self._prefix}-{next(self._counter):x}"
+
+
+_ids: Final = _Ids()
+_issuers: Final[weakref.WeakSet[LocalIssuer]] = weakref.WeakSet()
+
+
+class LocalIssuer:
+    """Issues `at+jwt` tokens that live 30 seconds (RFC 9068); implements the port `Issuer`. Safe for threads.
+
+    What is live stands in memory, so a token is revoked the moment `revoke` returns. After a fork the child holds none
+    of its parent's leases: it neither issues nor vouches for them.
+
+    Args:
+        key: signs.
+        issuer: the `iss` claim.
+        lifetime: seconds from `iat` to `exp`, 1 to 30.
+        monotonic: counts the seconds a lease has left; never the wall clock.
+
+    Raises:
+        ConfigurationError: the issuer is no name or the lifetime is out of range.
+    """
+
+    suspends: bool = False
+    remote: bool = False
+
+    def __init__(
+        self,
+        key: SigningKey,
+        issuer: str = "agentguard",
+        lifetime: int = MAX_LIFETIME,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if type(lifetime) is not int or not 0 < lifetime <= MAX_LIFETIME:
+            raise ConfigurationError(f"lifetime {lifetime!r}: write whole seconds from 1 to {MAX_LIFETIME}")
+        self._issuer = checked_name(issuer, "issuer")
+        self._lifetime = lifetime
+        self._key = key
+        header = {"alg": key.algorithm, "typ": "at+jwt", "kid": key.kid}
+        self._header = _base64url(msgspec.json.encode(header)) + b"."
+        self._live = _Live(monotonic)
+        _issuers.add(self)
+
+    @property
+    def keys(self) -> KeySet:
+        """The public key, for verifiers."""
+        return KeySet.of(self._key)
+
+    def prepare(self, grant: Grant, now: float) -> Lease:
+        """Return the lease, with its `jti` and its end, before anything is minted.
+
+        The token ends no later than the task, to the second.
+
+        Raises:
+            ConfigurationError: a scope is no scope-token (RFC 6749 section 3.3).
+        """
+        if grant.key.scopes and not _scope_claim(grant.key.scopes):
+            raise ConfigurationError(
+                f"scopes {grant.key.scopes!r}: a scope is printable ASCII without space, quote, backslash"
+            )
+        issued_at = math.floor(now)
+        expires_at = math.ceil(min(issued_at + self._lifetime, grant.deadline))
+        lease = Lease(
+            id=_ids.next(),
+            issuer=self._issuer,
+            key=grant.key,
+            task=grant.task,
+            issued_at=issued_at,
+            expires_at=expires_at,
+        )
+        self._live.prepare(lease.id, lease.expires_by - now)
+        return lease
+
+    async def issue(self, grant: Grant, lease: Lease, now: float) -> Issued:
+        """Mint the token of a prepared lease; it ends when the lease says, so the ledger is right about it.
+
+        Raises:
+            CredentialUnavailable: the task's end or the lease's has passed, the lease was revoked or is not of this
+                issuer and grant, or the token would be one that no verifier accepts.
+        """
+        if not (now < grant.deadline and now < lease.expires_at):
+            raise CredentialUnavailable("the time in which a credential may be issued has passed")
+        if lease.key != grant.key or lease.issuer != self._issuer:
+            raise CredentialUnavailable("the lease was prepared for another grant")
+        token = self._mint(grant, lease)
+        if token is None:
+            raise CredentialUnavailable(
+                f"no token could be made: at most {MAX_ACTORS} actors, {MAX_TOKEN} characters and JSON details"
+            )
+        secret = Secret(token)
+        del token
+        if not self._live.issue(lease.id):
+            raise CredentialUnavailable("the lease was revoked, has expired or belongs to another process")
+        return Issued(_with_fingerprint(lease, secret), secret)
+
+    async def revoke(self, lease: Lease) -> None:
+        """End a lease, issued or only prepared; once more changes nothing."""
+        if lease.issuer == self._issuer:
+            self._live.end(lease.id)
+
+    def revoked(self, iss: str, jti: str) -> bool:
+        """Tell whether a token is not live: revoked, expired, or never issued here. Keyed as RFC 7519 says, by both."""
+        return iss != self._issuer or not self._live.holds(jti)
+
+    def __repr__(self) -> str:
+        return f"<LocalIssuer {self._issuer} {self._key.kid}>"
+
+    def _mint(self, grant: Grant, lease: Lease) -> str | None:
+        if len(grant.chain.agents) > MAX_ACTORS:
+            return None
+        try:
+            signed = self._header + _base64url(_ENCODER.encode(_claims(grant, lease)))
+            token = signed + b"." + _base64url(self._key.sign(signed))
+        except Exception:  # the error's frames hold the payload, so it goes no further
+            return None
+        return token.decode("ascii") if len(token) <= MAX_TOKEN else None
+
+
+def _claims(grant: Grant, lease: Lease) -> dict[str, Any]:
+    key, chain = grant.key, grant.chain
+    claims: dict[str, Any] = {
+        "iss": lease.issuer,
+        "sub": chain.subject.sub,
+        "aud": key.audience,
+        "client_id": f"agent:{chain.actor.name}",
+        "iat": int(lease.issued_at),
+        "exp": int(lease.expires_at),
+        "jti": lease.id,
+        "txn": key.root,
+        "intent_s256": grant.intent_s256,
+    }
+    if key.scopes:
+        claims["scope"] = _scope_claim(key.scopes)
+    if act := _actors(chain):
+        claims["act"] = act
+    if key.resource:
+        claims["agentguard_resource"] = key.resource
+    if key.tenant:
+        claims["tenant"] = key.tenant
+    if grant.authorization_details:
+        claims["authorization_details"] = grant.authorization_details
+    return claims
+
+
+@functools.lru_cache(maxsize=1024)
+def _scope_claim(scopes: tuple[str, ...]) -> str:
+    # A scope with a space in it would be two.
+    return " ".join(scopes) if all(_SCOPE.fullmatch(scope) for scope in scopes) else ""
+
+
+def _actors(chain: Chain) -> dict[str, object]:
+    # An agent that works on its own account is the subject itself, not somebody who acts for it.
+    if chain.subject.sub == f"agent:{chain.agents[0].name}":
+        return Chain(chain.subject, chain.agents[1:]).act()
+    return chain.act()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError("no JSON")
+
+
+_ENCODER: Final = msgspec.json.Encoder(enc_hook=_plain)
+
+
+def _base64url(data: bytes) -> bytes:
+    return binascii.b2a_base64(data, newline=False).translate(_URLSAFE).rstrip(b"=")
+
+
+def _with_fingerprint(lease: Lease, secret: Secret) -> Lease:
+    return Lease(
+        id=lease.id,
+        issuer=lease.issuer,
+        key=lease.key,
+        task=lease.task,
+        issued_at=lease.issued_at,
+        expires_at=lease.expires_at,
+        fingerprint=secret.fingerprint(),
+        type=lease.type,
+    )
+
+
+class _Live:
+    """The leases that are prepared or issued, until `expires_by`; memory is bounded by what a minute brings.
+
+    INVARIANT: what is not here is not live. Ends are counted on a monotonic clock, so no jump of the wall clock revives
+    a lease.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.forget()
+
+    def forget(self) -> None:
+        self._lock = threading.Lock()
+        self._until: dict[str, tuple[float, bool]] = {}
+        self._buckets: dict[int, list[str]] = {}
+        self._pruned = -math.inf
+
+    def prepare(self, jti: str, seconds: float) -> None:
+        with self._lock:
+            now = self._clock()
+            self._prune(now)
+            self._until[jti] = (now + seconds, False)
+            self._buckets.setdefault(math.ceil(now + seconds), []).append(jti)
+
+    def issue(self, jti: str) -> bool:
+        with self._lock:
+            until, _ = self._until.get(jti, _GONE)
+            if until <= self._clock():
+                return False
+            self._until[jti] = (until, True)
+            return True
+
+    def end(self, jti: str) -> None:
+        with self._lock:
+            self._until.pop(jti, None)
+
+    def holds(self, jti: str) -> bool:
+        until, issued = self._until.get(jti, _GONE)
+        return issued and until > self._clock()
+
+    def __len__(self) -> int:
+        return len(self._until)
+
+    def _prune(self, now: float) -> None:
+        if now < self._pruned + 1:
+            return
+        self._pruned = now
+        for second in [second for second in self._buckets if second <= now]:
+            for jti in self._buckets.pop(second):
+                self._until.pop(jti, None)
+
+
+_GONE: Final = (-math.inf, False)
+
+
+def _after_fork() -> None:
+    _ids.renew()
+    for issuer in list(_issuers):
+        issuer._live.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

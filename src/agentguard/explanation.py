@@ -1,0 +1,80 @@
+"""What `guard.explain()` returns: the last decisions, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+
+from agentguard.model.call import ToolCall
+from agentguard.model.canonical import Canonical, Digest, number_text
+from agentguard.model.decision import Decision
+
+_LONGEST = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """One decision, with who asked and the call where its values are kept."""
+
+    decision: Decision
+    who: Callable[[], str] | None = None
+    call: ToolCall | None = None
+
+    @property
+    def chain(self) -> str:
+        """`user:alice > support-bot`, or nothing where names are not kept."""
+        return self.who() if self.who is not None else ""
+
+    @property
+    def values(self) -> str:
+        """The call's values for a person, or nothing where they are not kept."""
+        return shown_arguments(self.call) if self.call is not None else ""
+
+    def __str__(self) -> str:
+        what = " ".join(part for part in (str(self.decision.outcome), self.decision.tool, self.values) if part)
+        if self.decision.permitted:
+            return what
+        return f"{what}: {self.decision.miss.text or self.decision.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Decisions, oldest first; printed, one line each."""
+
+    decisions: tuple[Recalled, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.decisions))
+
+    def __iter__(self) -> Iterator[Recalled]:
+        return iter(self.decisions)
+
+    def __len__(self) -> int:
+        return len(self.decisions)
+
+
+def shown_arguments(call: ToolCall) -> str:
+    """The values of a call for a person, in the tool's order; defaults left out, secret arguments masked."""
+    return " ".join(
+        "***" if name in call.spec.secret else shown(value)
+        for name, value in call.arguments.items()
+        if name in call.given
+    )
+
+
+def shown(value: Canonical) -> str:
+    """One value, short, on one line and without control characters."""
+    if isinstance(value, Decimal):
+        return number_text(value)
+    text = value.sha256 if isinstance(value, Digest) else value if isinstance(value, str) else _structure(value)
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _structure(value: Canonical) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(shown, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {shown(item)}" for key, item in value.items()) + "}"
+    return "null" if value is None else str(value).lower()

@@ -1,0 +1,291 @@
+"""The guard: the policy enforcement point. The pipeline of one call is one function, on one screen."""
+
+from __future__ import annotations
+
+import hmac
+import itertools
+import logging
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final
+
+from agentguard._drive import drive, run_shielded
+from agentguard.approval.refuse import RefuseAll
+from agentguard.credentials.leaks import LiveSecrets
+from agentguard.credentials.leases import Leases
+from agentguard.credentials.ledger import MemoryLedger
+from agentguard.errors import ConfigurationError
+from agentguard.explanation import Explanation, Recalled
+from agentguard.intent import Intent
+from agentguard.keeper import Keeper, guards
+from agentguard.model.call import ToolSpec
+from agentguard.model.decision import Reason
+from agentguard.model.record import Event, Position, Record
+from agentguard.opening import Opening
+from agentguard.ports import (
+    Approver,
+    AuditSink,
+    Budgets,
+    DecisionPoint,
+    Issuer,
+    Ledger,
+    SubjectVerifier,
+    Suspensions,
+)  # fmt: skip
+from agentguard.recording import spec_fields
+from agentguard.refusal import ABANDONED, Ended, Refusal
+from agentguard.registry import OpenRegistry, Registry
+from agentguard.running import Running, Tool
+from agentguard.state.memory import MemoryBudgets, MemorySuspensions
+from agentguard.stopping import Stopping, key_of
+from agentguard.task import Task, TaskState
+from agentguard.telemetry import spans
+from agentguard.user import OnBehalfOf
+
+_log: Final = logging.getLogger("agentguard")
+_REMEMBERED: Final = 1000
+_NOBODY_NAMED: Final[Any] = object()
+
+
+class Guard:
+    """Stands between agents and tools. Make one with `agentguard.local()` or `agentguard.load(path)`; close it.
+
+    Args:
+        audit: where records go; no record, no action.
+        registry: which agents there are.
+        issuer: issues credentials; None for a guard whose tools need none.
+        environment: where this runs, as the registry names it.
+        approver: asks people; the default refuses.
+        decision_points: asked in order at every call that the intent admits.
+        users: verifies `User.verified`.
+        budgets, ledger, suspensions: state; the default is this process's memory.
+        pseudonym_key: keys the hashes of subjects and arguments in records and spans (at least 16 bytes).
+        recall: keep the last 1,000 decisions with their values, for `explain()`.
+        clock: seconds since the epoch.
+        monotonic: seconds that never jump.
+    """
+
+    def __init__(  # the composition root passes rooms, not options
+        self, *, audit: AuditSink, registry: Registry | OpenRegistry, issuer: Issuer | None = None,
+        environment: str = "", approver: Approver | None = None, decision_points: Sequence[DecisionPoint] = (),
+        users: SubjectVerifier | None = None, budgets: Budgets | None = None, ledger: Ledger | None = None,
+        suspensions: Suspensions | None = None, pseudonym_key: bytes, recall: bool = False,
+        clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        if len(pseudonym_key) < 16:
+            raise ConfigurationError("the pseudonym key is shorter than 16 bytes; use secrets.token_bytes(32)")
+        self.audit, self.registry, self.environment, self.users = audit, registry, environment, users
+        self.approver: Approver = approver or RefuseAll()
+        self.decision_points = tuple(decision_points)
+        self.budgets: Budgets = budgets or MemoryBudgets()
+        self.suspensions: Suspensions = suspensions or MemorySuspensions()
+        self.issuer, self.pseudonym_key, self.now, self.monotonic = issuer, pseudonym_key, clock, monotonic
+        self.leases = Leases(issuer, ledger or MemoryLedger(), self._record, clock) if issuer is not None else None
+        self.secrets = self.leases.secrets if self.leases is not None else LiveSecrets()
+        ports = (self.audit, issuer, self.approver, *self.decision_points, users, self.budgets, self.suspensions)
+        waiting = [type(port).__name__ for port in ports if port is not None and getattr(port, "suspends", True)]
+        self.suspends = waiting[0] if waiting else ""  # a port that a synchronous caller cannot wait for
+        self.remote = issuer is not None and bool(getattr(issuer, "remote", True))
+        releasing = (issuer, self.budgets, self.suspensions)
+        self.release_suspends = any(getattr(port, "suspends", True) for port in releasing if port is not None)
+        self.closed = False
+        self._recall = recall
+        self._remembered: deque[Recalled] = deque(maxlen=_REMEMBERED)
+        self._new_ids()
+        self.opening = Opening(self)
+        self.keeper = Keeper(self)
+        self.stopping = Stopping(self)
+        guards.add(self)
+
+    # --- the pipeline ----------------------------------------------------------------------------------------
+
+    async def pipeline(
+        self, task: Task, tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AsyncGenerator[Running, Ended]:
+        """One call, all of it. Yields once, when the tool may run; is sent how the tool ended.
+
+        INVARIANT: the order below is the security property. There is no other way to a tool, and nobody can insert,
+        drop or swap a step; what varies is behind the ports.
+        """
+        call, refusal = Running(self, task, tool), None
+        call.span = spans.start_call(tool.spec.name, self.opening.attributes(task), tool.attributes, None, "")
+        try:
+            call.intercept(args, kwargs)  # 1 bind once: canonical form and run copy
+            call.identify()  # 2 every link of the chain: open, in date, allowed
+            await call.match_intent()  # 3 every intent and ceiling matches; all reserved or none
+            await call.decide()  # 4 decision points: forbid wins, an error is a deny
+            await call.approve()  # 5 a person, for these exact arguments, once
+            await call.record_decision()  # 6 in the audit log before anything is issued or run
+            await call.lease()  # 7 a credential for this tool, audience and task
+            await call.gate()  # 8 state, suspensions and digest once more
+            call.ended = ABANDONED
+            call.ended = call.search((yield call))  # 9 the tool runs with the run copy
+        except Refusal as no:
+            refusal = no.with_traceback(None)
+        except Exception as bug:
+            if call.ended is ABANDONED:
+                raise
+            refusal = Refusal(Reason.POLICY_ERROR, f"{type(bug).__name__} while the call was being decided")
+        finally:
+            await run_shielded(call.release, suspends=self.release_suspends)  # 10 first thing, cannot be cancelled
+            denied = call.denied(refusal) if refusal is not None else None
+            call.close()  # 11 the outcome; never reaches the caller
+        if denied is not None:
+            raise denied
+
+    # --- tasks -----------------------------------------------------------------------------------------------
+
+    def task(
+        self, agent: str, *, on_behalf_of: OnBehalfOf = _NOBODY_NAMED, intent: Intent, ttl: float | str | None = None
+    ) -> Task:
+        """Return a task, to be opened with `with` or `async with`.
+
+        Args:
+            agent: the agent's name in the registry.
+            on_behalf_of: `User.verified(token)`, `User.asserted("alice")`, `"alice"` (asserted too) or `ITSELF`.
+            intent: what the task may do.
+            ttl: seconds, or text such as "10m"; bounded by the intent and the registry.
+
+        Raises:
+            TypeError: nobody is named; absence never becomes authority.
+            Denied: `unknown_agent`, ... (recorded).
+        """
+        if on_behalf_of is _NOBODY_NAMED or on_behalf_of is None:
+            raise TypeError('guard.task() needs on_behalf_of: User.verified(token), User.asserted("alice") or ITSELF')
+        return self.opening.root(agent, on_behalf_of, intent, ttl)
+
+    def child(self, parent: Task, agent: str, intent: Intent | None, ttl: float | str | None) -> Task:
+        """Return a task that narrows another; `Task.delegate` calls this."""
+        return self.opening.child(parent, agent, intent, ttl)
+
+    async def open_task(self, task: Task) -> None:
+        """Open a task; `with` calls this."""
+        await self.opening.open(task)
+        self.keeper.watch(task)
+
+    async def close_task(self, task: Task, state: TaskState, why: str) -> None:
+        """End or park a task: stop new calls, end its children, revoke its leases at once, record it."""
+        await self.opening.close(task, state, why)
+
+    # --- stopping --------------------------------------------------------------------------------------------
+
+    def suspend(self, *, agent: str = "", task: str = "", subject: str = "", why: str) -> None:
+        """Stop an agent, a task or a subject: once this returned, nothing starts under it, and its leases are revoked.
+
+        Args:
+            agent, task, subject: exactly one of them; the subject as in the chain (`user:alice`).
+            why: for the record.
+        """
+        drive(self.stopping.suspend(key_of(agent, task, subject), why))
+
+    def revoke_all(self, why: str) -> None:
+        """Stop everything: once this returned, no call starts, and every lease is revoked."""
+        drive(self.stopping.suspend("all", why))
+
+    def lift(self, key: str) -> None:
+        """Let `agent:NAME`, `task:ID`, `subject:SUB` or `all` go on; what was revoked stays revoked."""
+        drive(self.stopping.lift(key))
+
+    # --- records ---------------------------------------------------------------------------------------------
+
+    def _record(self, event: Event, fields: Mapping[str, Any]) -> None:
+        self.audit.append(Record(event, fields))
+
+    def try_append(self, record: Record) -> Position | None:
+        """Write a record that nothing waits for; a failure is logged, and the next call is denied by it."""
+        try:
+            return self.audit.append(record)
+        except Exception as error:
+            _log.error("audit record %s was not written: %s", record.event, type(error).__name__)
+            return None
+
+    def call_facts(self, task: Task, spec: ToolSpec) -> Mapping[str, Any]:
+        """What every record of a tool's calls in a task says; made once per task and tool."""
+        facts: Mapping[str, Any] | None = task.cache.get(("facts", spec.name))
+        if facts is None:
+            facts = task.cache[("facts", spec.name)] = {**self.opening.task_facts(task), **spec_fields(spec)}
+        return facts
+
+    def pseudonym(self, name: str) -> str:
+        """A keyed hash of a name: the same in every record of this log, and no name."""
+        return "u:" + hmac.digest(self.pseudonym_key, name.encode(), "sha256").hex()[:16] if name else ""
+
+    def remember(self, running: Running) -> None:
+        """Keep the decision for `explain()`; its values only where this guard may keep them."""
+        if self._recall:
+            self._remembered.append(Recalled(running.decision, running.task.chain.text, running.call))
+        else:
+            self._remembered.append(Recalled(running.decision))
+
+    def explain(self) -> Explanation:
+        """Return the last 1,000 decisions; printed, each is one line that says why."""
+        return Explanation(tuple(self._remembered))
+
+    # --- the local issuer's other side -----------------------------------------------------------------------
+
+    @property
+    def keys(self) -> Any:
+        """The public keys of the local issuer, for `TokenVerifier`."""
+        keys = getattr(self.issuer, "keys", None)
+        if keys is None:
+            raise ConfigurationError("this guard's issuer is not local; take the keys from its own metadata")
+        return keys
+
+    def revoked(self, issuer: str, jti: str) -> bool:
+        """Tell whether a token of the local issuer is dead; unknown ones are. For `TokenVerifier(revoked=...)`."""
+        check = getattr(self.issuer, "revoked", None)
+        return bool(check(issuer, jti)) if check is not None else True
+
+    def outstanding(self) -> int:
+        """How many credentials may be alive now: issued or possibly issued, not revoked, not expired."""
+        return drive(self.leases.outstanding()) if self.leases is not None else 0
+
+    # --- life ------------------------------------------------------------------------------------------------
+
+    def next_id(self) -> str:
+        """An id that is unique in this process and after a fork."""
+        return f"{self._prefix}{next(self._numbers):x}"
+
+    def _new_ids(self) -> None:
+        self._prefix, self._numbers = secrets.token_hex(8), itertools.count(1)
+
+    def after_fork(self) -> None:
+        """In a child process: forget the parent's tasks and leases without touching them."""
+        self._new_ids()
+        if isinstance(self.budgets, MemoryBudgets):
+            self.budgets = MemoryBudgets()
+        if isinstance(self.suspensions, MemorySuspensions):
+            self.suspensions = MemorySuspensions()
+        self.keeper.after_fork()
+        if self.leases is not None:
+            self.leases.forget_all()
+            self.secrets = self.leases.secrets
+
+    def close(self) -> None:
+        """End every open task, revoke what they hold, and close the audit log; idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        self.keeper.stop()
+        self.audit.close()
+
+    def __enter__(self) -> Guard:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Guard:
+        return self
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Guard {self.environment or 'no environment'} pid {os.getpid()}{' closed' if self.closed else ''}>"

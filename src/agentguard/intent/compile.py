@@ -1,0 +1,184 @@
+"""Compiles an intent once, to closures indexed by tool name: steps of other tools cost a call nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from agentguard.intent.charges import Admits, admits_of
+from agentguard.intent.constraint import Constraint
+from agentguard.intent.document import Path
+from agentguard.intent.intent import Intent
+from agentguard.intent.mistakes import Mistakes
+from agentguard.intent.step import Forbid, Step
+from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, MISSING, Facts, Test, Truth, unset, value_of
+from agentguard.model.call import Effect, ToolCall, ToolSpec
+from agentguard.model.decision import Outcome
+
+Judge: TypeAlias = Callable[[ToolCall, Facts], Truth]
+Matcher: TypeAlias = Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One constraint of an argument, with its test: what an explanation names."""
+
+    constraint: Constraint
+    test: Test
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledStep:
+    """A step with what judges a call, and what it answers if it holds."""
+
+    step: Step
+    judge: Judge
+    admits: Admits
+    parts: tuple[tuple[str, tuple[Part, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledForbid:
+    """A forbid with its place in the intent."""
+
+    name: str
+    forbid: Forbid
+    judge: Judge
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What `check` looks at, in its order."""
+
+    forbids: tuple[CompiledForbid, ...]
+    forbids_of: Mapping[str, tuple[CompiledForbid, ...]]
+    everywhere: tuple[tuple[str, tuple[Part, ...], Test], ...]
+    steps: Mapping[str, tuple[CompiledStep, ...]]
+    reads: Callable[[ToolSpec], bool]
+    reads_by_name: Matcher
+
+
+def rules_of(intent: Intent, *, ceiling: bool) -> Rules:
+    """Build the rules of an intent.
+
+    Raises:
+        ConfigurationError: a ceiling has parameters, or a budget without a window.
+    """
+    if ceiling and (found := list(_ceiling_mistakes(intent))):
+        raise Mistakes(f"{intent.name!r} cannot be a ceiling:", found)
+    forbids = [CompiledForbid(f"forbid[{i}]", entry, _forbid(entry)) for i, entry in enumerate(intent.forbid)]
+    exact = {entry.forbid.tool for entry in forbids if entry.forbid.tool and "*" not in entry.forbid.tool}
+    admits, matches = _reads(intent.reads)
+    return Rules(
+        forbids=tuple(entry for entry in forbids if entry.forbid.tool not in exact),
+        forbids_of={tool: tuple(entry for entry in forbids if _covers(entry, exact - {tool})) for tool in exact},
+        everywhere=tuple((name, _parts(name, said), said.test(name)) for name, said in intent.everywhere.items()),
+        steps=_steps(intent, ceiling),
+        reads=admits,
+        reads_by_name=matches,
+    )
+
+
+def _covers(entry: CompiledForbid, other_tools: set[str]) -> bool:
+    return entry.forbid.tool not in other_tools
+
+
+def _ceiling_mistakes(intent: Intent) -> Iterator[tuple[Path, str]]:
+    why = "its counter runs over all tasks of the agent, so it needs a window"
+    for name in intent.params:
+        yield ("params", name), "a ceiling holds for every task, so it has no parameters; write the value"
+    for index, step in enumerate(intent.steps):
+        if step.budget and not step.budget.window:
+            yield ("steps", index, "times"), f"{why}: {{n: {step.budget.n}, per: 1h}}"
+        for name, total in step.totals.items():
+            if not total.window:
+                yield ("steps", index, "total", name), f"{why}: {{max: {total.limit}, per: 1h}}"
+
+
+def _steps(intent: Intent, ceiling: bool) -> dict[str, tuple[CompiledStep, ...]]:
+    by_tool: dict[str, list[CompiledStep]] = {}
+    for step in intent.steps:
+        parts = tuple((name, _parts(name, said)) for name, said in step.args.items())
+        compiled = CompiledStep(step, _judge(step), admits_of(step, ceiling=ceiling), parts)
+        by_tool.setdefault(step.tool, []).append(compiled)
+    # INVARIANT: those that permit come before those that ask, each in the order written.
+    return {
+        tool: tuple(sorted(steps, key=lambda item: item.step.outcome is Outcome.ASK)) for tool, steps in by_tool.items()
+    }
+
+
+def _parts(argument: str, said: Constraint) -> tuple[Part, ...]:
+    return tuple(Part(part, part.test(argument)) for part in said.parts)
+
+
+def _judge(step: Step) -> Judge:
+    names = frozenset(step.args)
+    tests = tuple((name, said.test(name)) for name, said in step.args.items())
+
+    def judge(call: ToolCall, facts: Facts) -> Truth:
+        arguments = call.arguments
+        # INVARIANT: arguments are closed: one that the step does not mention is absent or equals its default.
+        if not arguments.keys() <= names:
+            for name, value in arguments.items():
+                if name not in names and not unset(name, value, call):
+                    return FAIL
+        truth = HOLD
+        for name, test in tests:
+            given: Any = arguments.get(name, MISSING)
+            if given is MISSING:
+                given = call.spec.defaults.get(name, MISSING)
+            verdict = test(given, call, facts)
+            if verdict is FAIL:
+                return FAIL
+            if verdict is CANNOT_TELL:
+                truth = CANNOT_TELL
+        return truth
+
+    return judge
+
+
+def _forbid(entry: Forbid) -> Judge:
+    tool, tags, seen = _matcher(entry.tool or "*"), frozenset(entry.tags), frozenset(entry.seen)
+    tests = tuple((name, said.lifted(name)) for name, said in entry.args.items())
+
+    def judge(call: ToolCall, facts: Facts) -> Truth:
+        spec = call.spec
+        if not tool(spec.name) or (tags and tags.isdisjoint(spec.tags)) or (seen and seen.isdisjoint(facts.seen)):
+            return FAIL
+        truth = HOLD
+        for name, test in tests:
+            value = value_of(name, call)
+            verdict = FAIL if value is MISSING else test(value, call, facts)
+            if verdict is FAIL:
+                return FAIL
+            if verdict is CANNOT_TELL:
+                truth = CANNOT_TELL
+        return truth
+
+    return judge
+
+
+def _matcher(pattern: str) -> Matcher:
+    if pattern == "*":
+        return lambda name: True
+    if pattern.endswith(".*"):
+        start = pattern[:-1]
+        return lambda name: name.startswith(start)
+    return lambda name: name == pattern
+
+
+def _reads(patterns: tuple[str, ...]) -> tuple[Callable[[ToolSpec], bool], Matcher]:
+    exact = frozenset(pattern for pattern in patterns if "*" not in pattern)
+    starts = tuple(pattern[:-1] for pattern in patterns if pattern.endswith(".*"))
+    everything = "*" in patterns
+
+    def matches(name: str) -> bool:
+        return name in exact or everything or (bool(starts) and name.startswith(starts))
+
+    def admits(spec: ToolSpec) -> bool:
+        if spec.effect is not Effect.READ or "egress" in spec.tags:
+            return False
+        return spec.name in exact if spec.data else matches(spec.name)
+
+    return admits, matches

@@ -1,0 +1,230 @@
+"""The YAML form of an intent, read into the same values that the Python form builds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from decimal import Decimal
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from agentguard.errors import ConfigurationError
+from agentguard.intent.constraint import Constraint
+from agentguard.intent.constraint_form import read_constraint
+from agentguard.intent.document import Document, Path, Problems, nearest
+from agentguard.intent.intent import Intent, slug, sub_intent_name
+from agentguard.intent.literal import FrozenMapping, seconds
+from agentguard.intent.mistakes import Notes
+from agentguard.intent.params import FromParameter, Parameters
+from agentguard.intent.step import Forbid, Step, Times, Total, total_of
+from agentguard.intent.tree import hash_of
+from agentguard.model.decision import Outcome
+from agentguard.model.principal import checked_name
+
+T = TypeVar("T")
+_TOP: Final = ("version", "intent", "purpose", "ttl", "params", "everywhere", "reads", "steps", "forbid", "agents")
+_LATER_TOP: Final = frozenset({"sets", "define", "otherwise", "limits", "examples"})
+_AGENT: Final = ("intent", "purpose", "ttl", "everywhere", "reads", "steps", "forbid", "agents")
+_STEP: Final = ("id", "tool", "args", "times", "total", "attempts", "then")
+_LATER_STEP: Final = frozenset({"after", "budget", "distinct", "by"})
+_FORBID: Final = ("tool", "tags", "seen", "args")
+_UNKNOWN: Final = Step("unknown")  # stands in for a step that is wrong, so that the next ones keep their numbers
+_THEN: Final = {"permit": Outcome.PERMIT, "ask": Outcome.ASK}
+
+
+def read_intent(document: Document, given: Mapping[str, object]) -> Intent:
+    """Build an intent from a file and the values of its parameters.
+
+    Args:
+        document: what the strict reader read.
+        given: a value for every declared parameter.
+
+    Raises:
+        ConfigurationError: with all mistakes at once, each with file, line, path and what to write instead.
+    """
+    tree, notes, in_parts = document.tree, Notes(), Notes()
+    if not isinstance(tree, dict) or not tree:
+        raise ConfigurationError(f"{document.file} is no intent file: it is a mapping that starts with version: 1")
+    if tree.get("params") == {}:
+        notes.add(("params",), "an empty mapping says nothing; leave it out")
+    parameters = Parameters(tree.get("params", {}), given, notes)
+    filled = parameters.replaced({key: value for key, value in tree.items() if key != "params"})
+    parameters.note_unused()
+    intent = _Reader(in_parts).top(filled)
+    notes.found += [(path, text) for path, text in in_parts.found if not _follows(path, parameters.unfilled)]
+    problems = Problems(document)
+    for path, text in notes.found:
+        problems.add(path, text)
+    problems.raise_if_any(f"{document.file} is no valid intent:")
+    if intent is None:
+        raise ConfigurationError(f"{document.file} is no valid intent, or follows from a parameter without a value")
+    return intent.from_file(parameters.names, hash_of(tree))
+
+
+def _follows(path: Path, unfilled: Collection[Path]) -> bool:
+    """Tell whether a mistake only follows from a parameter that has no value, which is noted by itself."""
+    return any(
+        (path == hole[: len(path)] and len(hole) - len(path) <= 1) or path[: len(hole)] == hole for hole in unfilled
+    )
+
+
+class _Reader:
+    """Reads the parts of a tree; a mistake is noted at its path, and reading goes on."""
+
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+
+    def top(self, tree: dict[str, Any]) -> Intent | None:
+        self.keys(tree, (), _TOP, _LATER_TOP)
+        if isinstance(tree.get("version"), bool) or tree.get("version") != 1:
+            self.notes.add(("version",), "write version: 1 at the top")
+        if "purpose" not in tree:
+            self.notes.add((), "it has no purpose; say in a sentence what the task is for: purpose: ...")
+        purpose = tree.get("purpose", "unknown")
+        return self.intent(tree, (), slug(purpose), purpose)
+
+    def intent(self, tree: dict[str, Any], path: Path, name: str, purpose: Any) -> Intent | None:
+        name, purpose = tree.get("intent", name), tree.get("purpose", purpose)
+        steps = self.items(tree, "steps", path, self.step)
+        make = partial(
+            Intent,
+            purpose,
+            *steps,
+            name=name,
+            reads=self.words(tree, "reads", path),
+            everywhere=self.arguments(tree, "everywhere", path),
+            forbid=self.items(tree, "forbid", path, self.forbid),
+            agents=self.agents(tree, path, name, purpose),
+            ttl=self.value(tree, "ttl", path, seconds, None),
+        )
+        return self.notes.take(path, make, None)
+
+    def agents(self, tree: dict[str, Any], path: Path, name: Any, purpose: Any) -> dict[str, Intent]:
+        result: dict[str, Intent] = {}
+        for agent, entry in self.mapping(tree, "agents", path).items():
+            where, before = (*path, "agents", agent), len(self.notes.found)
+            self.notes.take(where, partial(checked_name, agent, "agent"), "")
+            if not isinstance(entry, dict) or not entry:
+                self.notes.add(where, "write what this agent gets: {reads: [account.read]}")
+                continue
+            self.keys(entry, where, _AGENT, _LATER_TOP)
+            made = self.intent(entry, where, sub_intent_name(str(name), agent), purpose)
+            if made is not None and len(self.notes.found) == before:
+                result[agent] = made
+        return result
+
+    def step(self, node: dict[str, Any], path: Path) -> Step:
+        self.keys(node, path, _STEP, _LATER_STEP)
+        if "tool" not in node:
+            self.notes.add(path, "a step names its tool: tool: refund.create")
+        if "id" in node and not node["id"]:
+            self.notes.add((*path, "id"), "an empty id; leave it out, or write a word")
+        make = partial(
+            Step,
+            node.get("tool", _UNKNOWN.tool),
+            FrozenMapping(self.arguments(node, "args", path)),
+            node.get("id") or "",
+            self.value(node, "times", path, _times, None),
+            FrozenMapping(self.totals(node, path)),
+            node.get("attempts", 1),
+            self.value(node, "then", path, _then, Outcome.PERMIT),
+        )
+        return self.notes.take(path, make, _UNKNOWN)
+
+    def totals(self, node: dict[str, Any], path: Path) -> dict[str, Total]:
+        entries = self.mapping(node, "total", path)
+        return {name: self.value(entries, name, (*path, "total"), total_of, Total(Decimal(0))) for name in entries}
+
+    def forbid(self, node: dict[str, Any], path: Path) -> Forbid | None:
+        before = len(self.notes.found)
+        self.keys(node, path, _FORBID, frozenset())
+        if "tool" in node and not node["tool"]:
+            self.notes.add((*path, "tool"), "an empty tool says nothing; leave it out")
+        self.no_pattern(node.get("tool"), (*path, "tool"))
+        make = partial(
+            Forbid,
+            node.get("tool", ""),
+            self.words(node, "tags", path),
+            self.words(node, "seen", path),
+            FrozenMapping(self.arguments(node, "args", path)),
+        )
+        return self.notes.take(path, make, None) if len(self.notes.found) == before else None
+
+    def no_pattern(self, node: Any, path: Path) -> None:
+        """Note a parameter that brings a pattern: what the application passes is a name."""
+        if isinstance(node, FromParameter) and "*" in node:
+            self.notes.add(path, "a parameter brings an exact name, never a pattern; write the pattern into the file")
+
+    def arguments(self, node: dict[str, Any], key: str, path: Path) -> dict[str, Constraint]:
+        entries = self.mapping(node, key, path)
+        return {name: read_constraint(entry, (*path, key, name), self.notes) for name, entry in entries.items()}
+
+    def keys(self, node: dict[str, Any], path: Path, known: tuple[str, ...], later: frozenset[str]) -> None:
+        """Note every key that is not known here."""
+        for key in node:
+            if key in later:
+                self.notes.add(
+                    (*path, key), f"{key!r} is a word of the intent language that is not built yet; leave it out"
+                )
+            elif key not in known:
+                hint = nearest(key, (*known, *later)) or f"; known here: {', '.join(known)}"
+                self.notes.add((*path, key), f"unknown key {key!r}{hint}")
+
+    def mapping(self, node: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
+        """Return the mapping behind a key; one that is there is not empty."""
+        found = node.get(key, {})
+        if isinstance(found, dict) and (found or key not in node):
+            return found
+        self.notes.add((*path, key), f"{key!r} takes a mapping with at least one entry, or is left out")
+        return {}
+
+    def sequence(self, node: dict[str, Any], key: str, path: Path) -> list[Any]:
+        """Return the list behind a key; one that is there is not empty."""
+        found = node.get(key, [])
+        if isinstance(found, list) and (found or key not in node):
+            return found
+        self.notes.add((*path, key), f"{key!r} takes a list with at least one item, or is left out")
+        return []
+
+    def words(self, node: dict[str, Any], key: str, path: Path) -> tuple[Any, ...]:
+        words = tuple(self.sequence(node, key, path))
+        for index, word in enumerate(words):
+            self.no_pattern(word, (*path, key, index))
+        return words
+
+    def items(
+        self, node: dict[str, Any], key: str, path: Path, read: Callable[[dict[str, Any], Path], T | None]
+    ) -> list[T]:
+        """Read each mapping of a list."""
+        result: list[T] = []
+        for index, entry in enumerate(self.sequence(node, key, path)):
+            where = (*path, key, index)
+            if not isinstance(entry, dict) or not entry:
+                self.notes.add(where, f"each entry of {key} is a mapping")
+            elif (made := read(entry, where)) is not None:
+                result.append(made)
+        return result
+
+    def value(self, node: dict[str, Any], key: str, path: Path, read: Callable[[Any], T], otherwise: T) -> T:
+        """Read what stands behind a key, if it is there."""
+        return self.notes.take((*path, key), lambda: read(node[key]), otherwise) if key in node else otherwise
+
+
+def _times(node: Any) -> Times:
+    if not isinstance(node, dict):
+        return Times(node)
+    if set(node) - {"n", "per"} or "n" not in node:
+        raise ConfigurationError("'times' is a number, {n: 1, per: [order_id]} or, in a ceiling, {n: 100, per: 1h}")
+    per = node.get("per", [])
+    if isinstance(per, list):
+        if "per" in node and not per:
+            raise ConfigurationError("'per' is empty; leave it out")
+        return Times(node["n"], tuple(per))
+    return Times(node["n"], (), seconds(per))
+
+
+def _then(node: Any) -> Outcome:
+    if node == "end_task":
+        raise ConfigurationError("'end_task' is a word of the intent language that is not built yet; leave it out")
+    if not isinstance(node, str) or node not in _THEN:
+        raise ConfigurationError("'then' is permit or ask; deny needs no step")
+    return _THEN[node]

@@ -1,0 +1,247 @@
+"""Steps: which tool, with which arguments, how often; and what is forbidden whatever the steps say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from functools import partial
+from typing import Any, Final
+
+from agentguard.errors import ConfigurationError
+from agentguard.intent.constraint import AllOf, AnyOf, Constraint
+from agentguard.intent.document import Path
+from agentguard.intent.kinds import constraint
+from agentguard.intent.literal import FrozenMapping, count, decimal, is_list, is_text, seconds
+from agentguard.intent.mistakes import Mistakes, Notes
+from agentguard.intent.presence import ANY, Absent, OptionalValue
+from agentguard.model.call import TOOL_NAME
+from agentguard.model.canonical import is_nfc
+from agentguard.model.decision import Outcome
+
+STEP_ID: Final = re.compile(r"[a-z0-9_][a-z0-9._-]{0,63}")
+RESERVED_IDS: Final = frozenset({"reads", "everywhere", "forbid", "otherwise"})
+_NOTHING: Final[FrozenMapping[Any]] = FrozenMapping()
+
+
+def tool_problem(name: object) -> str:
+    """Return what is wrong with a tool's name, or nothing."""
+    if isinstance(name, str) and TOOL_NAME.fullmatch(name):
+        return ""
+    if isinstance(name, str) and "*" in name:
+        return f"a step names one tool, {name!r} is a pattern; patterns stand in reads and forbid"
+    return f"{name!r} is no tool name; write words of a-z 0-9 _ joined by dots: refund.create"
+
+
+def pattern_problem(pattern: object) -> str:
+    """Return what is wrong with a pattern over tool names, or nothing."""
+    if isinstance(pattern, str) and (pattern == "*" or TOOL_NAME.fullmatch(pattern.removesuffix(".*"))):
+        return ""
+    return f"{pattern!r} is no pattern; write an exact name (ticket.read), everything below one (ticket.*) or *"
+
+
+def arguments(entries: Mapping[str, object]) -> FrozenMapping[Constraint]:
+    """Return constraints by argument; a bare value means that the argument equals it.
+
+    Raises:
+        ConfigurationError: with every name and value that cannot be compared.
+    """
+    notes = Notes()
+    result: dict[str, Constraint] = {}
+    otherwise: Constraint = ANY
+    for name, value in entries.items():
+        if not is_text(name) or not is_nfc(name):
+            notes.add((), f"{name!r} is no argument name; write the tool's own name for it")
+        else:
+            result[name] = notes.take((name,), partial(constraint, value), otherwise)
+    notes.raise_if_any("arguments that cannot be compared:")
+    return FrozenMapping(result)
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How often a step may be used.
+
+    Args:
+        n: the most uses.
+        per: arguments; each combination of their values has a count of its own.
+        window: seconds of a sliding window, or 0 for the whole task.
+    """
+
+    n: int
+    per: tuple[str, ...] = ()
+    window: float = 0.0
+
+    def __post_init__(self) -> None:
+        count(self.n, "'times'")
+        if len(set(self.per)) != len(self.per) or not all(map(is_text, self.per)):
+            raise ConfigurationError("'per' of times is a list of argument names, each once: per: [order_id]")
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """How much of an argument a step may use up in all: an exact sum, in a window of seconds or the whole task."""
+
+    limit: Decimal
+    window: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "limit", decimal(self.limit))
+        if self.limit < 0:
+            raise ConfigurationError("a total below 0 would never hold; write 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing a task may do; every method returns a changed copy. Made by `step`.
+
+    Args:
+        tool: the tool's exact name.
+        args: what its arguments must be; one that is not mentioned is absent or equals its default.
+        id: how decisions and budgets call it; empty for the tool's name.
+        budget: how often, or None for the default (1 for writes and egress, unlimited for reads).
+        totals: how much of an argument, by argument.
+        tries: how often the very same call may run, after its tool raised.
+        outcome: permit, or ask a person.
+    """
+
+    tool: str
+    args: FrozenMapping[Constraint] = field(default=_NOTHING)
+    id: str = ""
+    budget: Times | None = None
+    totals: FrozenMapping[Total] = field(default=_NOTHING)
+    tries: int = 1
+    outcome: Outcome = Outcome.PERMIT
+
+    def __post_init__(self) -> None:
+        if found := list(self._mistakes()):
+            raise Mistakes(f"the step for {self.tool!r} is wrong:", found)
+
+    def _mistakes(self) -> Iterator[tuple[Path, str]]:
+        if problem := tool_problem(self.tool):
+            yield ("tool",), problem
+        if self.id and (not is_text(self.id) or not STEP_ID.fullmatch(self.id) or self.id in RESERVED_IDS):
+            yield ("id",), f"{self.id!r} is no step id; write a-z 0-9 . _ - (at most 64), and no word of the language"
+        try:
+            count(self.tries, "'attempts'")
+        except ConfigurationError as error:
+            yield ("attempts",), str(error)
+
+    def unmentioned(self) -> Iterator[tuple[Path, str]]:
+        """Yield budgets over arguments that the step does not mention: they would always count the same value."""
+        for name in self.budget.per if self.budget else ():
+            if name not in self.args:
+                yield ("times", "per"), f"{name!r} is not among args; mention it there, if need be as any"
+        for name in self.totals:
+            if name not in self.args:
+                yield ("total", name), f"{name!r} is not among args; mention it there with its bounds"
+
+    def named(self, id: str) -> Step:
+        """Give it an id."""
+        return replace(self, id=id)
+
+    def times(self, n: int, per: str | Iterable[str] = ()) -> Step:
+        """Let it be used n times: in all, for each combination of arguments `per=["order_id"]`, or in a window "1h"."""
+        if isinstance(per, str):
+            return replace(self, budget=Times(n, (), seconds(per)))
+        return replace(self, budget=Times(n, tuple(per)))
+
+    def total(self, **limits: object) -> Step:
+        """Bound the exact sum of an argument over all uses: `total(amount="100.00")`."""
+        totals = {name: total_of(limit) for name, limit in limits.items()}
+        return replace(self, totals=FrozenMapping({**self.totals, **totals}))
+
+    def attempts(self, n: int) -> Step:
+        """Let the very same call run n times in all, where its tool raised."""
+        return replace(self, tries=n)
+
+    def then_ask(self) -> Step:
+        """Ask a person, who approves these exact arguments, once."""
+        return replace(self, outcome=Outcome.ASK)
+
+
+def total_of(limit: object) -> Total:
+    """Return a total from a number, or from `{"max": number, "per": "1h"}`."""
+    if isinstance(limit, Total):
+        return limit
+    if isinstance(limit, Mapping):
+        if set(limit) - {"max", "per"} or "max" not in limit:
+            raise ConfigurationError('a total is a number or {max: number, per: "1h"}')
+        return Total(limit["max"], seconds(limit["per"]) if "per" in limit else 0.0)
+    return Total(limit)  # type: ignore[arg-type]  # checked by Total itself
+
+
+def step(tool: str, /, **args: object) -> Step:
+    """Declare that a task may call a tool with these arguments.
+
+    Args:
+        tool: the tool's exact name.
+        args: the tool's arguments, each a constraint or a bare value that it must equal.
+
+    Raises:
+        ConfigurationError: the name or a value is wrong.
+    """
+    return Step(tool, arguments(args))
+
+
+@dataclass(frozen=True, slots=True)
+class Forbid:
+    """What is denied whatever the steps say; only what it names is looked at, and all of that must match.
+
+    Args:
+        tool: a pattern over tool names, or empty for every tool.
+        tags: any of these tags is on the tool.
+        seen: any of these classes of data was read by the task.
+        args: each of these arguments is there and matches.
+    """
+
+    tool: str = ""
+    tags: tuple[str, ...] = ()
+    seen: tuple[str, ...] = ()
+    args: FrozenMapping[Constraint] = field(default=_NOTHING)
+
+    def __post_init__(self) -> None:
+        if found := list(self._mistakes()):
+            raise Mistakes("a forbid is wrong:", found)
+
+    def _mistakes(self) -> Iterator[tuple[Path, str]]:
+        if not (self.tool or self.tags or self.seen or self.args):
+            yield (), "it names nothing; write tool, tags, seen or args (tool: '*' forbids every tool)"
+        if self.tool and (problem := pattern_problem(self.tool)):
+            yield ("tool",), problem
+        for key, words in (("tags", self.tags), ("seen", self.seen)):
+            if not is_list(words) or not all(map(is_text, words)):
+                yield (key,), f"write a list of words: {key}: [{'egress' if key == 'tags' else 'pii'}]"
+        for name, said in self.args.items():
+            if _says_absent(said):
+                yield (
+                    ("args", name),
+                    "a missing argument never matches a forbid, so absent and optional say nothing here",
+                )
+
+
+def _says_absent(said: Constraint) -> bool:
+    parts = said.alternatives if isinstance(said, AnyOf) else said.constraints if isinstance(said, AllOf) else ()
+    return isinstance(said, Absent | OptionalValue) or any(map(_says_absent, parts))
+
+
+def forbid_of(entry: object) -> Forbid:
+    """Return a forbid from its Python form: a mapping with the keys of the file form."""
+    if isinstance(entry, Forbid):
+        return entry
+    known = ("tool", "tags", "seen", "args")
+    if not isinstance(entry, Mapping) or set(entry) - set(known):
+        raise ConfigurationError(f"a forbid is a mapping with some of {', '.join(known)}")
+    words = {key: _words(key, entry[key]) for key in ("tags", "seen") if key in entry}
+    args = entry.get("args", {})
+    if not isinstance(args, Mapping) or ("args" in entry and not args) or entry.get("tool") == "":
+        raise ConfigurationError("an empty key of a forbid says nothing; leave it out")
+    return Forbid(entry.get("tool", ""), args=arguments(args), **words)
+
+
+def _words(key: str, value: object) -> tuple[str, ...]:
+    value = sorted(value, key=str) if isinstance(value, set | frozenset) else value
+    if isinstance(value, str) or not isinstance(value, Iterable) or not (words := tuple(value)):
+        raise ConfigurationError(f"{key!r} of a forbid is a list with at least one word")
+    return words

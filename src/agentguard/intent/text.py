@@ -1,0 +1,89 @@
+"""The kind `text`: free text without links and without characters that hide or reorder what a person reads."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from agentguard.errors import ConfigurationError
+from agentguard.intent.constraint import Constraint, Inner
+from agentguard.intent.links import find_link
+from agentguard.intent.literal import count, is_list, is_text
+from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, Facts, Test, Truth, odd
+from agentguard.model.call import ToolCall
+from agentguard.model.canonical import is_nfc
+
+_HOST: Final = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
+_ASCII_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_JOINERS: Final = frozenset("\u200c\u200d")  # ZWNJ and ZWJ: scripts and emoji need them
+_KEYS: Final = ("max", "urls", "hosts")
+
+
+def has_hidden_characters(text: str) -> bool:
+    """Tell whether text holds a control (Cc) but newline and tab, or a format character (Cf) but ZWJ and ZWNJ."""
+    if _ASCII_CONTROL.search(text):
+        return True
+    if text.isascii():
+        return False
+    return any(unicodedata.category(char) in ("Cc", "Cf") for char in set(text) - _JOINERS - {"\n", "\t"})
+
+
+@dataclass(frozen=True, slots=True)
+class Text(Constraint):
+    """`text: {max, urls: none, hosts}`: free text; with `hosts`, https links to exactly these hosts may stand in it.
+
+    It stops links, not persuasion.
+    """
+
+    max: int | None = None
+    hosts: tuple[str, ...] = ()
+    word = "text"
+
+    def __post_init__(self) -> None:
+        if self.max is not None:
+            count(self.max, "'max' of text")
+        if not is_list(self.hosts):
+            raise ConfigurationError("'hosts' of text is a list of hosts: hosts: [docs.example.com]")
+        for host in self.hosts:
+            if not is_text(host) or not _HOST.fullmatch(host) or len(host) > 253:
+                raise ConfigurationError(f"{host!r} is no exact host in lower-case ASCII; write docs.example.com")
+        object.__setattr__(self, "hosts", tuple(self.hosts))
+
+    @classmethod
+    def read(cls, node: Any, inner: Inner) -> Self:
+        if not isinstance(node, dict) or not node:
+            raise ConfigurationError("'text' takes a mapping: text: {max: 200} or text: {urls: none}")
+        for key in node:
+            if key not in _KEYS:
+                raise ConfigurationError(f"'text' has no key {key!r}; it has {', '.join(_KEYS)}")
+        if node.get("urls", "none") != "none":
+            raise ConfigurationError("'urls' of text is none; where links may stand, name their hosts: hosts: [...]")
+        if "hosts" in node and not node["hosts"]:
+            raise ConfigurationError("'hosts' of text is empty; leave it out")
+        return cls(count(node["max"], "'max' of text") if "max" in node else None, node.get("hosts", ()))
+
+    def test(self, argument: str) -> Test:
+        longest, hosts = self.max, frozenset(self.hosts)
+
+        def judge(value: Any, call: ToolCall, facts: Facts) -> Truth:
+            if type(value) is not str:
+                return odd(value)
+            if not is_nfc(value):
+                return CANNOT_TELL
+            if (longest is not None and len(value) > longest) or has_hidden_characters(value):
+                return FAIL
+            return FAIL if find_link(value, hosts) else HOLD
+
+        return judge
+
+    def form(self) -> Any:
+        inside: dict[str, Any] = {} if self.max is None else {"max": self.max}
+        inside |= {"hosts": list(self.hosts)} if self.hosts else {"urls": "none"}
+        return {"text": inside}
+
+    def must(self) -> str:
+        length = "" if self.max is None else f" of at most {self.max} characters"
+        links = f"links only to {', '.join(self.hosts)}" if self.hosts else "no links"
+        return f"be text{length} with {links} and no hidden characters"

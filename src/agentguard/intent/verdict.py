@@ -1,0 +1,64 @@
+"""What a check answers: the steps that admit a call, or why none does; and what each step says about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from agentguard.intent.truth import HOLD, Truth
+from agentguard.model.decision import Miss, Outcome, Reason
+from agentguard.ports import Charge
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A step that would admit the call, with what it charges.
+
+    Args:
+        step: its id; `reads` for a pattern of reads.
+        outcome: permit or ask.
+        charges: their keys are relative to the intent (`refund#times`): the caller puts its scope before them.
+        attempts: how often the very same call may run.
+    """
+
+    step: str
+    outcome: Outcome
+    charges: tuple[Charge, ...] = ()
+    attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The intent admits the call: the first option that has budget left is the one.
+
+    INVARIANT: each option is stricter than the one before it (permit, then ask), because a step whose budget is used
+    up falls through to a stricter outcome only.
+    """
+
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The intent does not admit the call."""
+
+    reason: Reason
+    miss: Miss
+
+
+Verdict: TypeAlias = Admitted | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class StepExplanation:
+    """What a step says about a call: its truth, and the first constraint that did not hold."""
+
+    step: str
+    outcome: Outcome
+    truth: Truth
+    miss: Miss
+
+    @property
+    def holds(self) -> bool:
+        """Whether all its arguments hold."""
+        return self.truth is HOLD

@@ -1,0 +1,268 @@
+"""The canonical form of a value: what is compared and digested, so that what was checked is what runs.
+
+A canonical value is None, a bool, a str, a Decimal (every number), a `Digest` (bytes), a tuple or a dict with str keys.
+Two values are the same when `same` says so; Python's `==` is not used, because there `True == 1`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import datetime
+import enum
+import hashlib
+import hmac
+import json
+import os
+import unicodedata
+import uuid
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from agentguard.errors import NotCanonical
+
+MAX_DEPTH: Final = 32
+MAX_BYTES: Final = 1 << 20
+MAX_EXPONENT: Final = 400
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Digest:
+    """Bytes, compared by their SHA-256 (base16)."""
+
+    sha256: str
+
+
+Canonical: TypeAlias = "None | bool | str | Decimal | Digest | tuple[Canonical, ...] | dict[str, Canonical]"
+
+_IMMUTABLE: Final = frozenset({type(None), bool, str, int, float, Decimal, bytes, datetime.date, datetime.datetime,
+                               datetime.time, uuid.UUID})  # fmt: skip
+
+
+@dataclasses.dataclass(slots=True)
+class _Budget:
+    left: int = MAX_BYTES
+
+    def spend(self, amount: int, path: str) -> None:
+        self.left -= amount
+        if self.left < 0:
+            raise NotCanonical(path, "the arguments are larger than 1 MiB; pass a reference instead")
+
+
+def canonical(value: object, path: str = "", *, bytes_allowed: bool = False) -> Canonical:
+    """Return the canonical form of a value.
+
+    Args:
+        value: any argument; scalars, dates, enums, UUIDs, paths, sequences, mappings, dataclasses and pydantic models.
+        path: where the value stands, for the error text.
+        bytes_allowed: bytes are taken, by digest (`bytes` of the ToolSpec).
+
+    Raises:
+        NotCanonical: NaN or infinity, a set, a generator, bytes, a cycle, depth over 32, more than 1 MiB, or an object
+            that has no canonical form.
+    """
+    return _walk(value, path, 0, _Budget(), bytes_allowed)
+
+
+def _walk(value: Any, path: str, depth: int, budget: _Budget, takes_bytes: bool) -> Canonical:
+    kind = type(value)
+    if kind is str:
+        budget.spend(len(value), path)
+        return value  # type: ignore[no-any-return]  # exact str
+    if kind is bool or value is None:
+        return value  # type: ignore[no-any-return]  # exact bool or None
+    if kind is int or kind is Decimal or kind is float:
+        return number(value, path)
+    if depth >= MAX_DEPTH:
+        raise NotCanonical(path, f"nested deeper than {MAX_DEPTH} levels, or a cycle")
+    budget.spend(8, path)
+    return _compound(value, path, depth + 1, budget, takes_bytes)
+
+
+def number(value: int | float | Decimal, path: str = "") -> Decimal:
+    """Return a number exactly; a float counts by its shortest decimal form; NaN and infinities are refused."""
+    if type(value) is float:
+        value = Decimal(repr(value)) if value - value == 0 else Decimal("NaN")
+    exact = value if type(value) is Decimal else Decimal(value)
+    if not exact.is_finite():
+        raise NotCanonical(path, "NaN and infinities are no numbers here")
+    if exact and (abs(exact.adjusted()) > MAX_EXPONENT or len(exact.as_tuple().digits) > 2 * MAX_EXPONENT):
+        raise NotCanonical(path, f"a number beyond 10^±{MAX_EXPONENT}")
+    return exact
+
+
+def _compound(value: Any, path: str, depth: int, budget: _Budget, takes_bytes: bool) -> Canonical:
+    def inner(item: Any, where: str) -> Canonical:
+        return _walk(item, where, depth, budget, takes_bytes)
+
+    match value:
+        case enum.Enum():
+            return inner(value.value, path)
+        case str():
+            return inner(str.__str__(value), path)
+        case int():
+            return number(int.__int__(value), path)
+        case datetime.date() | datetime.time():
+            return value.isoformat()
+        case uuid.UUID():
+            return str(value)
+        case list() | tuple() if not hasattr(value, "_asdict"):
+            return tuple([inner(item, f"{path}[{i}]") for i, item in enumerate(value)])
+        case Mapping():
+            return _mapping(value, path, inner)
+        case bytes() | bytearray() | memoryview() if takes_bytes:
+            return Digest(hashlib.sha256(value).hexdigest())
+        case os.PathLike():
+            return inner(_path_text(value, path), path)
+    return _mapping(_fields(value, path), path, inner)
+
+
+def _path_text(value: os.PathLike[Any], path: str) -> str:
+    text = os.fspath(value)
+    if not isinstance(text, str):
+        raise NotCanonical(path, "a path made of bytes; use a path made of text")
+    return text
+
+
+def _mapping(value: Mapping[Any, Any], path: str, inner: Callable[[Any, str], Canonical]) -> dict[str, Canonical]:
+    result: dict[str, Canonical] = {}
+    for key, item in value.items():
+        if not isinstance(key, str):
+            raise NotCanonical(path, f"a mapping with a key of type {type(key).__name__}; keys must be text")
+        result[str.__str__(key)] = inner(item, f"{path}.{key}" if path else key)
+    return result
+
+
+def _fields(value: Any, path: str) -> dict[str, Any]:
+    """The fields of a dataclass, a named tuple or a pydantic model, by name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return dict(value._asdict())  # type: ignore[attr-defined]  # a named tuple
+    names = getattr(type(value), "model_fields", None)
+    if isinstance(names, Mapping):
+        return {name: getattr(value, name) for name in names} | (getattr(value, "model_extra", None) or {})
+    raise NotCanonical(
+        path,
+        f"a value of type {type(value).__name__} has no canonical form; pass text, numbers, dates, lists, mappings, "
+        "dataclasses or pydantic models (bytes only where the tool says bytes=True)",
+    )
+
+
+def same(left: Canonical, right: Canonical) -> bool:
+    """Tell whether two canonical values are one value: 1 is 1.00, True is not 1, "50" is not 50."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, tuple) and isinstance(right, tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(same(item, right[key]) for key, item in left.items())
+    return left == right
+
+
+def is_nfc(text: str) -> bool:
+    """Tell whether a text is in NFC and holds no lone surrogate; only then may it be compared."""
+    if text.isascii():
+        return True
+    return unicodedata.is_normalized("NFC", text) and not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def number_text(value: Decimal) -> str:
+    """The one decimal text of a number: no exponent, no trailing zeros, no minus before zero."""
+    text = format(value, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text in ("-0", "") else text
+
+
+def _tagged(value: Canonical) -> object:
+    match value:
+        case Decimal():
+            return {"$n": number_text(value)}
+        case Digest():
+            return {"$sha256": value.sha256}
+        case tuple():
+            return [_tagged(item) for item in value]
+        case dict():
+            return {f"${key}" if key.startswith("$") else key: _tagged(item) for key, item in value.items()}
+    return value
+
+
+_fast = msgspec.json.Encoder(order="sorted").encode
+
+
+def jcs(tree: object) -> bytes:
+    """Serialise a tree of None, bool, str, int, list and dict as RFC 8785 (JCS) says.
+
+    Ints must fit 53 bits. Text that RFC 8785 cannot carry (a lone surrogate) is written as it is, so that it still has
+    a digest.
+    """
+    try:
+        encoded = _fast(tree)
+    except (UnicodeEncodeError, TypeError, ValueError):
+        encoded = b"\xff"
+    if encoded.isascii():
+        return encoded
+    text = json.dumps(_utf16_sorted(tree), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _utf16_sorted(tree: object) -> object:
+    if isinstance(tree, dict):
+        by_unit = sorted(tree.items(), key=lambda pair: pair[0].encode("utf-16-be", "surrogatepass"))
+        return {key: _utf16_sorted(item) for key, item in by_unit}
+    if isinstance(tree, list | tuple):
+        return [_utf16_sorted(item) for item in tree]
+    return tree
+
+
+def canonical_bytes(value: Canonical) -> bytes:
+    """The RFC 8785 form of a canonical value, with one tagged form for numbers."""
+    return jcs(_tagged(value))
+
+
+def digest(value: Canonical) -> str:
+    """SHA-256 (base16) over `canonical_bytes`; for use inside the process only."""
+    return hashlib.sha256(canonical_bytes(value)).hexdigest()
+
+
+def readable(value: Canonical) -> Any:
+    """A canonical value for a record or a token: numbers as exact text, bytes as their digest."""
+    match value:
+        case Decimal():
+            return number_text(value)
+        case Digest():
+            return f"sha256:{value.sha256}"
+        case tuple():
+            return [readable(item) for item in value]
+        case dict():
+            return {key: readable(item) for key, item in value.items()}
+    return value
+
+
+def keyed_digest(key: bytes, sha256: str) -> str:
+    """`hmac-sha256:` and the HMAC of a digest: the only form of it that leaves the process."""
+    return "hmac-sha256:" + hmac.digest(key, sha256.encode(), "sha256").hex()
+
+
+def run_copy(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Copy arguments for the tool: same types, deep-copied.
+
+    Returns:
+        The copy, and whether anything in it can change after it was checked.
+
+    Raises:
+        NotCanonical: a value that cannot be copied.
+    """
+    if all(type(value) in _IMMUTABLE for value in arguments.values()):
+        return dict(arguments), False
+    copied: dict[str, Any] = {}
+    for name, value in arguments.items():
+        try:
+            copied[name] = value if type(value) in _IMMUTABLE else copy.deepcopy(value)
+        except Exception as error:
+            raise NotCanonical(name, f"the argument cannot be copied ({type(error).__name__})") from None
+    return copied, True

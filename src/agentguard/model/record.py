@@ -1,0 +1,64 @@
+"""Audit records: their event codes and the fields every one of them has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Event(StrEnum):
+    """Stable event codes of audit records."""
+
+    LOG_OPENED = "log.opened"
+    LOG_REPAIRED = "log.repaired"
+    LOG_ROTATED = "log.rotated"
+    LOG_CLOSED = "log.closed"
+    TASK_OPENED = "task.opened"
+    TASK_DENIED = "task.denied"
+    TASK_PARKED = "task.parked"
+    TASK_ENDED = "task.ended"
+    DELEGATED = "delegation.created"
+    DELEGATION_DENIED = "delegation.denied"
+    CALL_PERMITTED = "call.permitted"
+    CALL_DENIED = "call.denied"
+    CALL_COMPLETED = "call.completed"
+    CALL_FAILED = "call.failed"
+    CALL_CANCELLED = "call.cancelled"
+    APPROVAL_ASKED = "approval.asked"
+    APPROVAL_ANSWERED = "approval.answered"
+    CREDENTIAL_ISSUED = "credential.issued"
+    CREDENTIAL_REVOKED = "credential.revoked"
+    CREDENTIAL_REVOKE_FAILED = "credential.revoke_failed"
+    SECRET_REMOVED = "secret.removed"
+    SUSPENDED = "suspension.set"
+    RESUMED = "suspension.lifted"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a record stands: its chain, its number (from 1) and its hash (base16)."""
+
+    chain: str
+    seq: int
+    hash: str
+
+    @property
+    def id(self) -> str:
+        """The record's id, which spans and errors carry as the anchor to the log."""
+        return f"{self.chain}:{self.seq}"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One thing that happened, before it is chained.
+
+    Args:
+        event: what happened.
+        fields: what is known about it: text, whole numbers below 2^53, booleans, lists and mappings; no floats, and
+            never a credential.
+    """
+
+    event: Event
+    fields: Mapping[str, Any]

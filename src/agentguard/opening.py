@@ -1,0 +1,271 @@
+"""Opening and ending tasks: who may open one, what a sub-agent gets, and what is left when a task ends: nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from agentguard._drive import RELEASE_SECONDS, run_shielded, wait_for
+from agentguard.errors import ConfigurationError, Denied, Unavailable
+from agentguard.intent import CompiledIntent, Intent, compile_intent
+from agentguard.model.decision import Decision, Miss, Outcome, Reason
+from agentguard.model.duration import seconds
+from agentguard.model.principal import MAX_HOPS, Chain, Proof, Subject, checked_name
+from agentguard.model.record import Event, Record
+from agentguard.task import Task, TaskState
+from agentguard.telemetry import spans
+from agentguard.user import Itself, OnBehalfOf, User
+
+if TYPE_CHECKING:
+    from agentguard.guard import Guard
+    from agentguard.registry import RegisteredAgent
+
+_OPEN: Final = (TaskState.OPEN, TaskState.PARKED)
+
+
+class Opening:
+    """Opens, delegates and ends the tasks of one guard."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    # --- making a task ----------------------------------------------------------------------------------------
+
+    def root(self, agent: str, on_behalf_of: OnBehalfOf, intent: Intent, ttl: Any) -> Task:
+        """A task that a subject authorises."""
+        guard = self._guard
+        if guard.closed:
+            raise ConfigurationError("the guard is closed; make a new one")
+        user = User.asserted(on_behalf_of) if isinstance(on_behalf_of, str) else on_behalf_of
+        if not isinstance(user, User | Itself):
+            raise TypeError(
+                f"on_behalf_of is a {type(user).__name__}; use User.verified(token), User.asserted(name) or ITSELF"
+            )
+        registered = self._registered(agent, Event.TASK_DENIED, {"intent": _name_of(intent)})
+        compiled = _compiled(intent)
+        if not registered.may_open(compiled.name, compiled.source_s256):
+            text = f"the registered purposes of agent {agent!r} do not name intent {compiled.name!r}"
+            raise self._refused(Event.TASK_DENIED, agent, Reason.NOT_ALLOWED, text)
+        limits = [
+            registered.task_ttl,
+            *([compiled.ttl] if compiled.ttl else []),
+            *([seconds(ttl)] if ttl is not None else []),
+        ]
+        return self._made(registered, compiled, user, None, None, min(limits))
+
+    def child(self, parent: Task, agent: str, intent: Intent | None, ttl: Any) -> Task:
+        """A task that narrows another one."""
+        if intent is None:
+            raise TypeError("a sub-agent needs an intent")
+        refusal = self._delegation_refusal(parent, agent)
+        if refusal is not None:
+            raise self._delegation_refused(parent, agent, *refusal)
+        registered = self._registered(agent, Event.DELEGATION_DENIED, {"task": parent.id})
+        compiled = _compiled(intent)
+        limits = [parent.remaining(), registered.task_ttl, *([compiled.ttl] if compiled.ttl else [])]
+        limits += [seconds(ttl)] if ttl is not None else []
+        return self._made(
+            registered, compiled, parent.user, parent.chain.extended(registered.agent), parent, min(limits)
+        )
+
+    def _delegation_refusal(self, parent: Task, agent: str) -> tuple[Reason, str] | None:
+        if not parent.is_open():
+            return Reason.TASK_ENDED, f"task {parent.id} is {parent.state}; only an open task can delegate"
+        if agent in (link.name for link in parent.chain.agents):
+            return Reason.CYCLE, f"{agent} is in the chain already: {parent.chain.text()}"
+        deepest = min(MAX_HOPS - 1, *(link.agent.max_depth for link in parent.path))
+        if parent.chain.depth + 1 > deepest:
+            return Reason.DEPTH_EXCEEDED, f"{parent.chain.text()} may not be longer than {deepest} hops"
+        return None
+
+    def _made(  # all of it is needed
+        self, agent: RegisteredAgent, intent: CompiledIntent, user: OnBehalfOf, chain: Chain | None,
+        parent: Task | None, ttl: float,
+    ) -> Task:  # fmt: skip
+        return Task(
+            self._guard,
+            id=self._guard.next_id(),
+            agent=agent,
+            intent=intent,
+            user=user,
+            chain=chain,
+            parent=parent,
+            ttl=ttl,
+        )
+
+    def _registered(self, agent: str, event: Event, fields: Mapping[str, Any]) -> RegisteredAgent:
+        try:
+            found = self._guard.registry.get(checked_name(agent, "agent"))
+        except ConfigurationError as error:
+            raise self._refused(event, str(agent)[:64], Reason.UNKNOWN_AGENT, str(error), fields) from None
+        if found is None:
+            known = ", ".join(self._guard.registry.names()) or "none"
+            text = f"agent {agent!r} is not registered; agentguard.yaml knows: {known}"
+            raise self._refused(event, agent, Reason.UNKNOWN_AGENT, text, fields)
+        return found
+
+    # --- opening ----------------------------------------------------------------------------------------------
+
+    async def open(self, task: Task) -> None:
+        """Verify the subject, check the agent, record, and let calls start."""
+        guard = self._guard
+        if guard.closed:
+            raise ConfigurationError("the guard is closed; make a new one")
+        resumed = task.state is TaskState.PARKED
+        if task.parent is None and not resumed:
+            task.settle_chain(Chain(await self._subject(task), (task.agent.agent,)))
+        self._refuse_unfit(task)
+        if not resumed:
+            task.deadline = guard.monotonic() + (min(task.ttl, task.parent.remaining()) if task.parent else task.ttl)
+        self._record_opening(task)
+        if guard.leases is not None:
+            guard.leases.open_task(task.id)
+        if not task.move(TaskState.OPEN, only_from=(TaskState.NEW, TaskState.PARKED)):
+            raise ConfigurationError(f"task {task.id} is {task.state}; make a new one")
+        if task.parent is not None:
+            task.parent.children.append(task)
+        task.span = spans.start_agent(task.agent.agent.name, self.attributes(task))
+
+    async def _subject(self, task: Task) -> Subject:
+        user, agent = task.user, task.agent
+        if isinstance(user, Itself):
+            return Subject(agent.agent.name, proof=Proof.ITSELF, sponsor=agent.owners.get("business", ""))
+        assert isinstance(user, User)  # noqa: S101  # root() made it one
+        if user.subject is not None:
+            return user.subject
+        guard, why = self._guard, "this guard verifies no users; configure `users` in agentguard.yaml"
+        if guard.users is not None and user.token is not None:
+            try:
+                return await guard.users.verify(user.token.reveal(), guard.now())
+            except Exception as error:
+                why = f"the user's token was refused: {getattr(error, 'why', type(error).__name__)}"
+        raise self._refused(Event.TASK_DENIED, agent.agent.name, Reason.USER_UNVERIFIED, why)
+
+    def _refuse_unfit(self, task: Task) -> None:
+        guard, event = self._guard, Event.DELEGATION_DENIED if task.parent else Event.TASK_DENIED
+        refusal = task.agent.refusal(guard.now(), guard.environment)
+        if refusal is None and task.parent is not None and not task.parent.is_open():
+            refusal = Reason.TASK_ENDED, f"task {task.parent.id} is {task.parent.state}"
+        if refusal is not None:
+            raise self._refused(event, task.agent.agent.name, *refusal)
+
+    def _record_opening(self, task: Task) -> None:
+        fields = {**self.task_facts(task), "purpose": task.intent.purpose, "ttl": int(task.remaining())}
+        if task.parent is not None:
+            fields["parent"] = task.parent.id
+            spans.delegated(task.parent.agent.agent.name, task.agent.agent.name, self.attributes(task))
+        event = Event.DELEGATED if task.parent is not None else Event.TASK_OPENED
+        try:
+            self._guard.audit.append(Record(event, fields))
+        except Exception as error:
+            text = f"the task was not recorded ({error if isinstance(error, Unavailable) else type(error).__name__})"
+            raise _denied(task.agent.agent.name, Reason.AUDIT_UNAVAILABLE, text) from None
+
+    # --- ending -----------------------------------------------------------------------------------------------
+
+    async def close(self, task: Task, state: TaskState, why: str) -> None:
+        """Stop new calls, end the children, revoke every lease at once, then record; shielded and idempotent."""
+        only_from = (TaskState.OPEN,) if state is TaskState.PARKED else _OPEN
+        task.why_ended = why
+        if not task.move(TaskState.ENDING, only_from=only_from):
+            await self._ending_elsewhere(task)
+            return
+        suspends = self._guard.release_suspends
+        try:
+            await run_shielded(lambda: self._revoke(task), suspends=suspends)
+        finally:
+            task.move(state, only_from=(TaskState.ENDING,))
+            self._ended(task, state, why)
+            if state is TaskState.ENDED and not task.done.done():
+                task.done.set_result(None)
+
+    async def _ending_elsewhere(self, task: Task) -> None:
+        """Whoever leaves a task returns after its leases are revoked, also when the keeper was quicker."""
+        if task.state is TaskState.ENDING:
+            with suppress(TimeoutError):
+                await wait_for(task.done, RELEASE_SECONDS)
+
+    async def _revoke(self, task: Task) -> None:
+        guard = self._guard
+        if guard.leases is not None:
+            task.counts.revoked += await guard.leases.end_task(task.id)
+        for child in list(task.children):
+            await self.close(child, TaskState.ENDED, "parent ended")
+        if task.parent is None:
+            await guard.budgets.forget(f"task:{task.id}")
+
+    def _ended(self, task: Task, state: TaskState, why: str) -> None:
+        guard, counts = self._guard, task.counts
+        totals = {name: getattr(counts, name) for name in ("permitted", "denied", "asked", "issued", "revoked")}
+        if state is TaskState.ENDED:
+            guard.keeper.unwatch(task)
+            if task.parent is not None and task in task.parent.children:
+                task.parent.children.remove(task)
+                task.parent.counts.add(counts)
+        event = Event.TASK_PARKED if state is TaskState.PARKED else Event.TASK_ENDED
+        guard.try_append(Record(event, {**self.task_facts(task), "why": why, "counts": totals}))
+        if task.span is not None:
+            task.span.end(totals)
+
+    # --- what records and spans say about a task --------------------------------------------------------------
+
+    def task_facts(self, task: Task) -> Mapping[str, Any]:
+        """What every record of a task says; made once."""
+        facts: Mapping[str, Any] | None = task.cache.get("facts")
+        if facts is None:
+            chain, guard = task.chain, self._guard
+            subject = chain.subject.sub if chain.subject.proof is Proof.ITSELF else guard.pseudonym(chain.subject.sub)
+            names = [subject, *chain.names()[1:]]
+            facts = task.cache["facts"] = {
+                "task": task.id, "root": task.root.id, "agent": chain.actor.name, "subject": subject,
+                "subject_proof": chain.subject.proof.value, "agent_proof": chain.actor.proof.value,
+                "delegation": names, "intent": task.intent.name, "intent_s256": task.intent.s256,
+                "environment": guard.environment, "registration": guard.registry.registration,
+                **({"tenant": chain.subject.tenant} if chain.subject.tenant else {}),
+                **({"sponsor": guard.pseudonym(chain.subject.sponsor)} if chain.subject.sponsor else {}),
+            }  # fmt: skip
+        return facts
+
+    def attributes(self, task: Task) -> Mapping[str, Any]:
+        """The span attributes of a task; made once."""
+        attributes: Mapping[str, Any] | None = task.cache.get("attributes")
+        if attributes is None:
+            subject = self._guard.pseudonym(task.chain.subject.sub).removeprefix("u:")
+            attributes = task.cache["attributes"] = spans.task_attributes(
+                task.chain, task.id, task.intent.name, task.intent.s256, subject, task.root.agent.agent.name
+            )
+        return attributes
+
+    # --- refusing ---------------------------------------------------------------------------------------------
+
+    def _delegation_refused(self, parent: Task, agent: str, reason: Reason, text: str) -> Denied:
+        error = self._refused(Event.DELEGATION_DENIED, agent, reason, text, {"task": parent.id})
+        if parent.is_open():
+            spans.delegated(parent.agent.agent.name, agent, self.attributes(parent), refused=error.decision)
+        return error
+
+    def _refused(
+        self, event: Event, agent: str, reason: Reason, text: str, fields: Mapping[str, Any] | None = None
+    ) -> Denied:
+        self._guard.try_append(
+            Record(event, {"agent": agent, "outcome": "deny", "reason": str(reason), **(fields or {})})
+        )
+        return _denied(agent, reason, text)
+
+
+def _denied(agent: str, reason: Reason, text: str) -> Denied:
+    decision = Decision(outcome=Outcome.DENY, reason=reason, tool="task", level=agent, miss=Miss(text=text))
+    return Denied(decision)
+
+
+def _name_of(intent: object) -> str:
+    return str(getattr(intent, "name", ""))[:64]
+
+
+def _compiled(intent: Intent) -> CompiledIntent:
+    if not isinstance(intent, Intent):
+        raise TypeError(
+            f'intent is a {type(intent).__name__}; use Intent("purpose", step("tool", ...)) or Intent.load(path)'
+        )
+    return compile_intent(intent)

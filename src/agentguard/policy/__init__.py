@@ -1,0 +1,1 @@
+"""Decision points and how their decisions combine."""

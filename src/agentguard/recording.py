@@ -1,0 +1,47 @@
+"""What the records of a call say: who, for whom, which tool, with which arguments (keyed hash), and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from agentguard.model.call import ToolSpec
+from agentguard.model.canonical import readable
+from agentguard.model.decision import Decision
+
+if TYPE_CHECKING:
+    from agentguard.running import Running
+
+
+def call_fields(running: Running) -> dict[str, Any]:
+    """The fields of a call's decision; arguments stand in clear only where the tool says `record`."""
+    call, spec = running.call, running.tool.spec
+    facts = running.guard.call_facts(running.task, spec)
+    fields = {**facts, "call": call.id, "arguments_hash": running.hash}
+    if spec.record:
+        fields["arguments"] = {name: readable(call.arguments[name]) for name in spec.record if name in call.arguments}
+    if call.call_id or call.agent or call.run_id:
+        fields["framework"] = {"call": call.call_id, "agent": call.agent, "run": call.run_id}
+    trace, span = running.span.ids if running.span is not None else ("", "")
+    if trace:
+        fields["trace"], fields["span"] = trace, span
+    return fields
+
+
+def denial_fields(decision: Decision) -> dict[str, Any]:
+    """Why a call was denied: the nearest miss by name, never a value."""
+    miss = decision.miss
+    return {
+        "outcome": str(decision.outcome), "reason": str(decision.reason), "level": decision.level,
+        "miss": {"step": miss.step, "argument": miss.argument, "kind": miss.kind},
+    }  # fmt: skip
+
+
+def spec_fields(spec: ToolSpec) -> Mapping[str, Any]:
+    """What every record of a tool's calls says about the tool."""
+    fields: dict[str, Any] = {"tool": spec.name, "effect": spec.effect.value, "credential": spec.audience or "none"}
+    if spec.data:
+        fields["data"] = sorted(spec.data)
+    if spec.tags:
+        fields["tags"] = sorted(spec.tags)
+    return fields

@@ -1,0 +1,319 @@
+"""One call on its way through the pipeline: each step of it is a method here; their order is in `guard.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from agentguard._drive import run_shielded
+from agentguard.access import Caller, CurrentCall, _caller
+from agentguard.asking import access_request, approval_request, grant_for
+from agentguard.binding import Binder
+from agentguard.credentials.leaks import MARK, Search, clean_exception
+from agentguard.credentials.leases import Use
+from agentguard.errors import ApprovalRequired, CredentialUnavailable, Denied, NotCanonical, Unavailable
+from agentguard.intent import Facts
+from agentguard.matching import levels_of, match
+from agentguard.model.call import ToolCall, ToolSpec
+from agentguard.model.canonical import Canonical, canonical, digest, keyed_digest, run_copy
+from agentguard.model.decision import Decision, Outcome, Reason
+from agentguard.model.record import Event, Record
+from agentguard.policy.combine import decide_all
+from agentguard.ports import Answer, Reservation
+from agentguard.recording import call_fields, denial_fields
+from agentguard.refusal import NOT_RUN, Ended, Refusal, event_of, settlement_of
+from agentguard.stopping import suspension_keys
+from agentguard.task import TaskState, pauses
+from agentguard.telemetry import spans
+
+if TYPE_CHECKING:
+    from agentguard.guard import Guard
+    from agentguard.task import Task
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tool:
+    """A guarded tool: its function, its declaration and its binder, made once at decoration."""
+
+    fn: Any
+    spec: ToolSpec
+    binder: Binder
+    attributes: Mapping[str, Any]
+
+
+class Running:
+    """One call. INVARIANT: whatever was taken for it is given back by `release`, which cannot be cancelled."""
+
+    __slots__ = (
+        "_copies", "_mutable", "_opened", "_position", "_recorded", "_reservation", "_started", "_use",
+        "arguments", "call", "decision", "ended", "guard", "hash", "hits", "id", "span", "task", "tool", "visible",
+    )  # fmt: skip
+
+    def __init__(self, guard: Guard, task: Task, tool: Tool) -> None:
+        self.guard, self.task, self.tool = guard, task, tool
+        self.id = guard.next_id()
+        self.arguments: tuple[Any, Any] = ((), {})
+        self.visible: CurrentCall | None = None
+        self.decision = Decision(outcome=Outcome.DENY, reason=Reason.OUTSIDE_INTENT, tool=tool.spec.name)
+        self.ended = NOT_RUN
+        self.hits: set[str] = set()
+        self.span: Any = None
+        self._copies: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+        self._mutable = False
+        self._reservation: Reservation | None = None
+        self._use: Use | None = None
+        self._started = self._recorded = self._opened = False
+        self._position: Any = None
+        self._said(_EMPTY, frozenset(), "")
+
+    # 1 -------------------------------------------------------------------------------------------------------
+    def intercept(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Bind once; make the canonical form, which is compared, and the run copy, which the tool gets."""
+        spec = self.tool.spec
+        try:
+            bound = self.tool.binder.bind(args, kwargs)
+            given = self._canonical(bound.visible)
+            copy, self._mutable = run_copy(bound.visible)
+        except NotCanonical as error:
+            raise Refusal(Reason.INVALID_ARGUMENTS, str(error)) from None
+        except TypeError as error:
+            raise Refusal(Reason.INVALID_ARGUMENTS, f"the call does not fit the tool's signature: {error}") from None
+        arguments = {**spec.defaults, **given} if spec.defaults else given
+        self._said(arguments, frozenset(given), digest(arguments))
+        self._copies = (copy, bound.hidden)
+        if self.guard.secrets:
+            self._refuse_secrets(given)
+
+    def _said(self, arguments: Mapping[str, Canonical], given: frozenset[str], sha256: str) -> None:
+        """Make the call's value, with what the framework says about it."""
+        caller = _caller.get() or _NOBODY
+        self.call = ToolCall(
+            id=self.id, spec=self.tool.spec, arguments=arguments, given=given, digest=sha256,
+            call_id=caller.call_id, agent=caller.agent, run_id=caller.run_id,
+        )  # fmt: skip
+        self.hash = keyed_digest(self.guard.pseudonym_key, sha256) if sha256 else ""
+
+    def _canonical(self, visible: Mapping[str, Any]) -> dict[str, Canonical]:
+        takes_bytes = self.tool.spec.bytes
+        whole = canonical(visible, bytes_allowed=takes_bytes)
+        assert isinstance(whole, dict)  # noqa: S101  # a mapping's canonical form is a dict
+        return whole
+
+    def _refuse_secrets(self, given: dict[str, Canonical]) -> None:
+        search = Search(self.guard.secrets)
+        search.value(given)
+        if search.hits:
+            self.hits = search.hits
+            raise Refusal(Reason.SECRET_IN_ARGUMENTS, "a live credential stands in the arguments; it was revoked")
+
+    # 2 -------------------------------------------------------------------------------------------------------
+    def identify(self) -> None:
+        """Every link of the chain is open, in date, and allowed this tool or allowed to hand it on."""
+        now, name, path = self.guard.now(), self.tool.spec.name, self.task.path
+        heir: str | None = None
+        for link in reversed(path):
+            _refuse_closed(link)
+            refusal = link.agent.refusal(now, self.guard.environment)
+            if refusal is not None:
+                raise Refusal(*refusal, level=link.agent.agent.name)
+            agent = link.agent.agent.name
+            if not link.agent.allows(name, heir):
+                what = f"hand {name} on to {heir}" if heir else f"use {name}"
+                raise Refusal(Reason.NOT_ALLOWED, f"the registry does not let {agent} {what}", level=agent)
+            heir = agent
+
+    # 3 -------------------------------------------------------------------------------------------------------
+    async def match_intent(self) -> None:
+        """At every level the call must match a step; all are reserved at once, or none."""
+        levels = self.task.cache.get("levels") or self.task.cache.setdefault("levels", levels_of(self.task))
+        facts = Facts(seen=self.task.tree.seen)
+        self.decision, self._reservation = await match(
+            self.call, levels, facts, self.guard.budgets, self.guard.monotonic()
+        )
+
+    # 4 -------------------------------------------------------------------------------------------------------
+    async def decide(self) -> None:
+        """The decision points: forbid wins, an error is a deny."""
+        if not self.guard.decision_points:
+            return
+        request = access_request(self.task, self.call, self.guard.environment, self.decision.steps)
+        decision = await decide_all(self.guard.decision_points, request, self.decision)
+        if decision.outcome is Outcome.DENY:
+            raise Refusal(decision.reason, level=decision.level, miss=decision.miss)
+        self.decision = replace(decision, steps=self.decision.steps, tool=self.decision.tool)
+
+    # 5 -------------------------------------------------------------------------------------------------------
+    async def approve(self) -> None:
+        """Ask a person where a step or an obligation says so; the answer is good for these exact arguments, once."""
+        if self.decision.outcome is not Outcome.ASK:
+            return
+        self.task.counts.asked += 1
+        request = approval_request(self.task, self.call, self.decision.steps[-1])
+        self._append(Event.APPROVAL_ASKED, {"digest": self.hash})
+        try:
+            approval = await self.guard.approver.ask(request)
+            answer, by = approval.answer, approval.by
+        except Exception as error:
+            answer, by = Answer.REJECTED, f"error:{type(error).__name__}"
+        self._append(Event.APPROVAL_ANSWERED, {"answer": str(answer), "by": self.guard.pseudonym(by)})
+        if answer is Answer.PENDING:
+            raise Refusal(Reason.APPROVAL_REQUIRED, "a person was asked and has not answered yet")
+        if answer is not Answer.APPROVED:
+            raise Refusal(Reason.APPROVAL_REJECTED, "the call was not approved")
+        self.decision = replace(self.decision, outcome=Outcome.PERMIT)
+
+    # 6 -------------------------------------------------------------------------------------------------------
+    async def record_decision(self) -> None:
+        """Write the decision before anything is issued or run; a write, and a read of data, waits for the disk."""
+        self.span.decided(self.decision)
+        fields = {"outcome": "permit", "reason": str(self.decision.reason), "steps": list(self.decision.steps)}
+        self._append(Event.CALL_PERMITTED, fields)
+        self._recorded = True
+        if self.tool.spec.waits_for_disk:
+            await self._flush()
+        self.decision = replace(self.decision, id=self._position.id)
+
+    def _append(self, event: Event, fields: Mapping[str, Any]) -> None:
+        """INVARIANT: no record, no action: a failed write refuses the call."""
+        try:
+            self._position = self.guard.audit.append(Record(event, {**call_fields(self), **fields}))
+        except Exception as error:
+            raise Refusal(Reason.AUDIT_UNAVAILABLE, f"the audit record was not written ({_cause(error)})") from None
+
+    async def _flush(self) -> None:
+        try:
+            await run_shielded(lambda: self.guard.audit.flush(self._position), suspends=True)
+        except Exception as error:
+            raise Refusal(Reason.AUDIT_UNAVAILABLE, f"the audit record is not on disk ({_cause(error)})") from None
+
+    # 7 -------------------------------------------------------------------------------------------------------
+    async def lease(self) -> None:
+        """For a tool with an audience, a credential under its lease key: issued, or reused."""
+        credential = None
+        if self.tool.spec.audience:
+            if self.guard.leases is None:
+                raise Refusal(
+                    Reason.CREDENTIAL_UNAVAILABLE, "this guard has no issuer, and the tool needs a credential"
+                )
+            grant = grant_for(self.task, self.call, self.hash, self.guard.now())
+            try:
+                self._use = await self.guard.leases.obtain(grant)
+            except CredentialUnavailable as error:
+                raise Refusal(Reason.CREDENTIAL_UNAVAILABLE, str(error)) from None
+            credential = self._use.credential
+            self.task.counts.issued += not self._use.cached
+            self.span.credential(credential.lease, self._use.cached)
+        retried = self._reservation.id if self._reservation else self.call.id
+        names = self.task.cache.get("names") or self.task.cache.setdefault("names", self.task.chain.names())
+        self.visible = CurrentCall(self.call.id, self.tool.spec.name, self.task.id, names, retried, credential)
+        self.arguments = self.tool.binder.call_arguments(*self._copies, credential)
+
+    # 8 -------------------------------------------------------------------------------------------------------
+    async def gate(self) -> None:
+        """Once more, and last: task state, expiry, suspensions and the run copy's digest."""
+        self.identify()
+        if self._mutable:
+            self._refuse_changes()
+        stopped = await self.guard.suspensions.start(self.call.id, suspension_keys(self.task))
+        if stopped:
+            raise Refusal(Reason.SUSPENDED, f"{stopped} is suspended", level=stopped)
+        self._started = True
+        _refuse_closed(self.task)
+        if self.tool.spec.data:
+            with self.task.tree.lock:
+                self.task.tree.seen |= self.tool.spec.data
+        self.task.counts.permitted += 1
+
+    def _refuse_changes(self) -> None:
+        try:
+            arguments = {**self.tool.spec.defaults, **self._canonical(self._copies[0])}
+            unchanged = digest(arguments) == self.call.digest
+        except NotCanonical:
+            unchanged = False
+        if not unchanged:
+            raise Refusal(Reason.ARGUMENTS_CHANGED, "the arguments are not those that were checked")
+
+    # 9 -------------------------------------------------------------------------------------------------------
+    def search(self, ended: Ended) -> Ended:
+        """Return how the tool ended, without live credentials in its value or its exception."""
+        if not self.guard.secrets:
+            return ended
+        search = Search(self.guard.secrets)
+        try:
+            return self._searched(ended, search)
+        except Exception:
+            return Ended(MARK) if ended.error is None else ended  # what cannot be searched is not passed on
+        finally:
+            self.hits |= search.hits
+
+    def _searched(self, ended: Ended, search: Search) -> Ended:
+        if ended.error is not None:
+            return Ended(error=clean_exception(ended.error, search))
+        return Ended(search.value(ended.value))
+
+    # 10 ------------------------------------------------------------------------------------------------------
+    async def release(self) -> None:
+        """Give everything back: the credential first."""
+        if self._use is not None:
+            status = await self.guard.leases.release(self._use)  # type: ignore[union-attr]  # it issued the use
+            self.span.released(status, self.guard.now())
+            self.task.counts.revoked += status == "revoked"
+        for lease in self.hits:
+            await self.guard.leases.revoke(lease, "leaked")  # type: ignore[union-attr]  # the secret is one of its own
+        if self._started:
+            await self.guard.suspensions.finish(self.call.id)
+        if self._reservation is not None:
+            await self.guard.budgets.settle(self._reservation, settlement_of(self.ended, self._started))
+
+    # 11 ------------------------------------------------------------------------------------------------------
+    def close(self) -> None:
+        """Record the outcome and end the span; nothing here reaches the caller."""
+        if self.hits:
+            self.guard.try_append(Record(Event.SECRET_REMOVED, {**call_fields(self), "leases": sorted(self.hits)}))
+        if self._recorded:
+            event, why = event_of(self.ended, self._started)
+            fields = {"call": self.call.id, "task": self.task.id, "tool": self.tool.spec.name}
+            if self._use is not None:
+                fields["lease"] = self._use.held.issued.lease.id
+            self.guard.try_append(Record(event, {**fields, **({"error": why} if why else {})}))
+        self.guard.remember(self)
+        if self.span is not None:
+            self.span.decided(self.decision)
+            error = self.ended.error if self._started else None
+            self.span.end(spans.error_type_of(error) if error is not None and not pauses(error) else "")
+
+    def denied(self, refusal: Refusal) -> Denied:
+        """Record a refusal and return the error that the caller gets."""
+        task, reason = self.task, refusal.reason
+        self.decision = Decision(
+            outcome=Outcome.ASK if reason is Reason.APPROVAL_REQUIRED else Outcome.DENY, reason=reason,
+            tool=self.tool.spec.name, level=refusal.level, miss=refusal.miss,
+        )  # fmt: skip
+        for link in task.path:
+            link.counts.denied += reason is not Reason.APPROVAL_REQUIRED
+        position = self.guard.try_append(
+            Record(Event.CALL_DENIED, {**call_fields(self), **denial_fields(self.decision)})
+        )
+        if position is not None:
+            self.decision = replace(self.decision, id=position.id)
+        return (ApprovalRequired if reason is Reason.APPROVAL_REQUIRED else Denied)(self.decision)
+
+
+_NOBODY: Final = Caller()
+_EMPTY: Final[Mapping[str, Canonical]] = {}
+
+
+def _refuse_closed(link: Task) -> None:
+    if link.state is not TaskState.OPEN:
+        raise Refusal(Reason.TASK_ENDED, f"task {link.id} is {link.state}{_why(link)}", level=link.agent.agent.name)
+    if link.host.monotonic() >= link.deadline:
+        raise Refusal(Reason.EXPIRED, f"task {link.id} is past its time", level=link.agent.agent.name)
+
+
+def _why(link: Task) -> str:
+    return f" ({link.why_ended})" if link.why_ended else ""
+
+
+def _cause(error: Exception) -> str:
+    return str(error) if isinstance(error, Unavailable) else type(error).__name__

@@ -1,0 +1,1 @@
+"""Shared state: counters and suspensions; the embedded default is this process's memory."""

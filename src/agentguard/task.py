@@ -1,0 +1,344 @@
+"""A task: who acts for whom, for what purpose, until when; and its delegation to sub-agents, which only narrows."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextvars import Token
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from agentguard._drive import drive, loop_running
+from agentguard.access import _task
+from agentguard.errors import ApprovalRequired, ConfigurationError, Denied
+from agentguard.intent import CompiledIntent, Intent
+from agentguard.model.decision import Decision, Miss, Outcome, Reason
+from agentguard.model.principal import Chain
+from agentguard.user import OnBehalfOf
+
+if TYPE_CHECKING:
+    from agentguard.registry import RegisteredAgent
+
+F = TypeVar("F", bound=Callable[..., Any])
+# Control flow that frameworks raise to pause a run; a task that is left with one is parked, not ended.
+_PAUSES: Final = frozenset({"GraphBubbleUp", "GraphInterrupt"})
+
+
+class TaskState(StrEnum):
+    """A task's life; parked waits for a person and holds no lease."""
+
+    NEW = "new"
+    OPEN = "open"
+    PARKED = "parked"
+    ENDING = "ending"
+    ENDED = "ended"
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened in a task, for its closing record and its span."""
+
+    permitted: int = 0
+    denied: int = 0
+    asked: int = 0
+    issued: int = 0
+    revoked: int = 0
+
+    def add(self, other: Counts) -> None:
+        """Take over what a sub-agent's task counted; its denials were counted at every level already."""
+        self.permitted += other.permitted
+        self.asked += other.asked
+        self.issued += other.issued
+        self.revoked += other.revoked
+
+
+@dataclass(slots=True, eq=False)
+class Tree:
+    """What all tasks under one root share."""
+
+    root: str
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    seen: frozenset[str] = frozenset()
+
+
+class Host(Protocol):
+    """What a task needs from its guard."""
+
+    remote: bool
+    suspends: str
+
+    async def open_task(self, task: Task) -> None: ...
+    async def close_task(self, task: Task, state: TaskState, why: str) -> None: ...
+    def child(self, parent: Task, agent: str, intent: Intent | None, ttl: Any) -> Task: ...
+    def monotonic(self) -> float: ...
+
+
+class Task:
+    """One declared piece of work. Open it with `with` or `async with`; every guarded tool called inside belongs to it.
+
+    Attributes:
+        id: unique; in every record, span and token.
+        chain: from the subject to the agent that acts now; None until a verified user's token was checked at opening.
+        state: new, open, parked, ending or ended.
+        deadline: monotonic seconds at which it ends.
+    """
+
+    def __init__(  # made by the guard only
+        self, host: Host, *, id: str, agent: RegisteredAgent, intent: CompiledIntent, user: OnBehalfOf,
+        chain: Chain | None, parent: Task | None, ttl: float,
+    ) -> None:  # fmt: skip
+        self.host, self.id, self.agent, self.intent, self.user, self.parent = host, id, agent, intent, user, parent
+        self._chain, self.ttl = chain, ttl
+        self.path: tuple[Task, ...] = (*(parent.path if parent else ()), self)
+        self.tree: Tree = parent.tree if parent else Tree(id)
+        self.children: list[Task] = []
+        self.state = TaskState.NEW
+        self.deadline = 0.0
+        self.counts = Counts()
+        self.why_ended = ""
+        self.cache: dict[Any, Any] = {}
+        self._lock = threading.Lock()
+        self._token: Token[Task | None] | None = None
+        self.span: Any = None
+        self.done: Future[None] = Future()
+
+    @property
+    def chain(self) -> Chain:
+        """The delegation chain."""
+        if self._chain is None:
+            raise ConfigurationError("the task is not open yet; its user is verified when it opens")
+        return self._chain
+
+    @property
+    def root(self) -> Task:
+        """The task the subject authorised."""
+        return self.path[0]
+
+    @property
+    def intent_s256(self) -> str:
+        """Hash of the resolved intent, as in every decision, token and record."""
+        return self.intent.s256
+
+    def settle_chain(self, chain: Chain) -> None:
+        """Set once, when the subject is known."""
+        self._chain = chain
+
+    # --- entering and leaving --------------------------------------------------------------------------------
+
+    def __enter__(self) -> Task:
+        refuse_blocking(self.host)
+        drive(self._enter())
+        self._activate()
+        return self
+
+    async def __aenter__(self) -> Task:
+        await self._enter()
+        self._activate()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            drive(self._leave(error))
+        finally:
+            self._deactivate()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._leave(error)
+        finally:
+            self._deactivate()
+
+    async def _enter(self) -> None:
+        if self.state not in (TaskState.NEW, TaskState.PARKED):
+            raise ConfigurationError(f"task {self.id} is {self.state}; make a new one with guard.task(...)")
+        active = _task.get()
+        if active is not None and (self.parent is None or active.tree is not self.tree) and active.is_open():
+            raise denial(
+                Reason.ALREADY_IN_TASK, "task",
+                f"task {active.id} ({active.intent.purpose!r}) is active here; cross with task.delegate(...)",
+            )  # fmt: skip
+        await self.host.open_task(self)
+
+    async def _leave(self, error: BaseException | None) -> None:
+        if self.state is TaskState.OPEN and pauses(error):
+            await self.host.close_task(self, TaskState.PARKED, type(error).__name__)
+        else:
+            await self.host.close_task(self, TaskState.ENDED, type(error).__name__ if error else "done")
+
+    def _activate(self) -> None:
+        self._token = _task.set(self)
+        if self.span is not None:
+            self.span.attach()
+
+    def _deactivate(self) -> None:
+        if self.span is not None:
+            self.span.detach()
+        token, self._token = self._token, None
+        if token is not None:
+            with contextlib.suppress(ValueError):  # left from another context, which never saw the task
+                _task.reset(token)
+
+    # --- state -----------------------------------------------------------------------------------------------
+
+    def is_open(self) -> bool:
+        """Whether calls may start: open, and not past its deadline."""
+        return self.state is TaskState.OPEN and self.host.monotonic() < self.deadline
+
+    def move(self, state: TaskState, *, only_from: tuple[TaskState, ...]) -> bool:
+        """Change the state in one step; False when somebody else was first."""
+        with self._lock:
+            if self.state not in only_from:
+                return False
+            self.state = state
+            return True
+
+    def forked(self) -> None:
+        """In a forked child the task belongs to the parent process: it is ended here, and nothing of it is touched."""
+        self._lock = threading.Lock()
+        self.tree.lock = threading.Lock()
+        self.state, self.why_ended = TaskState.ENDED, "it belongs to the process that forked this one"
+
+    def remaining(self) -> float:
+        """Seconds until it ends by itself."""
+        return max(0.0, self.deadline - self.host.monotonic())
+
+    # --- crossing --------------------------------------------------------------------------------------------
+
+    def delegate(
+        self, agent: str, *, reads: Any = (), steps: Any = (), intent: Intent | None = None, ttl: Any = None
+    ) -> Task:
+        """Return a task for a sub-agent, to be opened with `with` or `async with`; it can only narrow.
+
+        A call under it must match its own steps and a step at every level above, and is counted in each.
+
+        Args:
+            agent: the sub-agent's name.
+            reads: tool patterns it may read with.
+            steps: steps made with `step(...)`.
+            intent: a whole intent instead of reads and steps.
+            ttl: seconds, or text such as "5m"; it never outlives this task.
+
+        Raises:
+            TypeError: neither reads, steps nor intent, and the intent's `agents` does not name this agent.
+            Denied: `cycle`, `depth_exceeded`, `unknown_agent`, `task_ended`, ... (recorded).
+        """
+        if intent is not None and (reads or steps):
+            raise TypeError("delegate() takes an intent, or reads and steps, not both")
+        narrowed = intent or self._narrowed(agent, reads, steps)
+        if narrowed is None:
+            raise TypeError(
+                f"delegate({agent!r}) needs what the sub-agent may do: reads=[...], steps=[...] or intent=..., "
+                "or an entry for it under the intent's `agents`"
+            )
+        return self.host.child(self, agent, narrowed, ttl)
+
+    def _narrowed(self, agent: str, reads: Any, steps: Any) -> Intent | None:
+        if reads or steps:
+            listed = [steps] if not isinstance(steps, list | tuple) else list(steps)
+            return Intent(self.intent.purpose, *listed, reads=reads, name=self.intent.name)
+        return self.intent.agents.get(agent)
+
+    @contextlib.contextmanager
+    def activate(self) -> Iterator[Task]:
+        """Make this open task the active one here: in a thread, or where a framework lost the context."""
+        active = _task.get()
+        if active is not None and active.tree is not self.tree and active.is_open():
+            raise denial(
+                Reason.ALREADY_IN_TASK, "task", f"task {active.id} is active here; a task never takes over another"
+            )
+        token = _task.set(self)
+        try:
+            with self.span.visited() if self.span is not None else contextlib.nullcontext():
+                yield self
+        finally:
+            with contextlib.suppress(ValueError):
+                _task.reset(token)
+
+    def bind(self, fn: F) -> F:
+        """Return the function with this task bound to it, for a thread pool or a framework that loses context."""
+        if inspect.iscoroutinefunction(fn):
+
+            @functools.wraps(fn)
+            async def bound_async(*args: Any, **kwargs: Any) -> Any:
+                with self.activate():
+                    return await fn(*args, **kwargs)
+
+            return bound_async  # type: ignore[return-value]  # same signature by functools.wraps
+
+        @functools.wraps(fn)
+        def bound(*args: Any, **kwargs: Any) -> Any:
+            with self.activate():
+                return fn(*args, **kwargs)
+
+        return bound  # type: ignore[return-value]  # same signature by functools.wraps
+
+    def __repr__(self) -> str:
+        who = self._chain.text() if self._chain else "unverified"
+        return f"<Task {self.id} {self.state} {who}: {self.intent.purpose}>"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("a task cannot be copied or pickled; authority crosses by delegate()")
+
+
+def refuse_blocking(host: Host) -> None:
+    """Refuse a synchronous caller where a port could suspend, or would block a running event loop.
+
+    Raises:
+        ConfigurationError: it says what to use instead.
+    """
+    if host.suspends:
+        raise ConfigurationError(
+            f"{host.suspends} can suspend, which a synchronous caller cannot wait for; "
+            "use `async with guard.task(...)` and async tools"
+        )
+    if host.remote and loop_running():
+        raise ConfigurationError(
+            "a remote issuer would block the running event loop; use `async with guard.task(...)` and async tools"
+        )
+
+
+def pauses(error: BaseException | None) -> bool:
+    """Whether an exception pauses the task instead of ending it."""
+    return isinstance(error, ApprovalRequired) or (
+        error is not None and any(kind.__name__ in _PAUSES for kind in type(error).__mro__)
+    )
+
+
+def denial(reason: Reason, tool: str, text: str) -> Denied:
+    """A Denied outside any call."""
+    return Denied(Decision(outcome=Outcome.DENY, reason=reason, tool=tool, miss=Miss(text=text)))
+
+
+def current_task() -> Task:
+    """Return the active task.
+
+    Raises:
+        Denied: `no_task`.
+    """
+    return active_task("task")
+
+
+def active_task(tool: str) -> Task:
+    """Return the active task, or raise: absence never becomes authority.
+
+    Raises:
+        Denied: `no_task`.
+    """
+    task = _task.get()
+    if task is None:
+        raise denial(
+            Reason.NO_TASK, tool,
+            'no task is active here; open one: `with guard.task("agent", on_behalf_of="alice", intent=...):`. '
+            "A thread started by hand has lost it: use task.bind(fn)",
+        )  # fmt: skip
+    return task

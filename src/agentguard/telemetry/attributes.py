@@ -1,0 +1,153 @@
+"""From the guard's values to span attributes: pure, bounded, and without argument values or credentials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+from opentelemetry.util.types import AttributeValue
+
+from agentguard.model.call import ToolSpec
+from agentguard.model.decision import Decision, Outcome, Reason
+from agentguard.model.lease import Lease, LeaseState
+from agentguard.model.principal import MAX_HOPS, Chain, Proof
+from agentguard.telemetry import semconv as name
+
+Attributes: TypeAlias = Mapping[str, AttributeValue]
+TaskAttributes: TypeAlias = Attributes
+
+MAX_TEXT: Final = 256
+
+# A model or a tool cannot choose these, so error.type stays of low cardinality.
+_ERROR_TYPES: Final[Mapping[Reason, str]] = MappingProxyType({
+    Reason.APPROVAL_REJECTED: name.ERROR_APPROVAL_REJECTED,
+    Reason.APPROVAL_EXPIRED: name.ERROR_APPROVAL_EXPIRED,
+    Reason.CREDENTIAL_UNAVAILABLE: name.ERROR_CREDENTIAL,
+})  # fmt: skip
+_FOR_THE_MODEL: Final = " Do not call it again for this."
+_GONE: Final = frozenset({LeaseState.REVOKED, LeaseState.EXPIRED})
+_ROLL_UPS: Final[Mapping[str, str]] = MappingProxyType({
+    "permitted": name.AGENTGUARD_DECISIONS_PERMITTED,
+    "denied": name.AGENTGUARD_DECISIONS_DENIED,
+    "asked": name.AGENTGUARD_DECISIONS_ASKED,
+    "issued": name.AGENTGUARD_CREDENTIALS_ISSUED,
+    "revoked": name.AGENTGUARD_CREDENTIALS_REVOKED,
+})  # fmt: skip
+
+
+def task_attributes(
+    chain: Chain, task_id: str, intent_name: str, intent_s256: str, subject_hash: str, root_agent: str
+) -> Attributes:
+    """Return what every span of a task carries; made once per task and agent.
+
+    Args:
+        chain: the delegation chain; a user stands in it as `u:` and the first 8 digits of the hash.
+        task_id: the task's id.
+        intent_name: the intent's name.
+        intent_s256: the intent's hash.
+        subject_hash: keyed hash of the subject (base16, with or without an `algorithm:` in front).
+        root_agent: the agent that opened the outermost task.
+    """
+    names = _pseudonymous(chain, subject_hash)
+    attributes: dict[str, AttributeValue] = {
+        name.GEN_AI_AGENT_NAME: _cut(chain.actor.name),
+        name.AGENTGUARD_TASK_ID: _cut(task_id),
+        name.AGENTGUARD_INTENT_NAME: _cut(intent_name),
+        name.AGENTGUARD_INTENT_S256: _cut(intent_s256),
+        name.AGENTGUARD_DELEGATION_CHAIN: names,
+        name.AGENTGUARD_DELEGATION_CHAIN_TEXT: _cut(" > ".join(names)),
+        name.AGENTGUARD_DELEGATION_DEPTH: chain.depth,
+        name.AGENTGUARD_DELEGATION_ROOT_AGENT: _cut(root_agent),
+        name.AGENTGUARD_DELEGATION_VERIFIED: _verified(chain),
+    }
+    if subject_hash and chain.subject.proof is not Proof.ITSELF:
+        attributes[name.USER_HASH] = _cut(subject_hash)
+    return attributes
+
+
+def tool_attributes(spec: ToolSpec) -> Attributes:
+    """Return what every `execute_tool` span of a tool carries; made once per tool."""
+    return {
+        name.GEN_AI_OPERATION_NAME: name.EXECUTE_TOOL,
+        name.GEN_AI_TOOL_NAME: _cut(spec.name),
+        name.GEN_AI_TOOL_TYPE: "function",
+        name.OPENINFERENCE_SPAN_KIND: "TOOL",
+        name.AGENTGUARD_TOOL_EFFECT: spec.effect.value,
+    }
+
+
+def decision_attributes(decision: Decision, enforced: bool) -> dict[str, AttributeValue]:
+    """Return what a decision adds to a span: never the nearest miss, which can hold values."""
+    attributes: dict[str, AttributeValue] = {
+        name.AGENTGUARD_DECISION_OUTCOME: decision.outcome.value,
+        name.AGENTGUARD_DECISION_ENFORCED: enforced,
+    }
+    if decision.id:
+        attributes[name.AGENTGUARD_DECISION_ID] = _cut(decision.id)
+    if decision.steps:
+        attributes[name.AGENTGUARD_INTENT_STEP] = _cut(decision.steps[-1])
+    if not decision.permitted:
+        attributes[name.AGENTGUARD_DECISION_REASON] = decision.reason.value
+        if decision.level:
+            attributes[name.AGENTGUARD_DECISION_LEVEL] = _cut(decision.level)
+    return attributes
+
+
+def decision_error(decision: Decision, enforced: bool) -> tuple[str, str] | None:
+    """Return error.type and a sentence for a denial that is enforced; a pending question is no error."""
+    if not enforced or decision.outcome is not Outcome.DENY:
+        return None
+    sentence = decision.public.removesuffix(_FOR_THE_MODEL)
+    return _ERROR_TYPES.get(decision.reason, name.ERROR_DENIED), _cut(f"denied: {decision.reason.value}: {sentence}")
+
+
+def lease_attributes(lease: Lease, cached: bool) -> dict[str, AttributeValue]:
+    """Return what is shown of a credential: its lease, so neither its secret nor its fingerprint."""
+    key = lease.key
+    attributes: dict[str, AttributeValue] = {
+        name.AGENTGUARD_CREDENTIAL_ID: _cut(lease.id),
+        name.AGENTGUARD_CREDENTIAL_TYPE: _cut(lease.type),
+        name.AGENTGUARD_CREDENTIAL_AUDIENCE: _cut(key.audience),
+        name.AGENTGUARD_CREDENTIAL_TTL: int(lease.expires_at - lease.issued_at),
+        name.AGENTGUARD_CREDENTIAL_EXPIRES_AT: int(lease.expires_at),
+        name.AGENTGUARD_CREDENTIAL_CACHED: cached,
+    }
+    if key.scopes:
+        attributes[name.AGENTGUARD_CREDENTIAL_SCOPES] = _cut(" ".join(key.scopes))
+    return attributes
+
+
+def release_attributes(lease: Lease, status: str, now: float) -> dict[str, AttributeValue]:
+    """Return how a credential was released, and how long it lived if it is gone: one that may live has no life yet."""
+    attributes: dict[str, AttributeValue] = {name.AGENTGUARD_CREDENTIAL_REVOCATION_STATUS: _cut(str(status))}
+    if status in _GONE:
+        attributes[name.AGENTGUARD_CREDENTIAL_LIFE] = max(0.0, float(now - lease.issued_at))
+    return attributes
+
+
+def roll_ups(counts: Mapping[str, int]) -> dict[str, AttributeValue]:
+    """Return all five counts of an agent's span; one that is not given is 0, so that a filter finds it."""
+    return {key: int(counts.get(word, 0)) for word, key in _ROLL_UPS.items()}
+
+
+def error_type_of(error: BaseException) -> str:
+    """Return the qualified name of an exception's type, which is all that a span says about it."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _pseudonymous(chain: Chain, subject_hash: str) -> tuple[str, ...]:
+    """The subject, and the latest agents: who acts now is never cut off. An agent that acts for itself is no person."""
+    digits = subject_hash.rpartition(":")[2][:8]
+    subject = _cut(chain.subject.sub) if chain.subject.proof is Proof.ITSELF else f"u:{digits or 'unknown'}"
+    return (subject, *(_cut(agent.name) for agent in chain.agents[-(MAX_HOPS - 1) :]))
+
+
+def _verified(chain: Chain) -> bool:
+    subject = chain.subject.proof in (Proof.VERIFIED, Proof.ITSELF)
+    return subject and all(agent.proof is Proof.VERIFIED for agent in chain.agents)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT]

@@ -1,0 +1,187 @@
+"""One span that can be made current and ends once: what the spans of a call and of an agent have in common.
+
+A span is opened as late as it can be, with the time at which it began and everything that is known by then in one
+dictionary: that is what a sampler sees (so it can keep every denial) and the cheapest way to write attributes.
+
+INVARIANT: a failure here changes no outcome. Each public function drops every `Exception` at its edge, and only those:
+a cancellation or an interrupt is the caller's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import Token
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from time import time_ns
+from typing import Final
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import NoOpTracer, NoOpTracerProvider, ProxyTracerProvider, Span, StatusCode, Tracer
+from opentelemetry.trace import TracerProvider as Provider
+from opentelemetry.util.types import AttributeValue
+
+from agentguard.telemetry import semconv as name
+from agentguard.telemetry.attributes import MAX_TEXT, error_type_of
+
+_SCHEMA: Final = "https://opentelemetry.io/schemas/1.44.0"
+FEW: Final = 3  # up to here one by one costs the SDK less than a mapping
+_log: Final = logging.getLogger(__name__)
+
+
+class Current:
+    """A span that is opened when it is attached, asked for its ids, or ended.
+
+    Args:
+        tracer: opens it; None for a borrowed span, and where spans go nowhere.
+        title: the span's name.
+        parent: the context it belongs to, taken when the call began.
+        attributes: what is known so far; the span's own dictionary from here on.
+        borrowed: a framework's span that stands for the same step; it is written to, never ended or attached.
+    """
+
+    __slots__ = (
+        "_attached", "_attributes", "_borrowed", "_error", "_idle", "_parent", "_span", "_started", "_title", "_token",
+        "_tracer",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        tracer: Tracer | None,
+        title: str = "",
+        parent: Context | None = None,
+        attributes: dict[str, AttributeValue] | None = None,
+        borrowed: Span | None = None,
+    ) -> None:
+        self._tracer = tracer
+        self._title = title
+        self._parent = parent
+        self._attributes = {} if attributes is None else attributes
+        self._span = borrowed
+        self._borrowed = borrowed is not None
+        self._idle = tracer is None and borrowed is None
+        self._started = 0 if self._idle else time_ns()
+        self._error: tuple[str, str] | None = None
+        self._token: Token[Context] | None = None
+        self._attached: tuple[Context, Context] | None = None
+
+    @property
+    def ids(self) -> tuple[str, str]:
+        """Trace id and span id in base16, for the audit record; empty where there is no span."""
+        try:
+            self._begin()
+            context = self._span.get_span_context() if self._span is not None else None
+            if context is None or not context.is_valid:
+                return "", ""
+            return trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
+        except Exception as error:
+            dropped(error)
+            return "", ""
+
+    def attach(self) -> None:
+        """Make the span current, so that spans opened from here on nest below it; never around a generator tool."""
+        if self._idle or self._borrowed or self._token is not None:
+            return
+        try:
+            self._begin()
+            if self._span is None:
+                return
+            before = otel_context.get_current()
+            context = trace.set_span_in_context(self._span, before)
+            self._attached = (context, before)
+            self._token = otel_context.attach(context)
+        except Exception as error:
+            dropped(error)
+
+    def detach(self) -> None:
+        """Undo `attach`; without it, twice, or in another context it does nothing and is silent."""
+        token = self._token
+        if token is None:
+            return
+        self._token = None
+        try:
+            # Not `otel_context.detach`: in another context that one logs an error with a traceback.
+            token.var.reset(token)
+        except Exception:
+            self._restore()
+
+    @contextmanager
+    def visited(self) -> Iterator[None]:
+        """Make the span current in another thread that works under it, unless a span is current there already."""
+        token: Token[Context] | None = None
+        try:
+            if self._span is not None and not trace.get_current_span().get_span_context().is_valid:
+                token = otel_context.attach(trace.set_span_in_context(self._span))
+        except Exception as error:
+            dropped(error)
+        try:
+            yield
+        finally:
+            if token is not None:
+                with suppress(Exception):
+                    token.var.reset(token)
+
+    def _restore(self) -> None:
+        """In a copy of the context that `attach` changed, put back what was there; leave any other alone."""
+        with suppress(Exception):
+            if self._attached is not None and otel_context.get_current() is self._attached[0]:
+                otel_context.attach(self._attached[1])
+
+    def _begin(self) -> None:
+        tracer, self._tracer = self._tracer, None
+        if tracer is not None:
+            known, self._attributes = self._attributes, {}
+            self._span = tracer.start_span(self._title, self._parent, attributes=known, start_time=self._started)
+
+    def _finish(self) -> None:
+        self._idle = True
+        try:
+            if self._error is not None:
+                self._attributes[name.ERROR_TYPE] = self._error[0]
+            self._begin()
+            if self._span is not None and self._span.is_recording():
+                self._write(self._span)
+        except Exception as error:
+            dropped(error)
+        span, self._span = self._span, None
+        if span is not None and not self._borrowed:
+            try:
+                span.end()
+            except Exception as error:
+                dropped(error)
+
+    def _write(self, span: Span) -> None:
+        if len(self._attributes) > FEW:
+            span.set_attributes(self._attributes)
+        else:
+            for key, value in self._attributes.items():
+                span.set_attribute(key, value)
+        if self._error is not None:
+            span.set_status(StatusCode.ERROR, self._error[1][:MAX_TEXT] or None)
+
+
+def tracer_for(provider: Provider | None) -> Tracer | None:
+    """Return the tracer of a provider, by default the global one, or None where its spans go nowhere."""
+    return _tracer_of(trace.get_tracer_provider() if provider is None else provider)
+
+
+@lru_cache(maxsize=8)
+def _tracer_of(provider: Provider) -> Tracer | None:
+    if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
+        return None
+    try:
+        ours = version("agentguard")
+    except PackageNotFoundError:
+        ours = "0"
+    tracer = provider.get_tracer("agentguard", ours, _SCHEMA)
+    return None if isinstance(tracer, NoOpTracer) else tracer
+
+
+def dropped(error: Exception) -> None:
+    """Say so, without the error's text, which can hold attribute values; a log that fails is dropped too."""
+    with suppress(Exception):
+        _log.debug("telemetry failed and was left out: %s", error_type_of(error))

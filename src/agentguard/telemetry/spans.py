@@ -1,0 +1,252 @@
+"""The spans of a guarded call, of an agent and of a delegation: what the guard calls, and nothing of it can fail.
+
+Attach a call's span once its decision and credential are known: then it is written at once, and a sampler sees them.
+Attached earlier, the spans of a decision point or a token server nest below it, for a few microseconds more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, Tracer, TracerProvider
+from opentelemetry.util.types import AttributeValue
+
+from agentguard.model.call import ToolCall
+from agentguard.model.decision import Decision, Outcome
+from agentguard.model.lease import Lease
+from agentguard.telemetry import enclosing
+from agentguard.telemetry import semconv as name
+from agentguard.telemetry.attributes import (
+    MAX_TEXT,
+    Attributes,
+    TaskAttributes,
+    decision_attributes,
+    decision_error,
+    error_type_of,
+    lease_attributes,
+    release_attributes,
+    roll_ups,
+    task_attributes,
+    tool_attributes,
+)
+from agentguard.telemetry.current import Current, dropped, tracer_for
+
+__all__ = [
+    "AgentSpan", "Attributes", "CallSpan", "TaskAttributes", "delegated", "error_type_of", "start_agent", "start_call",
+    "task_attributes", "tool_attributes",
+]  # fmt: skip
+
+
+class CallSpan(Current):
+    """The span of one guarded call."""
+
+    __slots__ = ("_lease", "_outcome")
+
+    def __init__(
+        self,
+        tracer: Tracer | None,
+        title: str = "",
+        parent: Context | None = None,
+        attributes: dict[str, AttributeValue] | None = None,
+        borrowed: Span | None = None,
+    ) -> None:
+        super().__init__(tracer, title, parent, attributes, borrowed)
+        self._lease: Lease | None = None
+        self._outcome: Outcome | None = None
+
+    def decided(self, decision: Decision, enforced: bool = True) -> None:
+        """Note the decision; the last one counts. A denial that is enforced marks the span as failed.
+
+        Args:
+            decision: what was decided.
+            enforced: False where it is only observed and the tool runs all the same.
+        """
+        if self._idle:
+            return
+        try:
+            known = decision_attributes(decision, enforced)
+            if self._outcome is Outcome.ASK:
+                known[name.AGENTGUARD_DECISION_REASON] = decision.reason.value  # the question's reason no longer holds
+            self._attributes.update(known)
+            self._outcome = decision.outcome
+            self._error = decision_error(decision, enforced)
+        except Exception as error:
+            dropped(error)
+
+    def credential(self, lease: Lease, cached: bool) -> None:
+        """Note the credential the tool runs with, by its lease.
+
+        Args:
+            lease: everything about the credential but its secret.
+            cached: whether an earlier call obtained it.
+        """
+        if self._idle:
+            return
+        try:
+            self._lease = lease
+            self._attributes.update(lease_attributes(lease, cached))
+        except Exception as error:
+            dropped(error)
+
+    def released(self, status: str, now: float | None = None) -> None:
+        """Note how the credential was released.
+
+        Args:
+            status: a `LeaseState`, or `failed` where the revocation failed and is tried again.
+            now: seconds since the epoch, by the clock that the lease was issued by; default the system's.
+        """
+        if self._idle or self._lease is None:
+            return
+        try:
+            self._attributes.update(release_attributes(self._lease, status, time.time() if now is None else now))
+        except Exception as error:
+            dropped(error)
+
+    def end(self, error_type: str = "", description: str = "") -> None:
+        """End the span, once; a denial that was decided outranks the error it was raised as.
+
+        Args:
+            error_type: what went wrong, of low cardinality: `error_type_of(exception)`; empty for success.
+            description: a sentence for people, without values or exception text.
+        """
+        self.detach()
+        if self._idle:
+            return
+        if error_type and self._error is None:
+            self._error = (error_type, description)
+        self._finish()
+
+
+class AgentSpan(Current):
+    """The span of an agent at work in a task, with the number of its denials where a list of traces can show them."""
+
+    __slots__ = ()
+
+    def end(self, counts: Mapping[str, int] | None = None, error_type: str = "", description: str = "") -> None:
+        """End the span, once.
+
+        Args:
+            counts: `permitted`, `denied` and `asked` calls, `issued` and `revoked` credentials; missing ones are 0.
+            error_type: what went wrong, of low cardinality; empty for success, and a denied call is no failure.
+            description: a sentence for people, without values or exception text.
+        """
+        self.detach()
+        if self._idle:
+            return
+        try:
+            self._attributes.update(roll_ups(counts or {}))
+        except Exception as error:
+            dropped(error)
+        if error_type:
+            self._error = (error_type, description)
+        self._finish()
+
+
+# Where spans go nowhere all calls share these: every method of theirs returns at once.
+_NO_CALL: Final = CallSpan(None)
+_NO_AGENT: Final = AgentSpan(None)
+
+
+def start_call(
+    tool: str,
+    task_attrs: Attributes,
+    tool_attrs: Attributes,
+    call: ToolCall | None,
+    arguments_hash: str,
+    *,
+    provider: TracerProvider | None = None,
+) -> CallSpan:
+    """Begin the `execute_tool {tool}` span of one call, or take the framework's one for the same tool.
+
+    Args:
+        tool: the tool's name.
+        task_attrs: `task_attributes(...)` of the task, or empty outside one.
+        tool_attrs: `tool_attributes(spec)`.
+        call: the bound call, or None where binding failed.
+        arguments_hash: keyed hash of the canonical arguments, or empty.
+        provider: whose tracer to use; default the global one.
+    """
+    try:
+        ambient = trace.get_current_span()
+        borrowed = enclosing.covers(ambient, name.EXECUTE_TOOL, name.GEN_AI_TOOL_NAME, tool)
+        tracer = None if borrowed else tracer_for(provider)
+        if tracer is None and not borrowed:
+            return _NO_CALL
+        attributes: dict[str, AttributeValue] = {**task_attrs, **tool_attrs}
+        if arguments_hash:
+            attributes[name.AGENTGUARD_ARGUMENTS_HASH] = arguments_hash
+        if call is not None and call.call_id:
+            attributes[name.GEN_AI_TOOL_CALL_ID] = call.call_id[:MAX_TEXT]
+        if borrowed:
+            return CallSpan(None, borrowed=enclosing.claimed(ambient, attributes))
+        return CallSpan(tracer, f"{name.EXECUTE_TOOL} {tool}", enclosing.parent_context(ambient), attributes)
+    except Exception as error:
+        dropped(error)
+        return _NO_CALL
+
+
+def start_agent(agent: str, task_attrs: Attributes, *, provider: TracerProvider | None = None) -> AgentSpan:
+    """Begin the `invoke_agent {agent}` span of a task, or take the framework's one for the same agent.
+
+    Args:
+        agent: the agent's name.
+        task_attrs: `task_attributes(...)` of the task.
+        provider: whose tracer to use; default the global one.
+    """
+    try:
+        ambient = trace.get_current_span()
+        borrowed = enclosing.covers(ambient, name.INVOKE_AGENT, name.GEN_AI_AGENT_NAME, agent)
+        tracer = None if borrowed else tracer_for(provider)
+        if tracer is None and not borrowed:
+            return _NO_AGENT
+        attributes: dict[str, AttributeValue] = {
+            **task_attrs,
+            name.GEN_AI_OPERATION_NAME: name.INVOKE_AGENT,
+            name.GEN_AI_AGENT_NAME: agent[:MAX_TEXT],
+            name.OPENINFERENCE_SPAN_KIND: "AGENT",
+        }
+        if borrowed:
+            return AgentSpan(None, borrowed=enclosing.claimed(ambient, attributes))
+        return AgentSpan(tracer, f"{name.INVOKE_AGENT} {agent}", enclosing.parent_context(ambient), attributes)
+    except Exception as error:
+        dropped(error)
+        return _NO_AGENT
+
+
+def delegated(
+    from_agent: str,
+    to_agent: str,
+    attrs: Attributes,
+    *,
+    refused: Decision | None = None,
+    provider: TracerProvider | None = None,
+) -> None:
+    """Leave a short `agentguard.delegate` span: one agent hands a part of its task to another.
+
+    Args:
+        from_agent: the agent that hands on.
+        to_agent: the agent that is to act.
+        attrs: `task_attributes(...)` of the task that is made, or of the parent's where it is refused.
+        refused: the decision that refused it, or None.
+        provider: whose tracer to use; default the global one.
+    """
+    try:
+        tracer = tracer_for(provider)
+        if tracer is None:
+            return
+        attributes: dict[str, AttributeValue] = {
+            **attrs,
+            name.AGENTGUARD_DELEGATION_FROM: from_agent[:MAX_TEXT],
+            name.AGENTGUARD_DELEGATION_TO: to_agent[:MAX_TEXT],
+            name.OPENINFERENCE_SPAN_KIND: "CHAIN",
+        }
+        span = CallSpan(tracer, name.DELEGATE, enclosing.parent_context(trace.get_current_span()), attributes)
+        if refused is not None:
+            span.decided(refused)
+        span.end()
+    except Exception as error:
+        dropped(error)

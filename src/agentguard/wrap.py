@@ -1,0 +1,184 @@
+"""`@guarded` and `guard_tool`: from a callable to one that goes through the pipeline at every call."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Collection, Generator
+from contextlib import suppress
+from typing import Any, Final, TypeVar, overload
+
+from agentguard._drive import drive
+from agentguard.access import _call
+from agentguard.binding import Binder
+from agentguard.errors import ConfigurationError
+from agentguard.model.call import Effect, ToolSpec
+from agentguard.refusal import Ended
+from agentguard.running import Running, Tool
+from agentguard.streams import Pipeline, admitted, async_generator, given, result_of, run_tool, settle, stream_parts
+from agentguard.task import active_task, refuse_blocking
+from agentguard.telemetry import spans
+
+F = TypeVar("F", bound=Callable[..., Any])
+_TUPLES: Final = ("scopes", "untrusted", "record")
+_SETS: Final = ("data", "tags", "secret", "null_is_empty")
+
+
+@overload
+def guarded(fn: F, /) -> F: ...
+@overload
+def guarded(name: str = "", /, **declared: Any) -> Callable[[F], F]: ...
+def guarded(fn: Any = "", /, **declared: Any) -> Any:
+    """Declare a function as a guarded tool; every call of it goes through the active task's guard.
+
+    Bare, `@guarded` takes the function's name and effect "write". Works on functions, coroutines, generators, async
+    generators, methods, class methods, partials and callable objects. Put it below a framework's `@tool`.
+
+    Args:
+        fn: the guard name, such as "refund.create"; or the function itself, when used bare.
+        declared: the fields of `ToolSpec` (effect, audience, scopes, resource, data, tags, lease, record, hidden, ...).
+
+    Raises:
+        ConfigurationError: at decoration, if the declaration is wrong.
+        Denied: at a call that is refused.
+    """
+    if isinstance(fn, str):
+        return lambda function: guard_tool(function, fn, **declared)
+    return guard_tool(fn, **declared)
+
+
+def guard_tool(fn: Any, name: str = "", /, **declared: Any) -> Any:
+    """Return a guarded form of any callable; see `guarded`."""
+    if isinstance(fn, classmethod | staticmethod):
+        return type(fn)(guard_tool(fn.__func__, name, **declared))
+    if spec_of(fn) is not None:
+        raise ConfigurationError(f"{_name_of(fn)!r} is guarded already; one guard decides once")
+    if not callable(fn):
+        raise ConfigurationError(f"@guarded is for callables, not for a {type(fn).__name__}")
+    binder = Binder(fn, frozenset(_words(declared.pop("hidden", ()), "hidden")))
+    spec = _spec(name or _name_of(fn), binder, declared)
+    return _dressed(Tool(fn, spec, binder, spans.tool_attributes(spec)))
+
+
+def spec_of(fn: object) -> ToolSpec | None:
+    """Return the declaration of a guarded callable, or None for one that nobody guarded."""
+    tool = getattr(fn, "__agentguard__", None)
+    return tool.spec if isinstance(tool, Tool) else None
+
+
+def _spec(name: str, binder: Binder, declared: dict[str, Any]) -> ToolSpec:
+    known = set(ToolSpec.__dataclass_fields__) - {"name", "defaults", "parameters", "credential", "hidden"}
+    unknown = sorted(set(declared) - known)
+    if unknown:
+        raise ConfigurationError(
+            f"tool {name!r}: unknown {', '.join(unknown)}; a tool declares {', '.join(sorted(known))}"
+        )
+    effect = declared.pop("effect", "write")
+    if effect not in tuple(Effect):
+        raise ConfigurationError(f"tool {name!r}: effect {effect!r}; write read, write or destructive")
+    lists: dict[str, Any] = {key: tuple(_words(declared.pop(key), key)) for key in _TUPLES if key in declared}
+    sets: dict[str, Any] = {key: frozenset(_words(declared.pop(key), key)) for key in _SETS if key in declared}
+    return ToolSpec(
+        name=name, effect=Effect(effect), hidden=binder.hidden, credential=binder.credential, defaults=binder.defaults,
+        parameters=binder.names, **lists, **sets, **declared,
+    )  # fmt: skip
+
+
+def _words(value: Collection[str], what: str) -> Collection[str]:
+    if isinstance(value, str) or not all(isinstance(word, str) for word in value):
+        raise ConfigurationError(f'{what} takes a list of names, such as {what}=["a", "b"]')
+    return value
+
+
+def _name_of(fn: Any) -> str:
+    inner = fn.func if isinstance(fn, functools.partial) else fn
+    return str(getattr(inner, "__name__", "") or type(inner).__name__)
+
+
+# --- the four kinds of callable -----------------------------------------------------------------------------
+
+
+def _dressed(tool: Tool) -> Any:
+    """The wrapper of the right kind, with the signature, annotations and names that schema builders look at."""
+    fn, binder = tool.fn, tool.binder
+    wrapper = _wrapper(tool)
+    body = fn if inspect.isroutine(fn) else getattr(fn, "func", None) or type(fn).__call__
+    functools.update_wrapper(wrapper, body, assigned=("__module__", "__doc__", "__qualname__"), updated=())
+    wrapper.__wrapped__ = fn
+    wrapper.__name__ = getattr(fn, "__name__", None) or tool.spec.name.replace(".", "_")
+    wrapper.__signature__ = binder.signature
+    shown = binder.signature.parameters
+    wrapper.__annotations__ = {name: hint for name, hint in binder.hints.items() if name in shown or name == "return"}
+    wrapper.__agentguard__ = tool
+    return wrapper
+
+
+def _wrapper(tool: Tool) -> Any:
+    body = tool.fn if inspect.isroutine(tool.fn) else getattr(tool.fn, "func", None) or type(tool.fn).__call__
+    if inspect.isasyncgenfunction(body):
+
+        async def start(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Pipeline, Running, Any]:
+            pipeline, running = await admitted(tool, args, kwargs)
+            return pipeline, running, run_tool(tool, running)
+
+        return async_generator(start)
+    if inspect.isgeneratorfunction(body):
+
+        def guarded_generator(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            refuse_blocking(active_task(tool.spec.name).host)
+            pipeline, running = drive(admitted(tool, args, kwargs))
+            return (yield from stream_parts(pipeline, running, run_tool(tool, running)))
+
+        return guarded_generator
+    if inspect.iscoroutinefunction(body):
+
+        async def guarded_coroutine(*args: Any, **kwargs: Any) -> Any:
+            pipeline, running = await admitted(tool, args, kwargs)
+            return await _finish_coroutine(pipeline, running, run_tool(tool, running))
+
+        return guarded_coroutine
+
+    def guarded_function(*args: Any, **kwargs: Any) -> Any:
+        refuse_blocking(active_task(tool.spec.name).host)
+        pipeline, running = drive(admitted(tool, args, kwargs))
+        return _call_function(tool, pipeline, running)
+
+    return guarded_function
+
+
+def _call_function(tool: Tool, pipeline: Pipeline, running: Running) -> Any:
+    token, raised, ended = _call.set(running.visible), None, Ended()
+    running.span.attach()
+    try:
+        value = run_tool(tool, running)
+        if inspect.iscoroutine(value):
+            return _finish_coroutine(pipeline, running, value)
+        if inspect.isgenerator(value):
+            return stream_parts(pipeline, running, value)
+        if inspect.isasyncgen(value):
+            return async_generator(given(pipeline, running, value))()
+        ended = Ended(value)
+    except BaseException as error:
+        raised, ended = error, Ended(error=error)
+    finally:
+        running.span.detach()
+        _call.reset(token)
+    drive(settle(pipeline, ended))
+    return result_of(running, raised)
+
+
+async def _finish_coroutine(pipeline: Pipeline, running: Running, coroutine: Any) -> Any:
+    token, raised = _call.set(running.visible), None
+    running.span.attach()
+    try:
+        ended = Ended(await coroutine)
+    except BaseException as error:
+        raised, ended = error, Ended(error=error)
+    # INVARIANT: release first; a context that another task entered cannot be reset here, and must not prevent it.
+    try:
+        await settle(pipeline, ended)
+    finally:
+        running.span.detach()
+        with suppress(ValueError):
+            _call.reset(token)
+    return result_of(running, raised)

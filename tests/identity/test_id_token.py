@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentguard.errors import ConfigurationError, TokenRejected
+from agentguard.identity.id_token import IdTokenVerifier
+from agentguard.keys import KeySet
+from agentguard.model.principal import Proof, Subject
+from agentguard.ports import SubjectVerifier
+from tests.resource_server.forging import ABSENT, KEY, NOW, claims, header, sign
+
+ISSUER = "https://login.bank.test"
+CLIENT = "support-app"
+KEYS = KeySet.of(KEY)
+
+pytestmark = pytest.mark.anyio
+
+
+def id_token(typ: object = "JWT", **changes: Any) -> str:
+    gone = {"client_id": ABSENT, "jti": ABSENT, "scope": ABSENT, "act": ABSENT}
+    return sign(claims(**{**gone, "iss": ISSUER, "aud": CLIENT, "sub": "alice", **changes}), header(typ=typ))
+
+
+async def test_the_subject_is_verified_and_carries_its_issuer() -> None:
+    verifier = IdTokenVerifier(KEYS, ISSUER, CLIENT)
+
+    assert isinstance(verifier, SubjectVerifier)
+    assert await verifier.verify(id_token(), NOW) == Subject("alice", issuer=ISSUER, proof=Proof.VERIFIED)
+
+
+async def test_the_tenant_comes_from_its_claim_and_is_needed_where_configured() -> None:
+    verifier = IdTokenVerifier(KEYS, ISSUER, CLIENT, "org_id")
+
+    assert (await verifier.verify(id_token(org_id="acme"), NOW)).tenant == "acme"
+    for org in (ABSENT, "", None, 7, ["acme"], "a b", "a > b"):
+        with pytest.raises(TokenRejected):
+            await verifier.verify(id_token(org_id=org), NOW)
+
+
+@pytest.mark.parametrize("typ", ["JWT", "jwt", ABSENT])
+async def test_an_id_token_has_typ_jwt_or_none(typ: object) -> None:
+    assert (await IdTokenVerifier(KEYS, ISSUER, CLIENT).verify(id_token(typ), NOW)).name == "alice"
+
+
+@pytest.mark.parametrize("typ", ["at+jwt", "application/at+jwt", "application/jwt", "dpop+jwt", "logout+jwt", "", None])
+async def test_another_kind_of_token_proves_no_user(typ: object) -> None:
+    with pytest.raises(TokenRejected, match="typ"):
+        await IdTokenVerifier(KEYS, ISSUER, CLIENT).verify(id_token(typ), NOW)
+
+
+@pytest.mark.parametrize("name", ["iss", "sub", "aud", "iat", "exp"])
+async def test_every_required_claim_is_needed(name: str) -> None:
+    with pytest.raises(TokenRejected, match=f"claim {name} is missing"):
+        await IdTokenVerifier(KEYS, ISSUER, CLIENT).verify(id_token(**{name: ABSENT}), NOW)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"iss": "https://evil.test"},
+        {"aud": "other-app"},
+        {"aud": [CLIENT, "other-app"]},
+        {"sub": "alice > support-bot"},
+        {"exp": NOW + 7200},
+        {"iat": NOW - 600, "exp": NOW - 500},
+        {"cnf": {"jkt": "x"}},
+    ],
+)
+async def test_a_wrong_id_token_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(TokenRejected):
+        await IdTokenVerifier(KEYS, ISSUER, CLIENT).verify(id_token(**changes), NOW)
+
+
+async def test_a_longer_lifetime_can_be_configured_within_a_day() -> None:
+    text = id_token(exp=NOW + 36_000)
+
+    assert (await IdTokenVerifier(KEYS, ISSUER, CLIENT, max_lifetime=36_000).verify(text, NOW)).name == "alice"
+    with pytest.raises(ConfigurationError):
+        IdTokenVerifier(KEYS, ISSUER, CLIENT, max_lifetime=10**9)

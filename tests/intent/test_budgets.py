@@ -1,0 +1,134 @@
+"""What a step charges: default uses, uses per argument, totals, windows; and what a ceiling needs."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentguard.errors import ConfigurationError
+from agentguard.intent import Admitted, Facts, Intent, any_, at_most, between, compile_intent, optional, step
+from tests.intent.calls import admitted, call_of, charges, check, miss, options, spec_of
+
+
+@pytest.mark.parametrize(
+    ("effect", "tags", "expected"),
+    [
+        ("write", (), {"pay#times": ("1", "1")}),
+        ("destructive", (), {"pay#times": ("1", "1")}),
+        ("read", ("egress",), {"pay#times": ("1", "1")}),
+        ("read", (), {}),
+    ],
+)
+def test_step_may_be_used_once_by_default_and_a_read_without_limit(
+    effect: str, tags: tuple[str, ...], expected: dict[str, tuple[str, str]]
+) -> None:
+    assert charges(Intent("p", step("pay")), call_of(spec_of("pay", effect, tags=frozenset(tags)))) == expected
+
+
+def test_times_bounds_a_read_too() -> None:
+    assert charges(Intent("p", step("pay").times(3)), call_of(spec_of("pay", "read"))) == {"pay#times": ("3", "1")}
+
+
+def test_times_per_argument_counts_each_value_apart() -> None:
+    intent = Intent("p", step("pay", order=any_, n=any_).times(2, per=["order", "n"]))
+
+    assert charges(intent, call_of(order="a", n=1.50)) == {'pay#times[order="a",n=1.5]': ("2", "1")}
+
+
+def test_values_of_different_types_are_different_counters() -> None:
+    intent = Intent("p", step("pay", x=any_).times(1, per=["x"]))
+    values = ["1", 1, True, None, "null", "absent", ["1"], {"a": 1}, 'a",x="b', "sha256:00", "y" * 100, "z" * 100]
+
+    keys = {next(iter(charges(intent, call_of(x=value)))) for value in values}
+    keys.add(next(iter(charges(intent, call_of()))))
+
+    assert len(keys) == len(values) + 1
+    assert all(len(key) < 100 for key in keys)
+
+
+def test_counter_of_a_secret_argument_does_not_show_it() -> None:
+    intent = Intent("p", step("pay", pin=any_).times(1, per=["pin"]))
+
+    assert "4711" not in str(charges(intent, call_of(spec_of(secret=frozenset({"pin"})), pin="4711")))
+
+
+def test_text_that_is_not_nfc_has_no_counter_of_its_own() -> None:
+    intent = Intent("p", step("pay", x=any_).times(1, per=["x"]))
+
+    assert admitted(intent, call_of(x="caf\u00e9"))
+    assert not admitted(intent, call_of(x="cafe\u0301"))
+
+
+def test_total_charges_the_exact_amount_and_keeps_the_default_of_one_use() -> None:
+    intent = Intent("p", step("pay", amount=at_most("100")).total(amount="150.00"))
+
+    assert charges(intent, call_of(amount=0.1)) == {"pay#times": ("1", "1"), "pay#total.amount": ("150", "0.1")}
+
+
+def test_named_step_names_its_counters() -> None:
+    intent = Intent("p", step("pay", amount=any_).named("refund").times(9).total(amount=5))
+
+    assert set(charges(intent, call_of(amount=1))) == {"refund#times", "refund#total.amount"}
+
+
+@pytest.mark.parametrize("amount", [-1, "5", True, None, [5]])
+def test_total_denies_what_is_not_a_number_of_at_least_0(amount: object) -> None:
+    intent = Intent("p", step("pay", amount=any_).total(amount=50), step("pay", amount=any_).then_ask())
+
+    assert options(intent, call_of(amount=amount)) == []
+    assert miss(intent, call_of(amount=amount)).kind == "total"
+
+
+def test_total_denies_a_missing_addend() -> None:
+    assert not admitted(Intent("p", step("pay", amount=optional(at_most(5))).total(amount=50)), call_of())
+
+
+def test_attempts_stand_on_the_option() -> None:
+    verdict = check(Intent("p", step("pay").attempts(3)), call_of())
+
+    assert isinstance(verdict, Admitted)
+    assert verdict.options[0].attempts == 3
+
+
+def test_ceiling_has_no_default_times() -> None:
+    assert charges(Intent("p", step("pay")), call_of(), ceiling=True) == {}
+    assert charges(Intent("p", step("pay", n=any_).total(n={"max": 5, "per": "1h"})), call_of(n=1), ceiling=True) == {
+        "pay#total.n": ("5", "1")
+    }
+
+
+def test_ceiling_counts_in_a_window() -> None:
+    intent = Intent("p", step("pay", n=any_).times(100, per="1h").total(n={"max": "1000", "per": "24h"}))
+
+    verdict = compile_intent(intent, ceiling=True).check(call_of(n=5), Facts())
+
+    assert isinstance(verdict, Admitted)
+    assert [(charge.limit, charge.per) for charge in verdict.options[0].charges] == [("100", 3600.0), ("1000", 86400.0)]
+
+
+def test_ceiling_refuses_budgets_without_a_window_and_parameters() -> None:
+    text = """
+version: 1
+purpose: ceiling
+params: {limit: decimal}
+steps:
+  - tool: pay
+    args: {n: {min: 0, max: "${limit}"}}
+    times: 5
+    total: {n: 50}
+"""
+    intent = Intent.from_yaml(text, limit=5)
+
+    with pytest.raises(ConfigurationError) as caught:
+        compile_intent(intent, ceiling=True)
+
+    assert len(caught.value.problems) == 3
+    assert "{n: 5, per: 1h}" in str(caught.value)
+
+
+def test_chain_methods_return_copies() -> None:
+    plain = step("pay", n=between(1, 2))
+    full = plain.named("x").times(2).total(n=5).attempts(2).then_ask()
+
+    assert plain == step("pay", n=between(1, 2))
+    assert full.args is plain.args
+    assert full != plain

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+from agentguard.model.call import Effect
+from agentguard.model.decision import Outcome, Reason
+from agentguard.model.lease import LeaseState
+from agentguard.telemetry import semconv
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def constants() -> dict[str, str]:
+    return {name: value for name, value in vars(semconv).items() if isinstance(value, str) and name.isupper()}
+
+
+def values_of(source: dict[str, Any], key: str) -> set[str]:
+    (attribute,) = [attribute for attribute in source["attributes"] if attribute["key"] == key]
+    return {member["value"] for member in attribute["type"]["members"]}
+
+
+def test_the_constants_are_the_names_of_the_yaml(source: dict[str, Any]) -> None:
+    expected = {key.upper().replace(".", "_"): key for key in (a["key"] for a in source["attributes"])}
+
+    assert expected == {name: value for name, value in constants().items() if name.startswith("AGENTGUARD_")}
+
+
+def test_no_name_is_the_namespace_of_another(source: dict[str, Any]) -> None:
+    names = {a["key"] for a in source["attributes"]} | {a["ref"] for s in source["spans"] for a in s["attributes"]}
+
+    assert set() == {name for name in names if any(other.startswith(f"{name}.") for other in names)}
+
+
+def test_every_attribute_has_a_type_a_brief_and_an_example_and_is_carried_by_a_span(source: dict[str, Any]) -> None:
+    carried = {attribute["ref"] for span in source["spans"] for attribute in span["attributes"]}
+
+    for attribute in source["attributes"]:
+        assert all(attribute[part] for part in ("type", "brief", "examples")), attribute["key"]
+        assert attribute["key"] in carried
+
+
+def test_every_name_a_span_carries_is_a_constant(source: dict[str, Any]) -> None:
+    carried = {attribute["ref"] for span in source["spans"] for attribute in span["attributes"]}
+
+    assert set() == carried - set(constants().values())
+
+
+def test_the_enums_are_those_of_the_model(source: dict[str, Any]) -> None:
+    assert set(Outcome) == values_of(source, semconv.AGENTGUARD_DECISION_OUTCOME)
+    assert set(Reason) == values_of(source, semconv.AGENTGUARD_DECISION_REASON)
+    assert set(Effect) == values_of(source, semconv.AGENTGUARD_TOOL_EFFECT)
+    assert {*LeaseState, "failed"} == values_of(source, semconv.AGENTGUARD_CREDENTIAL_REVOCATION_STATUS)
+
+
+def test_the_tables_of_the_page_on_traces_are_current() -> None:
+    script = runpy.run_path(str(DOCS / "traces_table.py"))
+    page = (DOCS / "traces.md").read_text("utf-8")
+
+    assert script["current"](page) == page, "run: python docs/traces_table.py"

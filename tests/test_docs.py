@@ -1,0 +1,49 @@
+"""What the documents show is what happens."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agentguard.intent import Intent
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("integrations/*/README.md")])
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+
+
+def test_readme_example_prints_what_the_readme_says() -> None:
+    readme = ROOT / "README.md"
+    done = subprocess.run(
+        [sys.executable, "-c", blocks(readme, "python")[0]], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == blocks(readme, "text")[0], done.stderr
+
+
+def test_quick_start_files_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import agentguard
+    from agentguard.keys import SigningKey
+
+    intent, registry = blocks(ROOT / "docs" / "quickstart.md", "yaml")
+    assert Intent.from_yaml(intent, account="acme").name == "refund-ticket"
+    (tmp_path / "keys").mkdir()
+    SigningKey.generate().write_pem_file(tmp_path / "keys" / "tokens.pem")
+    (tmp_path / "agentguard.yaml").write_text(registry)
+    monkeypatch.setenv("AG_PSEUDONYM", "0123456789abcdef0123456789abcdef")
+    with agentguard.load(tmp_path / "agentguard.yaml") as guard:
+        assert guard.registry.names() == ("support-bot", "researcher")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: os.path.relpath(page, ROOT))
+def test_links_of_a_page_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if not link.startswith(("http:", "https:", "mailto:")):
+            assert (page.parent / link).exists(), link

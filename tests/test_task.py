@@ -1,0 +1,510 @@
+"""Tasks: opening, whom they act for, delegation, and what is left at their end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from agentguard import ITSELF, ConfigurationError, Denied, Guard, Intent, User, any_, current_task, guarded, step
+from agentguard.audit.memory import MemoryLog
+from agentguard.model.principal import Agent, Proof, Subject
+from agentguard.registry import RegisteredAgent, Registry
+from agentguard.task import TaskState
+from agentguard.testing import FakeClock, FakeIssuer, fake_guard
+from tests.tools import everything, pay, ran, read_account, refund
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ran() -> None:
+    ran.clear()
+
+
+@pytest.fixture
+def issuer() -> FakeIssuer:
+    return FakeIssuer()
+
+
+@pytest.fixture
+def guard(issuer: FakeIssuer) -> Iterator[Guard]:
+    with fake_guard(issuer=issuer) as made:
+        yield made
+
+
+def records(guard: Guard) -> list[dict[str, Any]]:
+    assert isinstance(guard.audit, MemoryLog)
+    return [dict(record) for record in guard.audit.records]
+
+
+def opened(guard: Guard) -> dict[str, Any]:
+    return next(record for record in records(guard) if record["event"] == "task.opened")
+
+
+# for whom -------------------------------------------------------------------------------------------------
+
+
+def test_leaving_out_on_behalf_of_is_an_error(guard: Guard) -> None:
+    with pytest.raises(TypeError, match="ITSELF"):
+        guard.task("bot", intent=everything())
+    with pytest.raises(TypeError):
+        guard.task("bot", on_behalf_of=None, intent=everything())  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(TypeError):
+        guard.task("bot", on_behalf_of=7, intent=everything())  # type: ignore[arg-type]  # on purpose
+
+
+def test_text_is_an_asserted_user_and_every_record_says_so_without_the_name(guard: Guard) -> None:
+    with guard.task("bot", on_behalf_of="alice", intent=everything()) as task:
+        assert task.chain.text() == "user:alice > bot"
+    record = opened(guard)
+    assert record["subject_proof"] == "asserted"
+    assert record["registration"] == "none"
+    assert record["subject"].startswith("u:")
+    assert "alice" not in str(records(guard))
+
+
+def test_agent_that_works_for_itself_has_itself_as_subject(guard: Guard) -> None:
+    with guard.task("nightly", on_behalf_of=ITSELF, intent=everything()) as task:
+        assert task.chain.text() == "agent:nightly > nightly"
+    assert opened(guard)["subject_proof"] == "itself"
+
+
+class Users:
+    suspends = False
+
+    async def verify(self, token: str, now: float) -> Subject:
+        if token != "good":
+            raise ValueError("bad token")
+        return Subject("alice", "https://id.test", "acme", Proof.VERIFIED)
+
+
+@pytest.mark.control("2 a user's token is verified before anything opens")
+def test_verified_user_needs_a_token_that_verifies() -> None:
+    with fake_guard(users=Users()) as guard:
+        with guard.task("bot", on_behalf_of=User.verified("good"), intent=everything()) as task:
+            assert (task.chain.subject.proof, task.chain.subject.tenant) == (Proof.VERIFIED, "acme")
+        with pytest.raises(Denied) as denied, guard.task("bot", on_behalf_of=User.verified("bad"), intent=everything()):
+            pass
+        assert denied.value.reason == "user_unverified"
+        assert [r["reason"] for r in records(guard) if r["event"] == "task.denied"] == ["user_unverified"]
+
+
+def test_guard_that_verifies_no_users_refuses_a_verified_one(guard: Guard) -> None:
+    with pytest.raises(Denied, match="users"), guard.task("bot", on_behalf_of=User.verified("x"), intent=everything()):
+        pass
+    assert "x" not in repr(User.verified("xyz-secret"))
+
+
+# opening --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.control("7 a second root is refused")
+def test_second_task_inside_an_open_one_is_refused(guard: Guard) -> None:
+    with guard.task("bot", on_behalf_of="alice", intent=everything()):
+        with pytest.raises(Denied, match="delegate") as denied:
+            with guard.task("bot", on_behalf_of="bob", intent=everything()):
+                pass
+    assert denied.value.reason == "already_in_task"
+
+
+def test_task_that_was_not_opened_gives_nothing(guard: Guard) -> None:
+    guard.task("bot", on_behalf_of="alice", intent=everything())
+    with pytest.raises(Denied, match="no_task"):
+        refund("acme", Decimal(5))
+
+
+def test_task_that_ended_cannot_be_opened_again(guard: Guard) -> None:
+    task = guard.task("bot", on_behalf_of="alice", intent=everything())
+    with task:
+        pass
+    with pytest.raises(ConfigurationError, match="ended"), task:
+        pass
+
+
+def test_something_else_than_an_intent_is_a_clear_error(guard: Guard) -> None:
+    with pytest.raises(TypeError, match="Intent"):
+        guard.task("bot", on_behalf_of="alice", intent={"reads": ["*"]})  # type: ignore[arg-type]  # on purpose
+
+
+def registered(name: str, **fields: Any) -> RegisteredAgent:
+    return RegisteredAgent(
+        agent=Agent(name, registered=True), owners={"business": "ann@bank.test"}, purpose="x", **fields
+    )
+
+
+def test_unknown_agent_is_denied_recorded_and_the_known_ones_are_named() -> None:
+    with fake_guard(registry=Registry([registered("bot")])) as guard:
+        with pytest.raises(Denied, match="bot") as denied:
+            guard.task("robot", on_behalf_of="alice", intent=everything())
+        assert denied.value.reason == "unknown_agent"
+        assert [r["reason"] for r in records(guard) if r["event"] == "task.denied"] == ["unknown_agent"]
+
+
+@pytest.mark.control("2 the registry is asked")
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"status": "suspended"}, "suspended"),
+        ({"status": "retired"}, "suspended"),
+        ({"expires": 1.0}, "expired"),
+        ({"not_before": 4e9}, "expired"),
+        ({"environments": frozenset({"prod"})}, "not_allowed"),
+        ({"purposes": {"other": None}}, "not_allowed"),
+    ],
+)
+def test_agent_that_is_not_fit_opens_no_task(fields: dict[str, Any], reason: str) -> None:
+    with fake_guard(registry=Registry([registered("bot", **fields)])) as guard, pytest.raises(Denied) as denied:
+        with guard.task("bot", on_behalf_of="alice", intent=everything()):
+            pass
+    assert denied.value.reason == reason
+
+
+@pytest.mark.control("2 the registry is asked")
+def test_every_link_needs_the_tool_or_may_hand_it_on() -> None:
+    agents = [
+        registered("bot", tools=frozenset({"refund"}), hand_on={"helper": frozenset({"account.read"})}),
+        registered("helper", tools=frozenset({"account.*", "refund"})),
+        registered("other", tools=frozenset({"account.*"})),
+    ]
+    reads: Any = {"reads": ["account.read"]}
+    with fake_guard(registry=Registry(agents)) as guard:
+        with guard.task("bot", on_behalf_of="alice", intent=everything()) as task:
+            with pytest.raises(Denied, match="not_allowed"):
+                read_account("acme")
+            with task.delegate("helper", **reads):
+                assert read_account("acme")
+            with task.delegate("other", **reads), pytest.raises(Denied) as denied:
+                read_account("acme")
+    assert (denied.value.reason, denied.value.decision.level) == ("not_allowed", "bot")
+
+
+@pytest.mark.control("3 an agent's ceiling holds whatever the intent says")
+def test_ceiling_of_any_agent_in_the_chain_narrows() -> None:
+    from agentguard.intent import compile_intent
+
+    ceiling = compile_intent(Intent("ceiling", step("refund", account=any_, amount=any_)), ceiling=True)
+    with fake_guard(registry=Registry([registered("bot", ceiling=ceiling)])) as guard:
+        with guard.task("bot", on_behalf_of="alice", intent=everything()):
+            assert refund("acme", Decimal(5))
+            with pytest.raises(Denied) as denied:
+                pay("acme")
+    assert (denied.value.reason, denied.value.decision.level) == ("outside_intent", "ceiling:bot")
+
+
+@pytest.mark.control("2 an agent's call limit holds over its tasks")
+def test_call_limit_of_an_agent_counts_over_all_its_tasks_in_a_window() -> None:
+    clock = FakeClock()
+    with fake_guard(registry=Registry([registered("bot", calls=(2, 60.0))]), clock=clock, monotonic=clock) as guard:
+        for _ in range(2):
+            with guard.task("bot", on_behalf_of="alice", intent=everything()):
+                refund("acme", Decimal(1))
+        with guard.task("bot", on_behalf_of="alice", intent=everything()), pytest.raises(Denied) as denied:
+            refund("acme", Decimal(1))
+        assert denied.value.reason == "budget_exhausted"
+        clock.advance(61)
+        with guard.task("bot", on_behalf_of="alice", intent=everything()):
+            assert refund("acme", Decimal(1))
+
+
+# delegation -----------------------------------------------------------------------------------------------
+
+
+def test_delegation_needs_to_say_what_the_sub_agent_may_do(guard: Guard) -> None:
+    with guard.task("bot", on_behalf_of="alice", intent=everything()) as task:
+        with pytest.raises(TypeError, match="reads"):
+            task.delegate("helper")
+        with pytest.raises(TypeError, match="not both"):
+            task.delegate("helper", reads=["account.read"], intent=everything())
+
+
+def test_intent_may_name_what_a_sub_agent_gets(guard: Guard) -> None:
+    helper = Intent("help", reads=["account.read"])
+    intent = Intent("x", step("refund", account="acme", amount=any_), reads=["account.read"], agents={"helper": helper})
+    with guard.task("bot", on_behalf_of="alice", intent=intent) as task, task.delegate("helper") as child:
+        assert read_account("acme")
+        with pytest.raises(Denied):
+            refund("acme", Decimal(1))
+        assert current_task() is child
+        assert child.chain.text() == "user:alice > bot > helper"
+
+
+def test_steps_can_be_handed_on_and_stay_narrower(guard: Guard) -> None:
+    with guard.task("bot", on_behalf_of="alice", intent=everything()) as task:
+        with task.delegate("helper", steps=[step("refund", account="acme", amount=5)]):
+            assert refund("acme", Decimal(5))
+            with pytest.raises(Denied):
+                refund("acme", Decimal(5))
+
+
+@pytest.mark.control("3 a sub-agent's task ends with its parent")
+def test_sub_agent_that_outlives_its_parent_is_denied(guard: Guard, issuer: FakeIssuer) -> None:
+    intent = Intent("x", step("pay", account="acme").times(5))
+    with guard.task("bot", on_behalf_of="alice", intent=intent) as task:
+        child = task.delegate("helper", steps=[step("pay", account="acme").times(5)])
+        with child:
+            pay("acme")
+            context = contextvars.copy_context()
+            guard_closed = asyncio.run(_close(guard, task))
+            assert guard_closed
+            assert issuer.live == {}
+            with pytest.raises(Denied, match="task_ended"):
+                context.run(pay, "acme")
+    assert child.state is TaskState.ENDED
+
+
+async def _close(guard: Guard, task: Any) -> bool:
+    await guard.close_task(task, TaskState.ENDED, "test")
+    return True
+
+
+# the end --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.control("8 every lease ends with its task")
+@pytest.mark.parametrize("how", ["return", "exception", "interrupt", "system exit", "generator close"])
+def test_every_lease_is_revoked_however_the_task_is_left(how: str, guard: Guard, issuer: FakeIssuer) -> None:
+    errors = {"exception": ValueError, "interrupt": KeyboardInterrupt, "system exit": SystemExit}
+
+    def work() -> Iterator[None]:
+        with guard.task("bot", on_behalf_of="alice", intent=everything()):
+            pay("acme")
+            assert len(issuer.live) == 1
+            yield
+            if how in errors:
+                raise errors[how]
+
+    stream: Any = work()
+    next(stream)
+    if how == "generator close":
+        stream.close()
+    elif how in errors:
+        with pytest.raises(errors[how]):
+            next(stream)
+    else:
+        list(stream)
+    assert issuer.live == {}
+    assert guard.outstanding() == 0
+    assert records(guard)[-1]["event"] == "task.ended"
+
+
+@pytest.mark.control("8 every lease ends with its task")
+@pytest.mark.anyio
+async def test_every_lease_is_revoked_when_the_task_times_out_or_is_cancelled() -> None:
+    import anyio
+
+    issuer = FakeIssuer(suspends=True)
+
+    @guarded("apay", audience="https://payments.test")
+    async def apay() -> None: ...
+
+    with fake_guard(issuer=issuer) as guard:
+        with anyio.move_on_after(0.1):
+            async with guard.task("bot", on_behalf_of="alice", intent=Intent("x", step("apay"))):
+                await apay()
+                assert len(issuer.live) == 1
+                await anyio.sleep(10)
+        assert issuer.live == {}
+
+
+@pytest.mark.control("8 the keeper ends what is overdue")
+def test_task_past_its_time_is_ended_by_the_keeper_and_holds_nothing() -> None:
+    clock, issuer = FakeClock(), FakeIssuer()
+    with fake_guard(clock=clock, monotonic=clock, issuer=issuer) as guard:
+        with guard.task("bot", on_behalf_of="alice", intent=everything(), ttl="1m") as task:
+            pay("acme")
+            clock.advance(61)
+            guard.keeper.tick()
+            assert task.state is TaskState.ENDED
+            assert issuer.live == {}
+            with pytest.raises(Denied):
+                pay("acme")
+
+
+def test_leases_are_reused_within_their_key_and_refreshed_at_half_life() -> None:
+    clock, issuer = FakeClock(), FakeIssuer()
+    with fake_guard(clock=clock, monotonic=clock, issuer=issuer) as guard:
+        with guard.task("bot", on_behalf_of="alice", intent=everything()):
+            assert (pay("acme"), pay("acme", amount=2)) == ("lease-1", "lease-1")
+            clock.advance(20)
+            assert pay("acme") == "lease-2"
+            assert issuer.revoked == ["lease-1"]
+    assert issuer.live == {}
+
+
+@pytest.mark.control("8 leases are never shared")
+def test_two_users_two_tasks_and_two_agents_never_share_a_lease(issuer: FakeIssuer) -> None:
+    with fake_guard(issuer=issuer) as guard:
+
+        def use(user: str, agent: str) -> list[str]:
+            def inner() -> list[str]:
+                with guard.task(agent, on_behalf_of=user, intent=everything()) as task:
+                    first = pay("acme")
+                    with task.delegate("helper", steps=[step("pay", account="acme").times(5)]):
+                        return [first, pay("acme"), pay("acme")]
+
+            return contextvars.Context().run(inner)
+
+        with ThreadPoolExecutor(8) as pool:
+            used = list(pool.map(lambda n: use(f"user{n % 3}", f"agent{n % 2}"), range(40)))
+    firsts = [leases[0] for leases in used]
+    children = [leases[1] for leases in used]
+    assert len({*firsts, *children}) == 80
+    assert all(leases[1] == leases[2] for leases in used)
+    assert issuer.live == {}
+    assert sorted(issuer.issued) == sorted(issuer.revoked)
+
+
+def test_hundred_concurrent_misses_of_one_key_make_one_issue() -> None:
+    issuer = FakeIssuer(suspends=True)
+
+    @guarded("apay", audience="https://payments.test", lease="task")
+    async def apay() -> None: ...
+
+    async def work() -> None:
+        with fake_guard(issuer=issuer) as guard:
+            async with guard.task("bot", on_behalf_of="alice", intent=Intent("x", step("apay").times(200))):
+                await asyncio.gather(*(apay() for _ in range(100)))
+
+    asyncio.run(work())
+    assert issuer.issued == ["lease-1"]
+    assert issuer.live == {}
+
+
+def test_cancelled_leader_does_not_poison_those_who_wait() -> None:
+    issuer = FakeIssuer(suspends=True)
+
+    @guarded("apay", audience="https://payments.test", lease="task")
+    async def apay() -> str:
+        return "paid"
+
+    async def work() -> list[str]:
+        with fake_guard(issuer=issuer) as guard:
+            async with guard.task("bot", on_behalf_of="alice", intent=Intent("x", step("apay").times(9))):
+                leader = asyncio.create_task(apay())
+                await asyncio.sleep(0)
+                followers = [asyncio.create_task(apay()) for _ in range(3)]
+                await asyncio.sleep(0)
+                leader.cancel()
+                return await asyncio.gather(*followers)
+
+    assert asyncio.run(work()) == ["paid"] * 3
+    assert issuer.live == {}
+
+
+# attempts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.control("3 a retry is not a new call, and has an end")
+def test_same_call_may_be_tried_again_after_the_tool_raised_and_keeps_its_idempotency_key(guard: Guard) -> None:
+    from agentguard import current_call
+
+    keys: list[str] = []
+    fail = [True, True, False]
+
+    @guarded("flaky")
+    def flaky(n: int) -> str:
+        keys.append(current_call().idempotency_key)
+        if fail.pop(0):
+            raise ConnectionError
+        return "done"
+
+    with guard.task("bot", on_behalf_of="alice", intent=Intent("x", step("flaky", n=any_).attempts(3))):
+        for _ in range(2):
+            with pytest.raises(ConnectionError):
+                flaky(1)
+        with pytest.raises(Denied):
+            flaky(2)  # another call: the step was used up by the first
+        assert flaky(1) == "done"
+        with pytest.raises(Denied):
+            flaky(1)
+    assert len(set(keys)) == 1
+    assert len(keys) == 3
+
+
+# threads, forks, exits ------------------------------------------------------------------------------------
+
+
+@pytest.mark.control("3 parallel calls never overspend")
+def test_parallel_calls_never_overspend(guard: Guard) -> None:
+    intent = Intent("x", step("refund", account="acme", amount=any_).times(10).total(amount=25))
+    done: list[str] = []
+
+    def spend() -> None:
+        for _ in range(5):
+            try:
+                done.append(refund("acme", Decimal(3)))
+            except Denied as error:
+                assert error.reason == "budget_exhausted"
+
+    with guard.task("bot", on_behalf_of="alice", intent=intent) as task:
+        threads = [threading.Thread(target=task.bind(spend)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(done) == 8  # 8 x 3 = 24; a ninth would make 27
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_forked_child_has_no_task_no_lease_and_a_log_of_its_own(guard: Guard, issuer: FakeIssuer) -> None:
+    with guard.task("bot", on_behalf_of="alice", intent=everything()):
+        pay("acme")
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                pay("acme")
+            except Denied as error:
+                code = 0 if error.reason == "task_ended" and guard.outstanding() == 0 else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert len(issuer.live) == 1
+        assert pay("acme") == "lease-1"
+
+
+def test_guard_that_nobody_closed_is_closed_when_the_interpreter_exits() -> None:
+    program = """
+import agentguard
+from agentguard import Intent, guarded, step
+from agentguard.testing import FakeIssuer, fake_guard
+
+class Loud(FakeIssuer):
+    async def revoke(self, lease):
+        await super().revoke(lease)
+        print("revoked", lease.id)
+
+@guarded("pay", audience="https://payments.test")
+def pay(): pass
+
+guard = fake_guard(issuer=Loud())
+task = guard.task("bot", on_behalf_of="alice", intent=Intent("x", step("pay")))
+task.__enter__()
+pay()
+print("leaving")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split("\n") == ["leaving", "revoked lease-1", ""], done.stderr
+
+
+def test_closed_guard_opens_no_task_and_ends_those_that_are_open() -> None:
+    guard, issuer = fake_guard(), FakeIssuer()
+    guard = fake_guard(issuer=issuer)
+    task = guard.task("bot", on_behalf_of="alice", intent=everything())
+    with task:
+        pay("acme")
+        guard.close()
+        assert issuer.live == {}
+        with pytest.raises(Denied):
+            pay("acme")
+    with pytest.raises(ConfigurationError, match="closed"):
+        guard.task("bot", on_behalf_of="alice", intent=everything())
+    guard.close()
