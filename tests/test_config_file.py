@@ -143,7 +143,7 @@ def test_durations(text: str, seconds: float) -> None:
         ("limits: {task_ttl: 600}", "limits.task_ttl: write a duration such as 10s"),
         ("limits: {task_ttl: 2d}", "limits.task_ttl: write a duration such as 10s, 30m, 1h or 2d, at most 24h"),
         ("limits: {task_ttl: 0s}", "limits.task_ttl: write a duration"),
-        ("limits: {task_ttl: 1.5h}", "limits.task_ttl: write a duration"),
+        ("limits: {task_ttl: 1.5 h}", "limits.task_ttl: write a duration"),
         ("limits: {max_depth: 17}", "limits.max_depth: write a whole number from 0 to 16"),
         ("limits: {max_depth: true}", "limits.max_depth: write a whole number"),
         ("limits: {max_dept: 3}", "limits.max_dept: unknown key 'max_dept'; did you mean 'max_depth'?"),

@@ -14,7 +14,8 @@ DOCUMENTED = {
     # tools
     "guarded", "guard_tool", "spec_of", "ToolSpec", "Caller",
     # intents
-    "Intent", "step", "absent", "any_", "at_least", "at_most", "between", "eq", "in_", "not_", "optional", "prefix", "text",
+    "Intent", "step", "absent", "any_", "at_least", "at_most", "between", "eq", "in_", "not_", "optional", "prefix",
+    "text",
     # inside a call
     "current_call", "current_credential", "CurrentCall", "Credential", "GuardAuth",
     # what comes back

@@ -508,3 +508,12 @@ def test_closed_guard_opens_no_task_and_ends_those_that_are_open() -> None:
     with pytest.raises(ConfigurationError, match="closed"):
         guard.task("bot", on_behalf_of="alice", intent=everything())
     guard.close()
+
+
+def test_exhausted_step_falls_through_to_the_next_that_admits_the_call(guard: Guard) -> None:
+    narrow, wide = step("refund", account="acme", amount=any_), step("refund", account=any_, amount=any_).times(2)
+    with guard.task("bot", on_behalf_of="alice", intent=Intent("x", narrow, wide)):
+        for _ in range(3):
+            assert refund("acme", Decimal(1))
+        with pytest.raises(Denied, match="budget_exhausted"):
+            refund("acme", Decimal(1))

@@ -10,6 +10,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
@@ -44,6 +45,8 @@ def drive(awaitable: Coroutine[Any, Any, T]) -> T:
         return stop.value  # type: ignore[no-any-return]  # the coroutine's own result
     finally:
         _driven.reset(token)
+    with suppress(RuntimeError):  # it waits once more although it is being closed
+        awaitable.close()
     raise SuspendedError(_SUSPENDED)
 
 
@@ -75,12 +78,17 @@ async def run_shielded(work: Callable[[], Coroutine[Any, Any, None]], *, suspend
     Args:
         work: makes the coroutine.
         suspends: whether it can suspend at all.
+
+    Raises:
+        TimeoutError: it was not done in time; what is not known to be done is not done.
     """
     if driven() or not suspends:
         await work()
     elif asyncio._get_running_loop() is None:
-        with anyio.move_on_after(RELEASE_SECONDS, shield=True):
+        with anyio.move_on_after(RELEASE_SECONDS, shield=True) as scope:
             await work()
+        if scope.cancelled_caught:
+            raise TimeoutError
     else:
         await _as_own_task(work())
 
@@ -101,7 +109,32 @@ async def _as_own_task(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def wait_for(future: Future[T], seconds: float | None = None) -> T:
-    """Wait for a future that another thread completes: blocking when driven, on a worker thread otherwise."""
+    """Wait for a future that another thread or task completes: blocking when driven, else without a thread.
+
+    A waiter that is cancelled leaves the future alone; no worker thread waits, so many waiters cannot use up the
+    threads that whoever completes the future may need.
+
+    Raises:
+        TimeoutError: it was not completed in time.
+    """
     if future.done() or driven():
         return future.result(seconds)
-    return await anyio.to_thread.run_sync(future.result, seconds, abandon_on_cancel=True)
+    done, wake = anyio.Event(), _from_any_thread()
+    future.add_done_callback(lambda _: wake(done.set))
+    with anyio.fail_after(seconds):
+        await done.wait()
+    return future.result()
+
+
+def _from_any_thread() -> Callable[[Callable[[], None]], None]:
+    """Return what runs a callback in this event loop, called from any thread; a loop that has ended needs none."""
+    if asyncio._get_running_loop() is not None:
+        soon: Callable[[Callable[[], None]], object] = asyncio.get_running_loop().call_soon_threadsafe
+    else:
+        soon = sys.modules["trio"].lowlevel.current_trio_token().run_sync_soon
+
+    def wake(callback: Callable[[], None]) -> None:
+        with suppress(RuntimeError):
+            soon(callback)
+
+    return wake

@@ -122,7 +122,8 @@ class GuardAuth:
 def origin(url: str) -> tuple[str, str, int]:
     """Scheme, host and port of a URL (RFC 6454 section 4)."""
     parts = urlsplit(url)
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or _DEFAULT_PORTS.get(parts.scheme, -1)
+    port = parts.port if parts.port is not None else _DEFAULT_PORTS.get(parts.scheme, -1)
+    return parts.scheme, (parts.hostname or "").lower(), port
 
 
 @functools.cache
@@ -132,16 +133,19 @@ def _wire_headers() -> Any:
 
     class WireHeaders(httpx.Headers):
         def __init__(self, headers: httpx.Headers, credential: Credential) -> None:
-            super().__init__(headers)
-            self.pop("authorization", None)
             self._credential = credential
+            plain = httpx.Headers(headers)
+            plain.pop("authorization", None)
+            super().__init__(plain)
 
         @property
         def raw(self) -> list[tuple[bytes, bytes]]:
+            if not self._credential.live:
+                return super().raw
             return [*super().raw, (b"Authorization", b"Bearer " + self._credential.token.encode())]
 
         def __getitem__(self, key: str) -> str:
-            if key.lower() == "authorization":
+            if key.lower() == "authorization" and self._credential.live:
                 return f"Bearer {self._credential.token}"
             return super().__getitem__(key)
 

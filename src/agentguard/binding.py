@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
+import re
+import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ _FRAMEWORK: Final = frozenset({
     "AsyncCallbackManagerForToolRun",
 })  # fmt: skip
 _FRAMEWORK_DICTS: Final = frozenset({"RunnableConfig"})
+_NAMED: Final = re.compile(r"\bCredential\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,17 @@ def hints_of(fn: Callable[..., Any]) -> dict[str, Any]:
         target = type(target).__call__
     try:
         return typing.get_type_hints(target, include_extras=True)
+    except Exception:  # one name that exists for type checkers only must not hide what the others say
+        written = dict(getattr(target, "__annotations__", {}))
+        return {name: _hint(name, hint, getattr(target, "__globals__", {})) for name, hint in written.items()}
+
+
+def _hint(name: str, written: Any, names: dict[str, Any]) -> Any:
+    try:
+        alone = types.SimpleNamespace(__annotations__={name: written})
+        return typing.get_type_hints(alone, globalns=names, include_extras=True)[name]
     except Exception:
-        return dict(getattr(target, "__annotations__", {}))
+        return written
 
 
 class Binder:
@@ -72,14 +85,16 @@ class Binder:
         self.signature = signature.replace(
             parameters=visible, return_annotation=self.hints.get("return", signature.return_annotation)
         )
-        self._plain = all(p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY) for p in visible)
-        self._parameters = tuple(visible)
+        self._plain = all(p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY) for p in parameters)
+        self._parameters, self._order = tuple(visible), tuple(parameters)
         self._all = frozenset(p.name for p in visible)
         self._positional = tuple(p.name for p in visible if p.kind is Parameter.POSITIONAL_OR_KEYWORD)
         self._required = frozenset(p.name for p in visible if p.default is Parameter.empty)
         self.names = self._visible_names()
         self.defaults = self._canonical_defaults()
-        self._fresh_defaults = {p.name: p.default for p in visible if isinstance(p.default, list | dict | set)}
+        mutable = {p.name: p.default for p in visible if isinstance(p.default, list | dict | set | bytearray)}
+        self._fresh_defaults = {name: default for name, default in mutable.items() if name in self.defaults}
+        self._unchecked = {name: default for name, default in mutable.items() if name not in self.defaults}
 
     def _visible_names(self) -> frozenset[str] | None:
         if any(p.kind is Parameter.VAR_KEYWORD for p in self._parameters):
@@ -102,7 +117,8 @@ class Binder:
         """Bind a call.
 
         Raises:
-            TypeError: exactly where Python would raise it.
+            TypeError: where Python would raise it, for a value for the credential, and for a name in `**kwargs` that
+                is another parameter's: the copy could not be told apart.
         """
         if self._plain and len(args) <= len(self._positional):
             given = dict(zip(self._positional, args, strict=False)) if args else {}
@@ -117,6 +133,9 @@ class Binder:
         given: dict[str, Any] = {}
         for name, value in bound.arguments.items():
             if self.signature.parameters[name].kind is Parameter.VAR_KEYWORD:
+                taken = value.keys() & {parameter.name for parameter in self._order}
+                if taken:
+                    raise TypeError(f"{', '.join(sorted(taken))} cannot be passed by name")
                 given.update(value)
             else:
                 given[name] = value
@@ -133,6 +152,9 @@ class Binder:
     def call_arguments(self, run: dict[str, Any], hidden: dict[str, Any], credential: Credential | None) -> Any:
         """Return `(args, kwargs)` that make the call from the checked copy."""
         given = {**run, **hidden}
+        for name, default in self._unchecked.items():
+            if name not in given:
+                given[name] = copy.deepcopy(default)
         if self.credential:
             given[self.credential] = credential
         if self._plain:
@@ -143,9 +165,11 @@ class Binder:
         args: list[Any] = []
         rest = next((p.name for p in self._parameters if p.kind is Parameter.VAR_POSITIONAL), "")
         by_position = bool(given.get(rest))
-        for parameter in self._parameters:
+        for parameter in self._order:
             name = parameter.name
             if name not in given:
+                if parameter.kind is Parameter.POSITIONAL_ONLY and parameter.default is not Parameter.empty:
+                    args.append(parameter.default)  # keeps its place for those that follow
                 continue
             if parameter.kind is Parameter.VAR_POSITIONAL:
                 args.extend(given.pop(name))
@@ -166,6 +190,12 @@ def _resolved(fn: Callable[..., Any], signature: inspect.Signature, hints: Mappi
 
 
 def _credential_parameter(parameters: list[Parameter]) -> str:
+    unknown = [p.name for p in parameters if isinstance(p.annotation, str) and _NAMED.search(p.annotation)]
+    if unknown:
+        raise ConfigurationError(
+            f"the annotation of {', '.join(unknown)} cannot be resolved; import Credential where the tool is defined, "
+            "outside `if TYPE_CHECKING`"
+        )
     found = [p.name for p in parameters if Credential in _kinds(p.annotation)]
     if len(found) > 1:
         raise ConfigurationError(f"more than one Credential parameter: {', '.join(found)}")
@@ -183,11 +213,9 @@ def _is_framework(index: int, parameter: Parameter, fn: Callable[..., Any]) -> b
 
 
 def _kinds(annotation: Any) -> list[Any]:
-    """An annotation, its metadata and the members of its union."""
-    found = [annotation]
-    found += getattr(annotation, "__metadata__", ())
-    origin = typing.get_origin(annotation)
-    if origin is not None:
-        found.append(origin)
-        found += [kind for kind in typing.get_args(annotation) if isinstance(kind, type)]
-    return found
+    """An annotation, its metadata and the members of its union; not what a container of it holds."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [kind for member in typing.get_args(annotation) for kind in _kinds(member)]
+    if hasattr(annotation, "__metadata__"):
+        return [*_kinds(annotation.__origin__), *annotation.__metadata__]
+    return [typing.get_origin(annotation) or annotation]

@@ -32,7 +32,7 @@ def load(path: str | os.PathLike[str] = "agentguard.yaml") -> Guard:
     """Make a guard from a configuration file; relative paths in it are relative to the file.
 
     Args:
-        path: the file, as design.md section 6 shows it.
+        path: the file; docs/quickstart.md shows one.
 
     Raises:
         ConfigurationError: with every mistake of the file, and of the ceiling files it names, each with file and line.

@@ -53,6 +53,8 @@ class SuspendedError(ConfigurationError):
 class Denied(AgentguardError):
     """A call was refused before its tool ran.
 
+    Its text holds no constraint, because frameworks show it to models; `decision.message` and `guard.explain()` do.
+
     Args:
         decision: the decision, with its reason code and the nearest miss.
         public: what a model may read; short, no constraint, no invitation to retry.
@@ -62,7 +64,7 @@ class Denied(AgentguardError):
         self.decision = decision
         self.reason = str(decision.reason)
         self.public = public or decision.public
-        super().__init__(decision.message)
+        super().__init__(decision.shown)
 
 
 class ApprovalRequired(Denied):

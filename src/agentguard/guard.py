@@ -24,7 +24,7 @@ from agentguard.intent import Intent
 from agentguard.keeper import Keeper, guards
 from agentguard.model.call import ToolSpec
 from agentguard.model.decision import Reason
-from agentguard.model.record import Event, Position, Record
+from agentguard.model.record import Event, Facts, Position, Record
 from agentguard.opening import Opening
 from agentguard.ports import (
     Approver,
@@ -203,11 +203,11 @@ class Guard:
             _log.error("audit record %s was not written: %s", record.event, type(error).__name__)
             return None
 
-    def call_facts(self, task: Task, spec: ToolSpec) -> Mapping[str, Any]:
+    def call_facts(self, task: Task, spec: ToolSpec) -> Facts:
         """What every record of a tool's calls in a task says; made once per task and tool."""
-        facts: Mapping[str, Any] | None = task.cache.get(("facts", spec.name))
+        facts: Facts | None = task.cache.get(("facts", spec.name))
         if facts is None:
-            facts = task.cache[("facts", spec.name)] = {**self.opening.task_facts(task), **spec_fields(spec)}
+            facts = task.cache[("facts", spec.name)] = Facts({**self.opening.task_facts(task), **spec_fields(spec)})
         return facts
 
     def pseudonym(self, name: str) -> str:

@@ -50,7 +50,7 @@ class Opening:
         limits = [
             registered.task_ttl,
             *([compiled.ttl] if compiled.ttl else []),
-            *([seconds(ttl)] if ttl is not None else []),
+            *([seconds(ttl, "ttl: ")] if ttl is not None else []),
         ]
         return self._made(registered, compiled, user, None, None, min(limits))
 
@@ -64,7 +64,7 @@ class Opening:
         registered = self._registered(agent, Event.DELEGATION_DENIED, {"task": parent.id})
         compiled = _compiled(intent)
         limits = [parent.remaining(), registered.task_ttl, *([compiled.ttl] if compiled.ttl else [])]
-        limits += [seconds(ttl)] if ttl is not None else []
+        limits += [seconds(ttl, "ttl: ")] if ttl is not None else []
         return self._made(
             registered, compiled, parent.user, parent.chain.extended(registered.agent), parent, min(limits)
         )

@@ -14,10 +14,9 @@ if TYPE_CHECKING:
 
 
 def call_fields(running: Running) -> dict[str, Any]:
-    """The fields of a call's decision; arguments stand in clear only where the tool says `record`."""
+    """What is this call's own; arguments stand in clear only where the tool says `record`."""
     call, spec = running.call, running.tool.spec
-    facts = running.guard.call_facts(running.task, spec)
-    fields = {**facts, "call": call.id, "arguments_hash": running.hash}
+    fields: dict[str, Any] = {"call": call.id, "arguments_hash": running.hash}
     if spec.record:
         fields["arguments"] = {name: readable(call.arguments[name]) for name in spec.record if name in call.arguments}
     if call.call_id or call.agent or call.run_id:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from agentguard._drive import run_shielded
@@ -65,7 +67,8 @@ class Running:
         self._use: Use | None = None
         self._started = self._recorded = self._opened = False
         self._position: Any = None
-        self._said(_EMPTY, frozenset(), "")
+        self.call = _UNBOUND
+        self.hash = ""
 
     # 1 -------------------------------------------------------------------------------------------------------
     def intercept(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -82,7 +85,7 @@ class Running:
         arguments = {**spec.defaults, **given} if spec.defaults else given
         self._said(arguments, frozenset(given), digest(arguments))
         self._copies = (copy, bound.hidden)
-        if self.guard.secrets:
+        if not _too_short(given.values(), self.guard.secrets.shortest):
             self._refuse_secrets(given)
 
     def _said(self, arguments: Mapping[str, Canonical], given: frozenset[str], sha256: str) -> None:
@@ -177,9 +180,13 @@ class Running:
     def _append(self, event: Event, fields: Mapping[str, Any]) -> None:
         """INVARIANT: no record, no action: a failed write refuses the call."""
         try:
-            self._position = self.guard.audit.append(Record(event, {**call_fields(self), **fields}))
+            self._position = self.guard.audit.append(self._record(event, fields))
         except Exception as error:
             raise Refusal(Reason.AUDIT_UNAVAILABLE, f"the audit record was not written ({_cause(error)})") from None
+
+    def _record(self, event: Event, fields: Mapping[str, Any]) -> Record:
+        facts = self.guard.call_facts(self.task, self.tool.spec)
+        return Record(event, {**call_fields(self), **fields}, facts)
 
     async def _flush(self) -> None:
         try:
@@ -237,7 +244,7 @@ class Running:
     # 9 -------------------------------------------------------------------------------------------------------
     def search(self, ended: Ended) -> Ended:
         """Return how the tool ended, without live credentials in its value or its exception."""
-        if not self.guard.secrets:
+        if ended.error is None and _too_short((ended.value,), self.guard.secrets.shortest):
             return ended
         search = Search(self.guard.secrets)
         try:
@@ -269,8 +276,14 @@ class Running:
     # 11 ------------------------------------------------------------------------------------------------------
     def close(self) -> None:
         """Record the outcome and end the span; nothing here reaches the caller."""
+        try:
+            self._close()
+        except Exception as error:
+            _log.error("the outcome of call %s was not recorded: %s", self.id, type(error).__name__)
+
+    def _close(self) -> None:
         if self.hits:
-            self.guard.try_append(Record(Event.SECRET_REMOVED, {**call_fields(self), "leases": sorted(self.hits)}))
+            self.guard.try_append(self._record(Event.SECRET_REMOVED, {"leases": sorted(self.hits)}))
         if self._recorded:
             event, why = event_of(self.ended, self._started)
             fields = {"call": self.call.id, "task": self.task.id, "tool": self.tool.spec.name}
@@ -286,22 +299,31 @@ class Running:
     def denied(self, refusal: Refusal) -> Denied:
         """Record a refusal and return the error that the caller gets."""
         task, reason = self.task, refusal.reason
+        if self.call is _UNBOUND:
+            self._said({}, frozenset(), "")
         self.decision = Decision(
             outcome=Outcome.ASK if reason is Reason.APPROVAL_REQUIRED else Outcome.DENY, reason=reason,
             tool=self.tool.spec.name, level=refusal.level, miss=refusal.miss,
         )  # fmt: skip
         for link in task.path:
             link.counts.denied += reason is not Reason.APPROVAL_REQUIRED
-        position = self.guard.try_append(
-            Record(Event.CALL_DENIED, {**call_fields(self), **denial_fields(self.decision)})
-        )
+        position = self.guard.try_append(self._record(Event.CALL_DENIED, denial_fields(self.decision)))
         if position is not None:
             self.decision = replace(self.decision, id=position.id)
         return (ApprovalRequired if reason is Reason.APPROVAL_REQUIRED else Denied)(self.decision)
 
 
+_log: Final = logging.getLogger("agentguard")
+_PLAIN: Final = frozenset({type(None), bool, int, float, Decimal})
 _NOBODY: Final = Caller()
-_EMPTY: Final[Mapping[str, Canonical]] = {}
+_UNBOUND: Final = ToolCall(id="", spec=ToolSpec(name="unbound"), arguments={}, given=frozenset(), digest="")
+
+
+def _too_short(values: Iterable[object], shortest: int) -> bool:
+    """Tell, cheaply, that no value can hold a secret: each is plain, or shorter than any that is watched."""
+    return all(
+        not shortest or (len(value) < shortest if type(value) is str else type(value) in _PLAIN) for value in values
+    )
 
 
 def _refuse_closed(link: Task) -> None:

@@ -245,6 +245,20 @@ def test_short_write_is_an_error_and_leaves_nothing(log: FileLog, path: Path, mo
     assert 2 == log.append(record(2)).seq
 
 
+def test_write_that_fails_half_way_leaves_nothing(log: FileLog, path: Path, monkeypatch: pytest.MonkeyPatch):
+    def half(fd: int, line: bytes) -> int:
+        os.write(fd, line[:50])
+        raise OSError(errno.EIO, "broken disk")
+
+    before = path.read_bytes()
+    monkeypatch.setattr(segment, "_write", half)
+
+    with pytest.raises(AuditUnavailable, match="broken disk"):
+        log.append(record(1))
+
+    assert before == path.read_bytes()
+
+
 def test_half_record_that_cannot_be_removed_stops_the_log_until_it_can(
     log: FileLog, path: Path, monkeypatch: pytest.MonkeyPatch
 ):

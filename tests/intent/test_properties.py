@@ -32,6 +32,7 @@ from agentguard.intent.kinds import Max, Min
 from agentguard.intent.literal import comparable
 from agentguard.model.call import Effect, ToolCall, ToolSpec
 from agentguard.model.canonical import canonical
+from agentguard.model.decision import STRICTNESS
 from tests.intent.calls import admitted, call_of, check
 
 TOOLS = ("pay", "mail.send", "mail.read", "account.read")
@@ -51,7 +52,7 @@ LEAVES: st.SearchStrategy[Constraint] = st.one_of(
     st.builds(lambda values: in_(*values), st.lists(NFC_VALUES, min_size=1, max_size=3)),
     st.builds(Min, st.integers(-2, 60)),
     st.builds(lambda low, more: Min(low) & Max(low + more), st.decimals(0, 9, places=1), st.integers(0, 50)),
-    st.builds(prefix, st.sampled_from(["a", "ac", "/tmp/"])),
+    st.builds(prefix, st.sampled_from(["a", "ac", "/srv/"])),
     st.builds(text, st.none() | st.integers(1, 9)),
     st.just(any_),
     st.just(absent),
@@ -180,7 +181,8 @@ def test_admitted_means_that_everywhere_and_a_step_or_reads_hold(
         for name, said in intent.everywhere.items():
             if name in call.arguments:
                 assert said.test(name)(call.arguments[name], call, Facts()) is Truth.HOLD
-        assert len({option.outcome for option in verdict.options}) == len(verdict.options)
+        order = [STRICTNESS[option.outcome] for option in verdict.options]
+        assert order == sorted(order)
         for option in verdict.options:
             assert all(Decimal(charge.amount) >= 0 for charge in option.charges)
 

@@ -1,4 +1,4 @@
-"""Cases 10, 11 and 14 of the adversarial list, and the rulings on actors, proofs and details: signed, but wrong."""
+"""Cases 10, 11 and 14 of the adversarial list, and the rules for actors, proofs and details: signed, but wrong."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_clock_that_is_no_number_refuses() -> None:
     refused(token(), now=float("nan"))
 
 
-# rulings 21 and 23
+# actors, proofs and details
 
 
 def test_actors_up_to_sixteen_pass_and_one_more_does_not() -> None:

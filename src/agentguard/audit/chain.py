@@ -17,7 +17,7 @@ import msgspec
 
 from agentguard.errors import AuditUnavailable
 from agentguard.model.canonical import jcs
-from agentguard.model.record import Position
+from agentguard.model.record import Facts, Position
 
 VERSION: Final = 1
 ZEROS: Final = "0" * 64
@@ -40,17 +40,29 @@ def start(chain: str) -> Position:
     return Position(chain, 0, ZEROS)
 
 
-def prepare(event: str, fields: Mapping[str, Any]) -> Body:
+def prepare(event: str, fields: Mapping[str, Any], facts: Facts | None = None) -> Body:
     """Return the members of a record that do not depend on where it will stand.
 
     Args:
         event: the event code.
         fields: text, whole numbers below 2^53, booleans, None, lists and mappings with text as keys.
+        facts: more of them, shared by many records; they are looked at once.
 
     Raises:
         AuditUnavailable: a field cannot be recorded, or uses a name of the record's own.
     """
-    below: dict[str, Any] = {"event": str.__str__(event)}
+    below, above = _members(fields)
+    if facts:
+        shared = getattr(facts, "prepared", None)
+        if shared is None:
+            shared = facts.prepared = _members(facts)
+        below, above = {**shared[0], **below}, {**shared[1], **above}
+    below["event"] = str.__str__(event)
+    return below, above
+
+
+def _members(fields: Mapping[str, Any]) -> Body:
+    below: dict[str, Any] = {}
     above: dict[str, Any] = {}
     for name, value in fields.items():
         if name in RESERVED:

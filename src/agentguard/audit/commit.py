@@ -92,7 +92,7 @@ class Committer:
         self._commit = commit
         self._changed = threading.Condition()
         self._waiting: dict[object, _Batch] = {}
-        self._running = False
+        self._ready = self._running = False
 
     async def wait(self) -> None:
         """Wait for a commit that began after this call.
@@ -113,6 +113,7 @@ class Committer:
 
     def _wake(self) -> None:
         with self._changed:
+            self._ready = True
             if self._running:
                 self._changed.notify()
                 return
@@ -135,15 +136,15 @@ class Committer:
 
     def _next(self) -> list[_Batch]:
         with self._changed:
-            if not self._waiting:
-                self._changed.wait(IDLE_SECONDS)
-            batches = self._take()
+            # Not before the tick of the first waiter has ended: a batch taken early would be a batch of one.
+            woken = self._changed.wait_for(lambda: self._ready and bool(self._waiting), IDLE_SECONDS)
+            batches = self._take() if woken else []
             self._running = bool(batches)
             return batches
 
     def _take(self) -> list[_Batch]:
         with self._changed:
-            batches, self._waiting = list(self._waiting.values()), {}
+            batches, self._waiting, self._ready = list(self._waiting.values()), {}, False
             return batches
 
     @staticmethod

@@ -115,7 +115,7 @@ class FileLog:
         Raises:
             AuditUnavailable: nothing was written, so nothing may be done.
         """
-        body = prepare(record.event, record.fields)
+        body = prepare(record.event, record.fields, record.facts)
         with self._lock:
             return self._write(self._ready(), body)
 
@@ -133,7 +133,7 @@ class FileLog:
         segment = self._segment
         if segment is None:
             return self._start_chain(self._origin)
-        if segment.poisoned or segment.next or segment.tip[0] >= self._max_bytes:
+        if segment.poisoned or segment.tip[0] >= self._max_bytes:
             return self._rotate(segment)
         return segment
 

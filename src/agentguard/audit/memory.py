@@ -58,7 +58,7 @@ class MemoryLog:
         Raises:
             AuditUnavailable: a field cannot be recorded, or the log is closed.
         """
-        body = prepare(record.event, record.fields)
+        body = prepare(record.event, record.fields, record.facts)
         with self._lock:
             if self._closed:
                 raise AuditUnavailable("the audit log is closed")

@@ -162,7 +162,7 @@ class _Walk:
             names = (name for name, first in self.firsts.items() if first.get("continues") == path.name)
             return next((self.directory / name for name in names if name not in self.visited), None)
         found = sibling(path, record.get("next"))
-        if found is None or found.name in self.visited or not found.is_file():
+        if found is None or not found.is_file():
             why = f"the chain continues in {record.get('next')!r}, which is missing"
             hint = f"if the process was killed at that moment, repair with: agentguard audit repair {path}"
             raise ChainBroken(head.seq + 1, f"{why}; {hint}", path)

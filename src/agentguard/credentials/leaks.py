@@ -1,24 +1,38 @@
 """Finding live credentials in texts: arguments, results, streamed parts, exceptions.
 
 What counts as a leak: the payload or the signature of a live token (the header is no secret, and a payload without its
-signature is one), or an opaque secret as a whole; bare, inside a longer run, or once more base64-encoded.
+signature is one), or an opaque secret as a whole; bare, inside a longer run, base64-encoded once more at any alignment,
+also where lines are wrapped or the text is percent-encoded.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
+import functools
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import ItemsView, KeysView, Mapping, ValuesView
+from decimal import Decimal
+from itertools import chain
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, TracebackType
 from typing import Any, Final
+from urllib.parse import unquote
 
 from agentguard.model.lease import Issued
 
 MARK: Final = "[credential removed]"
-_SHORTEST: Final = 20
-_RUN: Final = re.compile(r"[A-Za-z0-9_+/=.-]{20,}")
-_DEPTH: Final = 16
+_SHORTEST: Final = 8  # a shorter secret would be found in texts that do not hold it
+_START: Final = 4  # a shorter beginning of a secret is let pass: the ends of ordinary texts would be held back
+_RUN: Final = re.compile(r"[A-Za-z0-9_+/=.~-]{8,}")
+_DEPTH: Final = 64
+_MOST: Final = 100_000  # objects that one search looks into
+_FEW: Final = 1_000
+_URLSAFE: Final = str.maketrans("+/", "-_")
+_PLAIN: Final = (int, float, complex, Decimal, FunctionType, BuiltinFunctionType, MethodType, ModuleType, type)
+_BARE: Final = frozenset({dict, list, tuple, set, frozenset, deque})
+_LONGEST: Final = 1 << 15
+_HELD: Final = ("filename", "filename2", "object", "value", "code", "text", "msg")  # what C keeps beside `args`
 
 
 def needles_of(secret: str) -> tuple[str, ...]:
@@ -29,149 +43,243 @@ def needles_of(secret: str) -> tuple[str, ...]:
     return (secret,)
 
 
+def _forms(needle: str) -> tuple[str, ...]:
+    """A needle, and what base64 makes of it wherever it stands in what was encoded."""
+    forms = {needle}
+    for shift in range(3):
+        encoded = base64.b64encode(b"\0" * shift + needle.encode()).decode()
+        # The first and last group hold bits of the neighbours.
+        inner = encoded[4 if shift else 0 :][: (len(needle.encode()) + shift) // 3 * 4 - (4 if shift else 0)]
+        if len(inner) >= _SHORTEST:
+            forms |= {inner, inner.translate(_URLSAFE)}
+    return tuple(forms)
+
+
 class LiveSecrets:
     """The secrets of all live leases of one guard. Safe for concurrent use."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._needles: dict[str, tuple[str, ...]] = {}
+        self._forms: dict[str, tuple[str, ...]] = {}
+        self._starts: dict[str, set[str]] = {}
+        self._shortest = 0
 
     def add(self, issued: Issued) -> None:
         """Watch a secret."""
+        secret = issued.secret.reveal()
+        needles = tuple([needle for needle in needles_of(secret) if len(needle) >= _SHORTEST])
         with self._lock:
-            self._needles[issued.lease.id] = needles_of(issued.secret.reveal())
+            self._needles[issued.lease.id] = needles
+            self._shortest = min([self._shortest or len(secret), *map(len, needles)])
 
     def discard(self, lease_id: str) -> None:
         """Stop watching: the credential is dead."""
         with self._lock:
             self._needles.pop(lease_id, None)
+            for form in self._forms.pop(lease_id, ()):
+                self._starts.get(form[:_START], set()).discard(form)
+            if not self._needles:
+                self._shortest, self._starts = 0, {}
 
     def __bool__(self) -> bool:
         return bool(self._needles)
 
-    def prefixes(self) -> Iterable[str]:
-        """Every needle that is watched now."""
-        return [needle for needles in list(self._needles.values()) for needle in needles]
+    @property
+    def shortest(self) -> int:
+        """No text below this length can hold a secret; 0 where nothing is watched."""
+        return self._shortest
+
+    def _expand(self) -> None:
+        """Make what is watched, when the first text is looked at that could hold it."""
+        if len(self._forms) == len(self._needles):
+            return
+        with self._lock:
+            for lease, needles in self._needles.items():
+                if lease not in self._forms:
+                    forms = self._forms[lease] = tuple(chain.from_iterable(map(_forms, needles)))
+                    for form in forms:
+                        self._starts.setdefault(form[:_START], set()).add(form)
 
     def found_in(self, text: str) -> set[str]:
         """Ids of the leases whose secret stands in a text."""
-        if len(text) < _SHORTEST or not self._needles:
+        if not self._shortest or len(text) < self._shortest:
             return set()
-        hits: set[str] = set()
-        for run in _RUN.findall(text):
-            views = (run, *_decoded(run))
-            for lease, needles in list(self._needles.items()):
-                if any(needle in view for needle in needles for view in views):
-                    hits.add(lease)
-        return hits
+        views = [text]
+        if "\n" in text:
+            views.append(text.replace("\r", "").replace("\n", ""))
+        views += [unquote(view) for view in views if "%" in view]
+        self._expand()
+        return set().union(*map(self._found, views))
+
+    def _found(self, text: str) -> set[str]:
+        # Ordinary text has no run that is long enough, so it is read once, however many leases there are.
+        runs = "\n".join([run for run in _RUN.findall(text) if len(run) >= self._shortest])
+        return {
+            lease
+            for lease, forms in list(self._forms.items())
+            if any((form in runs) if _is_run(form) else (form in text) for form in forms)
+        }
 
     def cleaned(self, text: str) -> tuple[str, set[str]]:
-        """Return the text without secrets, and the leases that were hit."""
+        """Return the text without secrets, and the leases that were hit; the whole text goes if nothing less helps."""
         hits = self.found_in(text)
-        if hits:
-            text = _RUN.sub(lambda run: MARK if self.found_in(run[0]) else run[0], text)
-        return text, hits
+        if not hits:
+            return text, hits
+        text = _RUN.sub(lambda run: MARK if self.found_in(run[0]) else run[0], text)
+        for form in [form for lease in hits for form in self._forms.get(lease, ())]:
+            text = text.replace(form, MARK)
+        return (MARK if self.found_in(text) else text), hits
+
+    def open_end(self, text: str) -> int:
+        """Length of the longest tail that is the beginning of a secret; 0 below four characters."""
+        if not self._shortest:
+            return 0
+        self._expand()
+        for start in range(max(0, len(text) - _LONGEST), len(text) - _START + 1):
+            for form in list(self._starts.get(text[start : start + _START], ())):
+                if form.startswith(text[start:]) and len(form) > len(text) - start:
+                    return len(text) - start
+        return 0
 
 
-def _decoded(run: str) -> list[str]:
-    """What a run says when it is base64, at each of the four alignments."""
-    if len(run) < 2 * _SHORTEST:
-        return []
-    plain = run.translate(_TO_STANDARD).replace("=", "").replace(".", "")
-    views = []
-    for start in range(4):
-        body = plain[start:]
-        try:
-            views.append(base64.b64decode(body[: len(body) // 4 * 4]).decode("latin-1"))
-        except (binascii.Error, ValueError):
-            continue
-    return views
-
-
-_TO_STANDARD: Final = str.maketrans("-_", "+/")
+@functools.lru_cache(maxsize=4096)
+def _is_run(form: str) -> bool:
+    return _RUN.fullmatch(form) is not None
 
 
 class Search:
     """One search through a value; `hits` collects the leases whose secret was found."""
 
-    __slots__ = ("hits", "live")
+    __slots__ = ("_cyclic", "_done", "_found", "_most", "hits", "live")
 
-    def __init__(self, live: LiveSecrets) -> None:
+    def __init__(self, live: LiveSecrets, most: int = _MOST) -> None:
         self.live = live
         self.hits: set[str] = set()
+        self._most = most
+        self._done: dict[int, tuple[Any, Any]] = {}  # INVARIANT: it keeps what it has seen, so no id is used twice
+        self._cyclic = self._found = False
 
     def text(self, text: str) -> str:
         """Return the text without secrets."""
-        if len(text) < _SHORTEST:
+        if len(text) < self.live.shortest:
             return text
         cleaned, hits = self.live.cleaned(text)
         self.hits |= hits
+        self._found |= bool(hits)
         return cleaned
 
-    def value(self, value: Any, depth: int = 0) -> Any:
+    def value(self, value: Any) -> Any:
         """Return a value without secrets: the very same object when nothing was found.
 
         Texts, bytes, lists, tuples, sets and mappings are rebuilt; the fields of other objects are looked at, and
-        where one holds a secret the whole object is replaced by the mark.
+        where one holds a secret the whole object is replaced by the mark. So is what is nested too deep or too large
+        to be searched, and a cycle that holds a secret.
         """
-        if not self.live or value is None or isinstance(value, int | float | complex):
+        if not self.live.shortest:
             return value
-        if depth > _DEPTH:
+        self._done, self._cyclic, self._found = {}, False, False
+        clean = self._value(value, 0)
+        self._done = {}
+        return MARK if self._cyclic and self._found else clean
+
+    def _value(self, value: Any, depth: int) -> Any:
+        if value is None or isinstance(value, _PLAIN):
             return value
         if isinstance(value, str):
-            return value if (clean := self.text(value)) == value else clean
-        if isinstance(value, bytes | bytearray):
-            text = value.decode("latin-1")
-            return value if (clean := self.text(text)) == text else type(value)(clean.encode("latin-1"))
+            exact = value if type(value) is str else str.__str__(value)
+            return value if (clean := self.text(exact)) is exact else clean
+        if isinstance(value, bytes | bytearray | memoryview):
+            text = bytes(value).decode("latin-1")
+            return value if (clean := self.text(text)) is text else type(value)(clean.encode("latin-1"))
+        if id(value) in self._done:
+            self._cyclic |= self._done[id(value)][1] is self
+            return value if self._done[id(value)][1] is self else self._done[id(value)][1]
+        if depth > _DEPTH or len(self._done) > self._most:
+            return MARK
+        self._done[id(value)] = (value, self)
+        clean = self._compound(value, depth + 1)
+        self._done[id(value)] = (value, clean)
+        return clean
+
+    def _compound(self, value: Any, depth: int) -> Any:
         if isinstance(value, Mapping):
             return self._mapping(value, depth)
-        if isinstance(value, list | tuple | set | frozenset):
+        if isinstance(value, list | tuple | set | frozenset | deque):
             return self._sequence(value, depth)
+        if isinstance(value, KeysView | ValuesView | ItemsView):
+            return value if self._same(list(value), depth) else MARK
         return self._object(value, depth)
 
+    def _same(self, items: list[Any], depth: int) -> bool:
+        return all(self._value(item, depth) is item for item in items)
+
     def _mapping(self, value: Mapping[Any, Any], depth: int) -> Any:
-        items = {self.value(key, depth + 1): self.value(item, depth + 1) for key, item in value.items()}
-        unchanged = len(items) == len(value) and all(
-            a is b and c is d for (a, c), (b, d) in zip(items.items(), value.items(), strict=True)
-        )
-        return value if unchanged else items
+        pairs = list(value.items())
+        clean = [(self._value(key, depth), self._value(item, depth)) for key, item in pairs]
+        unchanged = all(a is b and c is d for (a, c), (b, d) in zip(clean, pairs, strict=True))
+        return value if unchanged and self._same(_fields_of(value), depth) else dict(clean)
 
     def _sequence(self, value: Any, depth: int) -> Any:
-        items = [self.value(item, depth + 1) for item in value]
-        if all(new is old for new, old in zip(items, value, strict=True)):
+        old = list(value)
+        items = [self._value(item, depth) for item in old]
+        if all(new is item for new, item in zip(items, old, strict=True)) and self._same(_fields_of(value), depth):
             return value
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
     def _object(self, value: Any, depth: int) -> Any:
-        fields = getattr(value, "__dict__", None)
-        names = [
-            name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if isinstance(name, str)
-        ]
-        seen = list(fields.values()) if isinstance(fields, dict) else []
-        seen += [getattr(value, name, None) for name in names if not name.startswith("__")]
-        before = len(self.hits)
-        changed = any(self.value(item, depth + 1) is not item for item in seen)
-        return MARK if changed or len(self.hits) > before else value
+        inside = [*value.args, *_fields_of(value)] if isinstance(value, BaseException) else _fields_of(value)
+        return value if self._same(inside, depth) else MARK
+
+
+def _fields_of(value: Any) -> list[Any]:
+    """What an object holds in its fields and slots."""
+    kind = type(value)
+    if kind in _BARE:
+        return []
+    fields = getattr(value, "__dict__", None)
+    found = list(fields.values()) if isinstance(fields, dict) else []
+    for base in kind.__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        for slot in (slots,) if isinstance(slots, str) else slots:
+            hidden = slot.startswith("__") and not slot.endswith("__")
+            name = f"_{base.__name__.lstrip('_')}{slot}" if hidden else slot
+            if name not in ("__dict__", "__weakref__"):
+                found.append(getattr(value, name, None))
+    return found
 
 
 def clean_exception(error: BaseException, search: Search) -> BaseException:
-    """Return the exception, in place and unchanged unless it, its notes or its causes held a secret.
+    """Return the exception, in place and unchanged unless it, its notes, its causes or its group held a secret.
 
-    An exception whose text still shows a secret after its arguments and fields were cleaned is replaced.
+    An exception that still shows a secret after its arguments and fields were cleaned is replaced. The locals of
+    finished frames that hold one are cleared, so that no traceback shows them.
     """
-    if not search.live:
+    if not search.live.shortest:
         return error
     seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
+    waiting: list[Any] = [error]
+    clean = True
+    while waiting:
+        link = waiting.pop()
+        if not isinstance(link, BaseException) or id(link) in seen:
+            continue
         seen.add(id(link))
-        if not _clean_one(link, search):
-            replacement = RuntimeError(f"{type(error).__name__}: {MARK}")
-            return replacement.with_traceback(error.__traceback__)
-        for inner in getattr(link, "exceptions", ()):
-            clean_exception(inner, search)
-        link = link.__cause__ or link.__context__
-    return error
+        try:
+            clean = _clean_one(link, search) and clean
+            waiting += [link.__cause__, link.__context__]
+            waiting += getattr(link, "exceptions", ()) if isinstance(link, BaseExceptionGroup) else ()
+        except Exception:
+            clean = False
+        _forget_locals(link.__traceback__, search.live)
+    return error if clean else _replacement(error)
+
+
+def _replacement(error: BaseException) -> BaseException:
+    """A cancellation or an exit stays one."""
+    text = f"{type(error).__name__}: {MARK}"
+    made = RuntimeError(text) if isinstance(error, Exception) else type(error)(text)
+    return made.with_traceback(error.__traceback__)
 
 
 def _clean_one(error: BaseException, search: Search) -> bool:
@@ -181,51 +289,70 @@ def _clean_one(error: BaseException, search: Search) -> bool:
     for name, item in list(vars(error).items()):
         new = search.value(item)
         if new is not item:
-            try:
-                setattr(error, name, new)
-            except Exception:
-                return False
-    try:
-        return not search.live.found_in(str(error))
-    except Exception:
-        return True
+            setattr(error, name, new)
+    if any(search.value(held) is not held for held in [getattr(error, name, None) for name in _HELD]):
+        return False
+    hits = search.live.found_in(str(error))
+    search.hits |= hits
+    return not hits
+
+
+def _forget_locals(trace: TracebackType | None, live: LiveSecrets) -> None:
+    """A local variable of a tool is no leak, but what shows the locals of a traceback would make it one."""
+    while trace is not None:
+        frame, trace = trace.tb_frame, trace.tb_next
+        if str(frame.f_globals.get("__name__")).startswith("agentguard."):
+            continue  # it still runs
+        search = Search(live, _FEW)
+        try:
+            search.value(list(frame.f_locals.values()))
+            if search.hits:
+                frame.clear()
+        except Exception:  # noqa: S110  # it still runs too, or cannot be looked at
+            pass
 
 
 class Stream:
     """Streamed text without secrets, also where one is split over several parts.
 
-    A tail that may be the beginning of a secret is held back until the next part shows what it is.
+    A tail of four characters or more that may be the beginning of a secret is held back until the next part shows
+    what it is; all other parts pass as they are. A secret that is split inside structured parts is not put together.
     """
 
-    __slots__ = ("_held", "search")
+    __slots__ = ("_held", "_passed", "search")
 
     def __init__(self, search: Search) -> None:
         self.search = search
-        self._held: str | bytes = ""
+        self._held: Any = ""
+        self._passed: Any = ""  # the last characters that were passed on: a secret may begin there
 
     def part(self, part: Any) -> list[Any]:
         """Return what may be passed on now."""
-        if not isinstance(part, str | bytes) or (self._held and type(part) is not type(self._held)):
+        if not isinstance(part, str | bytes):
             return [*self.end(), self.search.value(part)]
-        joined = self._held + part if self._held else part  # type: ignore[operator]  # same type, checked above
-        clean = self.search.value(joined)
-        cut = self._open_end(clean)
-        self._held = clean[len(clean) - cut :] if cut else type(part)()
-        passed = clean[: len(clean) - cut] if cut else clean
-        return [passed] if passed or not part else []
+        if type(part) is not type(self._passed):
+            before, self._passed = self.end(), type(part)()
+            self._held = type(part)()
+            return [*before, *self.part(part)]
+        if not part:
+            return [part]
+        context, joined = self._passed, self._held + part
+        whole = context + joined
+        clean = self.search.value(whole)
+        free = joined if clean is whole else clean[_common(context, clean) :]
+        tail = clean.decode("latin-1") if isinstance(clean, bytes) else clean
+        cut = len(free) - min(self.search.live.open_end(tail), len(free))
+        passed, self._held = free[:cut], free[cut:]
+        self._passed = (context + passed)[1 - _START :]
+        return [part if passed == part else passed] if passed else []
 
     def end(self) -> list[Any]:
         """Return what is still held back."""
-        held, self._held = self._held, ""
+        held, self._held, self._passed = self._held, "", ""
         return [held] if held else []
 
-    def _open_end(self, text: str | bytes) -> int:
-        """Length of the longest tail that is the beginning of a secret."""
-        tail = text.decode("latin-1") if isinstance(text, bytes) else text
-        longest = 0
-        for needle in self.search.live.prefixes():
-            for length in range(min(len(needle) - 1, len(tail)), longest, -1):
-                if tail.endswith(needle[:length]):
-                    longest = length
-                    break
-        return longest
+
+def _common(left: Any, right: Any) -> int:
+    """Length of what two texts begin with."""
+    pairs = zip(left, right, strict=False)
+    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))

@@ -105,14 +105,14 @@ class LocalIssuer:
             raise ConfigurationError(
                 f"scopes {grant.key.scopes!r}: a scope is printable ASCII without space, quote, backslash"
             )
-        issued_at = math.floor(now)
-        expires_at = math.ceil(min(issued_at + self._lifetime, grant.deadline))
+        # The lease knows the exact time; `iat` is its whole seconds, and the lifetime counts from there.
+        expires_at = math.ceil(min(math.floor(now) + self._lifetime, grant.deadline))
         lease = Lease(
             id=_ids.next(),
             issuer=self._issuer,
             key=grant.key,
             task=grant.task,
-            issued_at=issued_at,
+            issued_at=now,
             expires_at=expires_at,
         )
         self._live.prepare(lease.id, lease.expires_by - now)

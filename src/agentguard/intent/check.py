@@ -121,8 +121,6 @@ def _verdict(rules: Rules, call: ToolCall, facts: Facts) -> Verdict:
 def _by_steps(steps: tuple[CompiledStep, ...], call: ToolCall, facts: Facts) -> Verdict:
     found: Admitted | None = None
     for compiled in steps:
-        if found is not None and compiled.step.outcome is found.options[-1].outcome:
-            continue
         truth, answer = _answer(compiled, call, facts)
         if isinstance(answer, Admitted):
             found = answer if found is None else Admitted((*found.options, *answer.options))

@@ -12,12 +12,13 @@ from agentguard.intent.constraint import Constraint
 from agentguard.intent.constraint_form import read_constraint
 from agentguard.intent.document import Document, Path, Problems, nearest
 from agentguard.intent.intent import Intent, slug, sub_intent_name
-from agentguard.intent.literal import FrozenMapping, seconds
+from agentguard.intent.literal import FrozenMapping
 from agentguard.intent.mistakes import Notes
 from agentguard.intent.params import FromParameter, Parameters
 from agentguard.intent.step import Forbid, Step, Times, Total, total_of
 from agentguard.intent.tree import hash_of
 from agentguard.model.decision import Outcome
+from agentguard.model.duration import seconds
 from agentguard.model.principal import checked_name
 
 T = TypeVar("T")

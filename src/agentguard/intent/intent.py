@@ -15,10 +15,11 @@ from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import Constraint
 from agentguard.intent.document import Path
 from agentguard.intent.file_text import yaml_text
-from agentguard.intent.literal import FrozenMapping, is_text, seconds
+from agentguard.intent.literal import FrozenMapping, is_text
 from agentguard.intent.mistakes import Notes
 from agentguard.intent.step import Forbid, Step, arguments, forbid_of, pattern_problem
 from agentguard.intent.tree import hash_of, intent_tree
+from agentguard.model.duration import seconds
 from agentguard.model.principal import checked_name
 
 T = TypeVar("T")

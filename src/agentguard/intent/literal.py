@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final, TypeVar
 
 from agentguard.errors import ConfigurationError, NotCanonical
 from agentguard.model.canonical import Canonical, Digest, canonical, is_nfc, number, number_text
+from agentguard.model.duration import UNITS
 
 V = TypeVar("V", covariant=True)
 _DECIMAL: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,4})?")
-_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
-_SECONDS: Final[dict[str, Decimal]] = {
-    "ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400),
-}  # fmt: skip
 MAX_SHOWN: Final = 80
 
 
@@ -123,27 +119,10 @@ def count(value: object, what: str) -> int:
     return value
 
 
-def seconds(value: object) -> float:
-    """Return a duration in seconds, from `10m`, `90s`, a number of seconds or a timedelta."""
-    exact: Decimal | None = None
-    if isinstance(value, timedelta):
-        exact = Decimal(repr(value.total_seconds()))
-    elif isinstance(value, str) and (match := _DURATION.fullmatch(value)):
-        exact = Decimal(match[1]) * _SECONDS[match[2]]
-    elif not isinstance(value, str):
-        try:
-            exact = decimal(value)
-        except ConfigurationError:
-            exact = None
-    if exact is None or not 0 < exact <= 10**9:
-        raise ConfigurationError('no duration; write "10m", "90s", "1h" or a number of seconds above 0')
-    return float(exact)
-
-
 def duration_text(value: float) -> str:
     """Return a duration as the file form writes it."""
     for unit in ("h", "m"):
-        size = int(_SECONDS[unit])
+        size = int(UNITS[unit])
         if value % size == 0:
             return f"{int(value // size)}{unit}"
     return f"{number_text(Decimal(repr(value)))}s"

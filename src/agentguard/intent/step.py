@@ -13,12 +13,13 @@ from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import AllOf, AnyOf, Constraint
 from agentguard.intent.document import Path
 from agentguard.intent.kinds import constraint
-from agentguard.intent.literal import FrozenMapping, count, decimal, is_list, is_text, seconds
+from agentguard.intent.literal import FrozenMapping, count, decimal, is_list, is_text
 from agentguard.intent.mistakes import Mistakes, Notes
 from agentguard.intent.presence import ANY, Absent, OptionalValue
 from agentguard.model.call import TOOL_NAME
 from agentguard.model.canonical import is_nfc
 from agentguard.model.decision import Outcome
+from agentguard.model.duration import seconds
 
 STEP_ID: Final = re.compile(r"[a-z0-9_][a-z0-9._-]{0,63}")
 RESERVED_IDS: Final = frozenset({"reads", "everywhere", "forbid", "otherwise"})

@@ -31,8 +31,8 @@ class Option:
 class Admitted:
     """The intent admits the call: the first option that has budget left is the one.
 
-    INVARIANT: each option is stricter than the one before it (permit, then ask), because a step whose budget is used
-    up falls through to a stricter outcome only.
+    INVARIANT: no option is milder than the one before it (those that permit stand before those that ask), so a step
+    whose budget is used up falls through to an equal or a stricter outcome, and adding a step never denies more.
     """
 
     options: tuple[Option, ...]

@@ -27,6 +27,9 @@ from agentguard.errors import NotCanonical
 MAX_DEPTH: Final = 32
 MAX_BYTES: Final = 1 << 20
 MAX_EXPONENT: Final = 400
+_LONGEST_INT: Final = 4 * MAX_EXPONENT  # bits; 10^400 has 1,329
+_PRICE: Final = 8  # bytes that a number, a bool, null or a container counts for
+_ZERO: Final = Decimal(0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,35 +64,49 @@ def canonical(value: object, path: str = "", *, bytes_allowed: bool = False) -> 
         bytes_allowed: bytes are taken, by digest (`bytes` of the ToolSpec).
 
     Raises:
-        NotCanonical: NaN or infinity, a set, a generator, bytes, a cycle, depth over 32, more than 1 MiB, or an object
-            that has no canonical form.
+        NotCanonical: NaN or infinity, a set, a generator, bytes, a cycle, depth over 32, more than 1 MiB (text and keys
+            in UTF-8, everything else by a fixed price; bytes that are taken by digest are free), an object that has
+            no canonical form, or one that raises when it is read.
     """
-    return _walk(value, path, 0, _Budget(), bytes_allowed)
+    try:
+        return _walk(value, path, 0, _Budget(), bytes_allowed)
+    except NotCanonical:
+        raise
+    except Exception as error:
+        raise NotCanonical(path, f"reading it raised {type(error).__name__}; pass plain values") from None
 
 
 def _walk(value: Any, path: str, depth: int, budget: _Budget, takes_bytes: bool) -> Canonical:
     kind = type(value)
     if kind is str:
-        budget.spend(len(value), path)
+        budget.spend(_size(value), path)
         return value  # type: ignore[no-any-return]  # exact str
+    budget.spend(_PRICE, path)
     if kind is bool or value is None:
         return value  # type: ignore[no-any-return]  # exact bool or None
     if kind is int or kind is Decimal or kind is float:
         return number(value, path)
     if depth >= MAX_DEPTH:
         raise NotCanonical(path, f"nested deeper than {MAX_DEPTH} levels, or a cycle")
-    budget.spend(8, path)
     return _compound(value, path, depth + 1, budget, takes_bytes)
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() or len(text) > MAX_BYTES else len(text.encode("utf-8", "surrogatepass"))
 
 
 def number(value: int | float | Decimal, path: str = "") -> Decimal:
     """Return a number exactly; a float counts by its shortest decimal form; NaN and infinities are refused."""
     if type(value) is float:
         value = Decimal(repr(value)) if value - value == 0 else Decimal("NaN")
+    elif type(value) is int and value.bit_length() > _LONGEST_INT:  # turning one of a megabyte into digits takes long
+        raise NotCanonical(path, f"a number beyond 10^±{MAX_EXPONENT}")
     exact = value if type(value) is Decimal else Decimal(value)
     if not exact.is_finite():
         raise NotCanonical(path, "NaN and infinities are no numbers here")
-    if exact and (abs(exact.adjusted()) > MAX_EXPONENT or len(exact.as_tuple().digits) > 2 * MAX_EXPONENT):
+    if not exact:
+        return _ZERO  # "0E-999999999" is zero too, and would be a gigabyte of text
+    if abs(exact.adjusted()) > MAX_EXPONENT or len(exact.as_tuple().digits) > 2 * MAX_EXPONENT:
         raise NotCanonical(path, f"a number beyond 10^±{MAX_EXPONENT}")
     return exact
 
@@ -105,19 +122,23 @@ def _compound(value: Any, path: str, depth: int, budget: _Budget, takes_bytes: b
             return inner(str.__str__(value), path)
         case int():
             return number(int.__int__(value), path)
-        case datetime.date() | datetime.time():
-            return value.isoformat()
+        case datetime.datetime():
+            return datetime.datetime.isoformat(value)
+        case datetime.date():
+            return datetime.date.isoformat(value)
+        case datetime.time():
+            return datetime.time.isoformat(value)
         case uuid.UUID():
-            return str(value)
+            return uuid.UUID.__str__(value)
         case list() | tuple() if not hasattr(value, "_asdict"):
             return tuple([inner(item, f"{path}[{i}]") for i, item in enumerate(value)])
         case Mapping():
-            return _mapping(value, path, inner)
+            return _mapping(value, path, inner, budget)
         case bytes() | bytearray() | memoryview() if takes_bytes:
             return Digest(hashlib.sha256(value).hexdigest())
         case os.PathLike():
             return inner(_path_text(value, path), path)
-    return _mapping(_fields(value, path), path, inner)
+    return _mapping(_fields(value, path), path, inner, budget)
 
 
 def _path_text(value: os.PathLike[Any], path: str) -> str:
@@ -127,12 +148,18 @@ def _path_text(value: os.PathLike[Any], path: str) -> str:
     return text
 
 
-def _mapping(value: Mapping[Any, Any], path: str, inner: Callable[[Any, str], Canonical]) -> dict[str, Canonical]:
+def _mapping(
+    value: Mapping[Any, Any], path: str, inner: Callable[[Any, str], Canonical], budget: _Budget
+) -> dict[str, Canonical]:
     result: dict[str, Canonical] = {}
     for key, item in value.items():
         if not isinstance(key, str):
             raise NotCanonical(path, f"a mapping with a key of type {type(key).__name__}; keys must be text")
-        result[str.__str__(key)] = inner(item, f"{path}.{key}" if path else key)
+        name = str.__str__(key)
+        budget.spend(_size(name), path)
+        if name in result:  # two keys whose type says they differ: the tool would see what was not checked
+            raise NotCanonical(path, f"the key {name[:40]!r} twice")
+        result[name] = inner(item, f"{path}.{name}" if path else name)
     return result
 
 

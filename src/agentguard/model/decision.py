@@ -72,6 +72,15 @@ _PUBLIC: Final[Mapping[Reason, str]] = MappingProxyType({
 })  # fmt: skip
 
 
+# What a denial for one of these reasons says in full could be used to probe, so `str(Denied)` keeps the constraint back:
+# many frameworks show an exception's text to the model.
+_KEPT_BACK: Final = frozenset({
+    Reason.SECRET_IN_ARGUMENTS, Reason.OUTSIDE_INTENT, Reason.ARGUMENT_VIOLATION, Reason.BUDGET_EXHAUSTED,
+    Reason.POLICY_DENIED, Reason.POLICY_ERROR, Reason.APPROVAL_REQUIRED, Reason.APPROVAL_REJECTED,
+    Reason.APPROVAL_EXPIRED, Reason.ARGUMENTS_CHANGED,
+})  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Miss:
     """The nearest miss: what came closest to permitting the call, and what did not hold.
@@ -122,8 +131,13 @@ class Decision:
         return f"Tool {self.tool!r} was not run: {why}. Do not call it again for this."
 
     @property
+    def shown(self) -> str:
+        """What an exception says: all of it where that is safe, else the public text and the reason code."""
+        return f"{self.public} [{self.reason}]" if self.reason in _KEPT_BACK else self.message
+
+    @property
     def message(self) -> str:
-        """What a developer reads: the reason code and the nearest miss."""
+        """What a developer reads in `guard.explain()`: the reason code and the nearest miss."""
         where = f" at {self.level}" if self.level else ""
         return f"{self.tool}: {self.reason}{where}" + (f": {self.miss.text}" if self.miss.text else "")
 

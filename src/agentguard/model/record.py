@@ -50,6 +50,14 @@ class Position:
         return f"{self.chain}:{self.seq}"
 
 
+class Facts(dict[str, Any]):
+    """Fields that many records share and that never change; an audit sink may keep their prepared form on it."""
+
+    __slots__ = ("prepared",)
+
+    prepared: Any
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One thing that happened, before it is chained.
@@ -58,7 +66,9 @@ class Record:
         event: what happened.
         fields: what is known about it: text, whole numbers below 2^53, booleans, lists and mappings; no floats, and
             never a credential.
+        facts: more fields, shared with other records; a name stands in one of the two only.
     """
 
     event: Event
     fields: Mapping[str, Any]
+    facts: Facts | None = None

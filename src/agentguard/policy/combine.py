@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from agentguard.model.decision import STRICTNESS, AccessRequest, Decision, Miss, Outcome, Reason
 from agentguard.ports import DecisionPoint
@@ -34,6 +35,8 @@ async def _decide(point: DecisionPoint, request: AccessRequest, tool: str) -> De
         return _error(tool, name, f"{name} raised {type(error).__name__}")
     if not isinstance(decision, Decision) or not isinstance(decision.outcome, Outcome):
         return _error(tool, name, f"{name} returned no Decision")
+    if decision.outcome is Outcome.DENY and decision.reason is Reason.DECLARED:
+        return replace(decision, reason=Reason.POLICY_DENIED, level=decision.level or name)
     return decision
 
 

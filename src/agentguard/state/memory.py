@@ -6,12 +6,15 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Final
 
 from agentguard.ports import Candidate, Charge, Exhausted, Reservation, Settlement
 
+# Sums are exact: an application that sets its own decimal context must not round what it has spent.
+_EXACT: Final = Context(prec=4000, traps=[InvalidOperation, Inexact])
 _ZERO: Final = Decimal(0)
+_NOTHING: Final = Charge("", "0", "0")
 
 
 class _Counter:
@@ -21,23 +24,35 @@ class _Counter:
 
     def __init__(self) -> None:
         self.total = _ZERO
-        self.entries: deque[tuple[float, Decimal]] = deque()
+        self.entries: deque[tuple[float, Decimal, str]] = deque()
 
-    def value(self, now: float, per: float) -> Decimal:
-        while per and self.entries and self.entries[0][0] <= now - per:
-            self.total -= self.entries.popleft()[1]
-        return self.total
+    def take(self, charge: Charge, now: float, reservation: str) -> bool:
+        """Add the charge if it fits."""
+        while charge.per and self.entries and self.entries[0][0] <= now - charge.per:
+            self.total = _EXACT.subtract(self.total, self.entries.popleft()[1])
+        amount = Decimal(charge.amount)
+        total = _EXACT.add(self.total, amount)
+        if amount < 0 or total > Decimal(charge.limit):
+            return False
+        self.total = total
+        if charge.per:
+            self.entries.append((now, amount, reservation))
+        return True
 
-    def add(self, now: float, per: float, amount: Decimal) -> None:
-        self.total += amount
-        if per:
-            self.entries.append((now, amount))
+    def rename(self, old: str, new: str) -> None:
+        """Put what was taken under another reservation's name: that of the attempt before."""
+        self.entries = deque((at, amount, new if name == old else name) for at, amount, name in self.entries)
 
-    def take_back(self, amount: Decimal) -> None:
-        self.total -= amount
+    def give_back(self, charge: Charge, reservation: str) -> None:
+        """Undo `take`; what has left the window was given back by time already."""
+        amount = Decimal(charge.amount)
+        if not charge.per:
+            self.total = _EXACT.subtract(self.total, amount)
+            return
         for index in range(len(self.entries) - 1, -1, -1):
-            if self.entries[index][1] == amount:
+            if self.entries[index][1:] == (amount, reservation):
                 del self.entries[index]
+                self.total = _EXACT.subtract(self.total, amount)
                 return
 
 
@@ -54,49 +69,58 @@ class MemoryBudgets:
     async def reserve(self, levels: Sequence[Sequence[Candidate]], now: float) -> Reservation | Exhausted:
         """Choose for every level its first candidate with budget left and take them all, or none (see the port)."""
         with self._lock:
+            fresh = secrets.token_hex(8)
             chosen: list[int] = []
+            taken: list[Charge] = []
             for level, candidates in enumerate(levels):
-                index = next((i for i, candidate in enumerate(candidates) if self._fits(candidate, now)), None)
-                if index is None:
-                    return self._exhausted(level, candidates, now)
-                chosen.append(index)
-            return self._take([candidates[i] for candidates, i in zip(levels, chosen, strict=True)], chosen, now)
+                short: Charge | None = None
+                for index, candidate in enumerate(candidates):
+                    short = None if self._retried(candidate) else self._take(candidate, now, fresh, taken)
+                    if short is None:
+                        chosen.append(index)
+                        break
+                if short is not None or not candidates:
+                    self._give_back(taken, fresh)
+                    return Exhausted(level, candidates[-1].step if candidates else "", short or _NOTHING)
+            return self._reserved([options[i] for options, i in zip(levels, chosen, strict=True)], chosen, taken, fresh)
 
-    def _fits(self, candidate: Candidate, now: float) -> bool:
-        if candidate.retry_key and self._retry(candidate.retry_key):
-            return True
-        return all(self._charge_fits(charge, now) for charge in candidate.charges)
+    def _take(self, candidate: Candidate, now: float, fresh: str, taken: list[Charge]) -> Charge | None:
+        """Take all charges of a candidate, or none; return the one that does not fit."""
+        before = len(taken)
+        for charge in candidate.charges:
+            if not self._counter(charge.key).take(charge, now, fresh):
+                self._give_back(taken[before:], fresh)
+                del taken[before:]
+                return charge
+            taken.append(charge)
+        return None
 
-    def _charge_fits(self, charge: Charge, now: float) -> bool:
-        return self._counter(charge.key).value(now, charge.per) + Decimal(charge.amount) <= Decimal(charge.limit)
+    def _give_back(self, charges: Sequence[Charge], reservation: str) -> None:
+        for charge in charges:
+            scope, _, name = charge.key.partition("/")
+            counter = self._scopes.get(scope, {}).get(name)  # None: the scope was forgotten meanwhile
+            if counter is not None:
+                counter.give_back(charge, reservation)
 
-    def _exhausted(self, level: int, candidates: Sequence[Candidate], now: float) -> Exhausted:
-        last = candidates[-1]
-        return Exhausted(level, last.step, next(c for c in last.charges if not self._charge_fits(c, now)))
-
-    def _take(self, candidates: Sequence[Candidate], chosen: list[int], now: float) -> Reservation:
-        charges: list[Charge] = []
+    def _reserved(self, candidates: list[Candidate], chosen: list[int], taken: list[Charge], fresh: str) -> Reservation:
         retries: list[tuple[str, int, bool]] = []
-        identifier = ""
+        identifier = fresh
         for candidate in candidates:
             again = self._pop_retry(candidate.retry_key) if candidate.retry_key else None
             if again is not None:
                 retries.append((candidate.retry_key, again[0] - 1, True))
                 identifier = again[1]
-                continue
-            if candidate.retry_key:
+            elif candidate.retry_key:
                 retries.append((candidate.retry_key, candidate.attempts - 1, False))
-            for charge in candidate.charges:
-                self._counter(charge.key).add(now, charge.per, Decimal(charge.amount))
-            charges.extend(candidate.charges)
-        return Reservation(identifier or secrets.token_hex(8), tuple(chosen), tuple(charges), tuple(retries))
+        for charge in taken if identifier != fresh else ():
+            self._counter(charge.key).rename(fresh, identifier)
+        return Reservation(identifier, tuple(chosen), tuple(taken), tuple(retries))
 
     async def settle(self, reservation: Reservation, settlement: Settlement) -> None:
         """Give the reservation back if the call never ran; keep it open for another attempt if the tool raised."""
         with self._lock:
             if settlement is Settlement.NOT_RUN:
-                for charge in reservation.charges:
-                    self._counter(charge.key).take_back(Decimal(charge.amount))
+                self._give_back(reservation.charges, reservation.id)
             for key, left, was_retry in reservation.retries:
                 if settlement is Settlement.RAISED and left > 0:
                     self._put_retry(key, left, reservation.id)
@@ -114,9 +138,9 @@ class MemoryBudgets:
         counters = self._scopes.setdefault(scope, {})
         return counters.setdefault(name, _Counter()) if name not in counters else counters[name]
 
-    def _retry(self, key: str) -> bool:
-        scope, _, name = key.partition("/")
-        return name in self._retries.get(scope, {})
+    def _retried(self, candidate: Candidate) -> bool:
+        scope, _, name = candidate.retry_key.partition("/")
+        return bool(name) and name in self._retries.get(scope, {})
 
     def _pop_retry(self, key: str) -> tuple[int, str] | None:
         scope, _, name = key.partition("/")

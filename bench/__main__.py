@@ -1,0 +1,20 @@
+"""Runs every measurement, one after the other: `make bench`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+BENCHES = (("bench.call",), ("bench.agentdojo", "--guard", "none"), ("bench.agentdojo", "--guard", "tools"))
+
+
+def main() -> int:
+    codes = []
+    for module, *options in BENCHES:
+        print(f"\n--- {module} {' '.join(options)}", flush=True)
+        codes.append(subprocess.run([sys.executable, "-m", module, *options], check=False).returncode)
+    return max(codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Parameters that LangChain or LangGraph fills, and how a model is kept from filling them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from langchain_core.tools import BaseTool
+
+from agentguard.binding import hints_of
+
+BY_NAME: Final = frozenset({"run_manager", "callbacks"})  # LangChain fills these by their names, annotated or not
+_PLAIN: Final = (str, int, float, bool, type(None), list, tuple, dict)
+
+
+def injected_names(tool: BaseTool) -> frozenset[str]:
+    """Return the arguments that LangChain keeps out of the schema that a model sees, and fills itself."""
+    by_signature: frozenset[str] = getattr(tool, "_injected_args_keys", frozenset())
+    if isinstance(tool.args_schema, dict):
+        return by_signature
+    shown = _fields(tool.tool_call_schema)
+    return by_signature | (frozenset(_fields(tool.get_input_schema())) - frozenset(shown))
+
+
+def state_names(tool: BaseTool, bodies: Mapping[str, Any]) -> frozenset[str]:
+    """Return the arguments that LangGraph fills with its state: the only ones whose real values may look like JSON."""
+    found = {name for body in bodies.values() for name, hint in hints_of(body).items() if _is_state(_marks(hint))}
+    if not isinstance(tool.args_schema, dict):
+        fields = _fields(tool.get_input_schema())
+        found |= {name for name, field in fields.items() if _is_state(getattr(field, "metadata", ()))}
+    return frozenset(found)
+
+
+def without_forged(
+    given: Mapping[str, Any], filled: frozenset[str], state: frozenset[str], config: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return a tool's input without values for injected arguments that a model could have written.
+
+    LangGraph's ToolNode drops them too, before it fills in its own; `tool.invoke` alone does not. A value that is not
+    made of JSON's types (a ToolRuntime, a store) was put there by code and stays, and so does LangGraph's state in a
+    LangGraph run. LangChain itself fills the tool call id, the config and the callbacks afterwards.
+    """
+    return {
+        name: value
+        for name, value in given.items()
+        if name not in filled or not isinstance(value, _PLAIN) or (name in state and _in_graph(config))
+    }
+
+
+def _in_graph(config: Mapping[str, Any] | None) -> bool:
+    settings = (config or {}).get("configurable") or {}
+    return any(str(key).startswith("__pregel_") for key in settings)
+
+
+def _fields(schema: Any) -> Mapping[str, Any]:
+    fields = getattr(
+        schema, "model_fields" if hasattr(schema, "model_fields") else "__fields__", None
+    )  # pydantic 2 or 1
+    return fields if isinstance(fields, Mapping) else {}
+
+
+def _marks(hint: Any) -> Iterator[Any]:
+    yield from getattr(hint, "__metadata__", ())
+
+
+def _is_state(marks: Any) -> bool:
+    kinds = (mark if isinstance(mark, type) else type(mark) for mark in marks)
+    return any(base.__name__ == "InjectedState" for kind in kinds for base in kind.__mro__)

@@ -1,0 +1,122 @@
+"""The hook into LangChain's agents. It never authorises: that is done at the tool's own function, below it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from langchain.agents import create_agent as _create_agent
+from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
+from langchain_core.messages import ToolMessage
+from langchain_core.tools import BaseTool
+from langgraph.prebuilt.tool_node import ToolCallRequest
+from langgraph.types import Command
+
+from agentguard import ApprovalRequired, Caller, ConfigurationError, Denied
+from agentguard.access import _caller
+from agentguard.model.decision import Reason
+from agentguard_langchain.checks import assert_guarded, is_guarded
+from agentguard_langchain.denial import denied, message_of
+
+if TYPE_CHECKING:
+    from langgraph.graph.state import CompiledStateGraph
+
+Result = ToolMessage | Command[Any]
+
+
+class GuardMiddleware(AgentMiddleware[Any, Any, Any]):
+    """Tells the guard which call and agent it is, denies tools that nobody guarded, and translates denials.
+
+    Put it last, so that it is the innermost: then no other middleware can exchange the tool below it, and none that
+    retries sees a denial. `create_agent` of this package does so. With LangChain's own, tools that are not guarded are
+    refused at the first model call: LangChain shows a middleware no tools while an agent is built.
+
+    `ApprovalRequired` and LangGraph's interrupts pass through, and so does every error of a tool.
+    """
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Any]
+    ) -> ModelResponse[Any]:
+        """Refuse to show tools to a model that nobody guarded.
+
+        Raises:
+            ConfigurationError: names them.
+        """
+        assert_guarded(request.tools)
+        return handler(request)  # type: ignore[no-any-return]  # what the model's node returns
+
+    async def awrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[Any]]
+    ) -> ModelResponse[Any]:
+        """As `wrap_model_call`."""
+        assert_guarded(request.tools)
+        return await handler(request)  # type: ignore[no-any-return]  # what the model's node returns
+
+    def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]) -> Result:
+        """Run one tool call; a denial becomes an error message that invites no retry."""
+        try:
+            with _called(request):
+                return handler(request)
+        except ApprovalRequired:
+            raise
+        except Denied as denial:
+            return message_of(denial, request.tool_call)
+
+    async def awrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]
+    ) -> Result:
+        """As `wrap_tool_call`."""
+        try:
+            with _called(request):
+                return await handler(request)
+        except ApprovalRequired:
+            raise
+        except Denied as denial:
+            return message_of(denial, request.tool_call)
+
+
+@contextmanager
+def _called(request: ToolCallRequest) -> Iterator[None]:
+    if not is_guarded(request.tool):
+        raise denied(request.tool_call["name"], Reason.UNGUARDED, "pass it through guard_tools(...)")
+    token = _caller.set(_caller_of(request))
+    try:
+        yield
+    finally:
+        _caller.reset(token)
+
+
+def _caller_of(request: ToolCallRequest) -> Caller:
+    config: Any = getattr(request.runtime, "config", None) or {}
+    metadata, info = config.get("metadata") or {}, getattr(request.runtime, "execution_info", None)
+    run = config.get("run_id") or getattr(info, "run_id", None) or getattr(info, "task_id", None) or ""
+    return Caller(request.tool_call["id"] or "", str(metadata.get("lc_agent_name") or ""), str(run))
+
+
+def create_agent(
+    model: Any,
+    tools: Sequence[BaseTool | Callable[..., Any] | dict[str, Any]] | None = None,
+    *,
+    middleware: Sequence[AgentMiddleware[Any, Any, Any]] = (),
+    **options: Any,
+) -> CompiledStateGraph[Any, Any, Any, Any]:
+    """LangChain's `create_agent`, which refuses tools that nobody guarded before anything is built.
+
+    Args:
+        model: as there.
+        tools: as there; tools that the model's provider runs itself are refused, for no guard stands there.
+        middleware: as there; a GuardMiddleware is put last if there is none. The tools that a middleware brings have
+            to be guarded as well: `todo.tools = guard_tools(todo.tools, {...})`.
+        options: as there.
+
+    Raises:
+        ConfigurationError: names the tools that are not guarded, or a GuardMiddleware is not the last.
+    """
+    assert_guarded([*(tools or ()), *(tool for each in middleware for tool in getattr(each, "tools", ()))])
+    guards = [index for index, each in enumerate(middleware) if isinstance(each, GuardMiddleware)]
+    if guards and guards != [len(middleware) - 1]:
+        raise ConfigurationError("GuardMiddleware must be the last middleware, so that no other stands below it")
+    stack = list(middleware) if guards else [*middleware, GuardMiddleware()]
+    agent: CompiledStateGraph[Any, Any, Any, Any] = _create_agent(model, tools, middleware=stack, **options)
+    return agent

@@ -1,0 +1,95 @@
+"""A sub-agent works in a task of its own, which extends the chain and can only narrow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from langchain_core.messages import ToolMessage
+from langchain_core.tools import tool
+
+from agentguard import Guard, Intent, current_call, current_task, guarded
+from agentguard_langchain import agent_tool, assert_guarded, create_agent
+from agentguard_langchain.testing import ScriptedModel
+from integrations.langchain.tests.samples import decisions
+
+HI = {"messages": [("user", "hi")]}
+chains: list[tuple[str, ...]] = []
+
+
+@tool
+@guarded(effect="read")
+def look(q: str) -> str:
+    """Look something up."""
+    chains.append(current_call().chain)
+    return f"found {q}"
+
+
+@tool
+@guarded(effect="read")
+def secret(q: str) -> str:
+    """Look up a secret."""
+    chains.append(current_call().chain)
+    return "secret"
+
+
+@pytest.fixture(params=["sync", "async"])
+def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    chains.clear()
+    return lambda agent: agent.invoke(HI) if request.param == "sync" else asyncio.run(agent.ainvoke(HI))
+
+
+def researcher(*turns: Any, tools: Any = (look, secret)) -> Any:
+    return create_agent(ScriptedModel(*turns), list(tools), name="researcher")
+
+
+def parent(*tools: Any, calls: Any = None) -> Any:
+    model = ScriptedModel(calls or [("researcher", {"request": "look it up"}), ("look", {"q": "own"})], "done")
+    return create_agent(model, [*tools, look], name="bot")
+
+
+def answers(result: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(str(m.content), m.status) for m in result["messages"] if isinstance(m, ToolMessage)]
+
+
+@pytest.mark.parametrize("how", ["reads", "intent", "the caller's intent"])
+def test_sub_agent_extends_the_chain_and_gets_less(guard: Guard, run: Any, how: str) -> None:
+    chains.clear()
+    less: dict[str, dict[str, Any]] = {
+        "reads": {"reads": ["look"]},
+        "intent": {"intent": Intent("less", reads=["look"])},
+    }
+    given = less.get(how) or {}
+    inner = researcher([("look", {"q": "x"}), ("secret", {"q": "y"})], "it is x")
+    research = agent_tool(inner, "researcher", "Finds things out.", **given)
+    intent = Intent("Research", reads=["look", "secret"], agents={} if given else {"researcher": {"reads": ["look"]}})
+    with guard.task("bot", on_behalf_of="alice", intent=intent) as task:
+        result = run(parent(research))
+        assert current_task() is task
+    assert answers(result) == [("it is x", "success"), ("found own", "success")]
+    assert sorted(chains) == [("user:alice", "bot"), ("user:alice", "bot", "researcher")]
+    assert ("call.denied", "outside_intent") in decisions(guard)
+
+
+def test_delegation_that_the_intent_does_not_name_is_denied_and_told(guard: Guard, run: Any) -> None:
+    research = agent_tool(researcher("never"), "researcher", "Finds things out.")
+    with guard.task("bot", on_behalf_of="alice", intent=Intent("Research", reads=["look"])):
+        result = run(parent(research))
+    assert answers(result)[0][1] == "error"
+    assert ("delegation.denied", "outside_intent") in decisions(guard)
+
+
+def test_cycle_of_agents_is_denied_and_told(guard: Guard, run: Any) -> None:
+    again = agent_tool(researcher("never"), "bot", "Itself.", reads=["look"])
+    with guard.task("bot", on_behalf_of="alice", intent=Intent("Research", reads=["look"])):
+        result = run(parent(again, calls=[("bot", {"request": "x"})]))
+    assert answers(result)[0][1] == "error"
+    assert ("delegation.denied", "cycle") in decisions(guard)
+
+
+def test_agent_tool_counts_as_guarded_and_is_a_tool_like_others() -> None:
+    research = agent_tool(researcher("x"), "researcher", "Finds things out.", reads=["look"])
+    assert_guarded([research])
+    assert list(research.args) == ["request"]
