@@ -72,8 +72,8 @@ _PUBLIC: Final[Mapping[Reason, str]] = MappingProxyType({
 })  # fmt: skip
 
 
-# What a denial for one of these reasons says in full could be used to probe, so `str(Denied)` keeps the constraint back:
-# many frameworks show an exception's text to the model.
+# What a denial for one of these reasons says in full could be used to probe, so `str(Denied)` keeps the constraint
+# back: many frameworks show an exception's text to the model.
 _KEPT_BACK: Final = frozenset({
     Reason.SECRET_IN_ARGUMENTS, Reason.OUTSIDE_INTENT, Reason.ARGUMENT_VIOLATION, Reason.BUDGET_EXHAUSTED,
     Reason.POLICY_DENIED, Reason.POLICY_ERROR, Reason.APPROVAL_REQUIRED, Reason.APPROVAL_REJECTED,
