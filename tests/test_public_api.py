@@ -15,7 +15,8 @@ DOCUMENTED = {
     "guarded", "guard_tool", "spec_of", "ToolSpec", "Caller",
     # intents
     "Intent", "step", "absent", "any_", "at_least", "at_most", "between", "eq", "in_", "not_", "optional", "prefix",
-    "text",
+    "text", "in_set", "date", "glob", "regex", "path", "url", "email", "template", "each", "items", "keys", "same_as",
+    "is_", "from_", "said", "bind", "ValueSet", "FileSet", "EnvSet", "ResolvedSet",
     # inside a call
     "current_call", "current_credential", "CurrentCall", "Credential", "GuardAuth",
     # what comes back

@@ -14,7 +14,7 @@ import agentguard
 from agentguard import Guard, Intent
 from bench.agentdojo.dojo import Attack, Suite, suite
 from bench.agentdojo.figures import Attacks, Figures, load_shown, output
-from bench.agentdojo.guards import GUARDS
+from bench.agentdojo.guards import GUARDS, declared
 from bench.agentdojo.replay import Load, Moment, Person, Replay, Run
 from bench.agentdojo.tools import specs_of, toolbox
 
@@ -33,31 +33,36 @@ class Benchmark:
         moments: when agents are hijacked.
         first: replay only so many user tasks of each suite; the result is not valid then.
         progress: is told what is done.
+        synthetic: try the attacks with our calls too, and report them apart.
     """
 
     guard_name: str
     moments: Sequence[Moment]
     first: int | None = None
     progress: Callable[[str], None] = to_stderr
+    synthetic: bool = False
     load: Load = field(default_factory=Load)
     plain: Load = field(default_factory=Load)
 
     def run(self, names: Sequence[str]) -> dict[str, Any]:
         """Replay the suites of these names and return the output object."""
         found: dict[str, Figures] = {}
+        apart = Figures({moment: Attacks() for moment in self.moments})
         person, wall_s = Person(), 0.0
         with contextlib.redirect_stdout(sys.stderr), agentguard.local(approver=person) as guard:
             for name in names:
                 loaded = suite(name)
                 self._calibrate(loaded, guard, person)
                 started = perf_counter()
-                found[name] = self._suite(loaded, guard, person)
+                found[name] = self._suite(loaded, guard, person, apart)
                 wall_s += perf_counter() - started
                 self.progress(f"{name}: {found[name].summary()}, {perf_counter() - started:.1f} s")
             left = guard.outstanding()
         plain_call_s = (self.plain.calls_s - self.plain.bodies_s) / max(self.plain.calls, 1)
         faults = [f"{left} credentials are outstanding after the last task"] if left else []
-        return output(found, self.moments, load_shown(self.load, plain_call_s, wall_s), faults)
+        faults += apart.faults
+        result = output(found, self.moments, load_shown(self.load, plain_call_s, wall_s), faults)
+        return {**result, **_shown_apart(apart)} if self.synthetic else result
 
     def _calibrate(self, loaded: Suite, guard: Guard, person: Person) -> None:
         """Measure what LangChain takes for plain tools: the user tasks without any check, once warm."""
@@ -67,8 +72,10 @@ class Benchmark:
             for user in loaded.user_tasks:
                 replay.run(user, None)
 
-    def _suite(self, loaded: Suite, guard: Guard, person: Person) -> Figures:
-        box = toolbox(loaded, specs_of(loaded), guarded=self.guard_name != "none")
+    def _suite(self, loaded: Suite, guard: Guard, person: Person, apart: Figures) -> Figures:
+        folder = declared(self.guard_name, loaded.name)
+        specs = specs_of(loaded, folder) if folder else specs_of(loaded)
+        box = toolbox(loaded, specs, guarded=self.guard_name != "none")
         replay = Replay(loaded, box, guard, person, self.load)
         figures = Figures({moment: Attacks() for moment in self.moments})
         for user in itertools.islice(loaded.user_tasks, self.first):
@@ -79,6 +86,8 @@ class Benchmark:
             _alone(replay, user, intent, figures)
             for moment, attack in itertools.product(self.moments, loaded.attacks):
                 _hijacked(replay, user, intent, attack, moment, figures)
+            for moment, attack in itertools.product(self.moments, loaded.synthetic if self.synthetic else ()):
+                _hijacked(replay, user, intent, attack, moment, apart)
         figures.faults.extend(figures.uncovered(loaded.name))
         return figures
 
@@ -110,6 +119,10 @@ def _hijacked(
     figures.attacks[moment].add(Attacks(int(completed), int(approved), 1))
     if (completed or approved) and intent is not None:
         figures.survivors.append({**where, "approved": not completed})
+
+
+def _shown_apart(apart: Figures) -> dict[str, Any]:
+    return {"attacks_synthetic": apart.shown()["attacks"], "survivors_synthetic": apart.survivors}
 
 
 def _note_faults(run: Run, where: dict[str, str], figures: Figures) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
+from bench.agentdojo.synthetic import CALLS, Call
+
 BENCHMARK: Final = "v1.2.2"
 
 
@@ -64,6 +66,7 @@ class Suite:
         functions: its tools.
         user_tasks: in the package's order.
         attacks: injection tasks that can be replayed, because the package holds calls or words for them.
+        synthetic: injection tasks that the package ships without calls, with ours.
     """
 
     def __init__(self, suite: Any) -> None:
@@ -75,6 +78,7 @@ class Suite:
         self._default = pickle.dumps(suite.load_and_inject_default_environment({}), pickle.HIGHEST_PROTOCOL)
         self._initial: dict[str, bytes] = {}
         self.attacks = self._replayable()
+        self.synthetic = self._with_our_calls()
 
     def environment(self, user: Any) -> Any:
         """Return a new environment, as it stands when a user task begins."""
@@ -104,6 +108,21 @@ class Suite:
         )
         default = pickle.loads(self._default)
         return tuple(attack for attack in found if attack.words or attack.calls(default))
+
+    def _with_our_calls(self) -> tuple[Attack, ...]:
+        shipped = {attack.id for attack in self.attacks}
+        found = ((task, CALLS.get((self.name, task.ID))) for task in self._suite.injection_tasks.values())
+        return tuple(
+            Attack(task.ID, task, functools.partial(_function_calls, calls, task), task.GROUND_TRUTH_OUTPUT)
+            for task, calls in found
+            if calls is not None and task.ID not in shipped
+        )
+
+
+def _function_calls(calls: Callable[[Any, Any], Sequence[Call]], task: Any, environment: Any) -> Sequence[Any]:
+    from agentdojo.functions_runtime import FunctionCall
+
+    return [FunctionCall(function=tool, args=arguments) for tool, arguments in calls(task, environment)]
 
 
 @functools.cache

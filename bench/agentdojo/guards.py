@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -13,6 +14,7 @@ from bench.agentdojo.tools import Toolbox
 # From a suite, one of its user tasks and its tools to the task's intent; None lets the tools run bare.
 IntentOf: TypeAlias = Callable[[Suite, Any, Toolbox], Intent | None]
 _OFTEN: Final = 1000
+_INTENTS: Final = Path(__file__).parent / "intents"
 
 
 def bare(suite: Suite, user: Any, box: Toolbox) -> Intent | None:
@@ -37,4 +39,15 @@ def _names(calls: Sequence[Any]) -> Iterator[str]:
         yield from _names([value for value in call.args.values() if is_call(value)])
 
 
-GUARDS: Final[Mapping[str, IntentOf]] = MappingProxyType({"none": bare, "tools": tool_names})
+def written(suite: Suite, user: Any, box: Toolbox) -> Intent | None:
+    """Load the intent that was written by hand from the user task's prompt; None where there is no file."""
+    file = _INTENTS / suite.name / f"{user.ID}.yaml"
+    return Intent.load(file) if file.is_file() else None
+
+
+def declared(guard: str, suite: str) -> Path | None:
+    """Return the folder with the tools files that belong to a guard's intents; None for the usual ones."""
+    return _INTENTS if guard == "intents" and (_INTENTS / suite / "tools.yaml").is_file() else None
+
+
+GUARDS: Final[Mapping[str, IntentOf]] = MappingProxyType({"none": bare, "tools": tool_names, "intents": written})

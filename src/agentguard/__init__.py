@@ -26,19 +26,39 @@ if TYPE_CHECKING:
     from agentguard.errors import CredentialUnavailable as CredentialUnavailable
     from agentguard.errors import Denied as Denied
     from agentguard.guard import Guard as Guard
+    from agentguard.intent import EnvSet as EnvSet
+    from agentguard.intent import FileSet as FileSet
     from agentguard.intent import Intent as Intent
+    from agentguard.intent import ResolvedSet as ResolvedSet
+    from agentguard.intent import ValueSet as ValueSet
     from agentguard.intent import absent as absent
     from agentguard.intent import any_ as any_
     from agentguard.intent import at_least as at_least
     from agentguard.intent import at_most as at_most
     from agentguard.intent import between as between
+    from agentguard.intent import bind as bind
+    from agentguard.intent import date as date
+    from agentguard.intent import each as each
+    from agentguard.intent import email as email
     from agentguard.intent import eq as eq
+    from agentguard.intent import from_ as from_
+    from agentguard.intent import glob as glob
     from agentguard.intent import in_ as in_
+    from agentguard.intent import in_set as in_set
+    from agentguard.intent import is_ as is_
+    from agentguard.intent import items as items
+    from agentguard.intent import keys as keys
     from agentguard.intent import not_ as not_
     from agentguard.intent import optional as optional
+    from agentguard.intent import path as path
     from agentguard.intent import prefix as prefix
+    from agentguard.intent import regex as regex
+    from agentguard.intent import said as said
+    from agentguard.intent import same_as as same_as
     from agentguard.intent import step as step
+    from agentguard.intent import template as template
     from agentguard.intent import text as text
+    from agentguard.intent import url as url
     from agentguard.model.call import ToolSpec as ToolSpec
     from agentguard.model.decision import Decision as Decision
     from agentguard.model.lease import Credential as Credential
@@ -55,7 +75,8 @@ _ROOMS = {
     "config": "load local",
     "errors": "AgentguardError ApprovalRequired AuditUnavailable ConfigurationError CredentialUnavailable Denied",
     "guard": "Guard",
-    "intent": "Intent absent any_ at_least at_most between eq in_ not_ optional prefix step text",
+    "intent": "EnvSet FileSet Intent ResolvedSet ValueSet absent any_ at_least at_most between bind date each email "
+    "eq from_ glob in_ in_set is_ items keys not_ optional path prefix regex said same_as step template text url",
     "model.call": "ToolSpec",
     "model.decision": "Decision",
     "model.lease": "Credential",

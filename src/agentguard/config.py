@@ -113,7 +113,7 @@ def _with_ceilings(settings: Settings, problems: Problems) -> list[RegisteredAge
 def _ceiling(file: Path) -> CompiledIntent:
     from agentguard.intent import Intent, compile_intent
 
-    return compile_intent(Intent.load(file), ceiling=True)
+    return compile_intent(Intent.load(file).resolve(), ceiling=True)
 
 
 def _issuer(tokens: LocalTokens, problems: Problems) -> Issuer | None:

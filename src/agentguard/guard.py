@@ -21,6 +21,8 @@ from agentguard.credentials.ledger import MemoryLedger
 from agentguard.errors import ConfigurationError
 from agentguard.explanation import Explanation, Recalled
 from agentguard.intent import Intent
+from agentguard.intent.sets import NAME as SET_NAME
+from agentguard.intent.sets import Resolver
 from agentguard.keeper import Keeper, guards
 from agentguard.model.call import ToolSpec
 from agentguard.model.decision import Reason
@@ -92,6 +94,7 @@ class Guard:
         self.remote = issuer is not None and bool(getattr(issuer, "remote", True))
         releasing = (issuer, self.budgets, self.suspensions)
         self.release_suspends = any(getattr(port, "suspends", True) for port in releasing if port is not None)
+        self.resolvers: dict[str, Resolver] = {}
         self.closed = False
         self._recall = recall
         self._remembered: deque[Recalled] = deque(maxlen=_REMEMBERED)
@@ -133,11 +136,27 @@ class Guard:
         finally:
             await run_shielded(call.release, suspends=self.release_suspends)  # 10 first thing, cannot be cancelled
             denied = call.denied(refusal) if refusal is not None else None
-            call.close()  # 11 the outcome; never reaches the caller
+            call.close()  # 11 the outcome and the result; never reaches the caller
+            if call.has_effects:
+                await run_shielded(call.take_effect, suspends=self.release_suspends)  # 12 tasks that end by this call
         if denied is not None:
             raise denied
 
     # --- tasks -----------------------------------------------------------------------------------------------
+
+    def resolver(self, name: str, resolve: Resolver) -> None:
+        """Register a function that returns the members of a set: `sets: {orders: {resolve: NAME, with: {...}}}`.
+
+        Args:
+            name: how intents call it.
+            resolve: called once when a task opens, with the entries of `with` by keyword; it returns a structure.
+
+        Raises:
+            ConfigurationError: the name is no word, or taken: what an intent means never changes under it.
+        """
+        if not SET_NAME.fullmatch(name) or name in self.resolvers or not callable(resolve):
+            raise ConfigurationError(f"{name!r} is no free name for a resolver that can be called; write orders_of")
+        self.resolvers[name] = resolve
 
     def task(
         self, agent: str, *, on_behalf_of: OnBehalfOf = _NOBODY_NAMED, intent: Intent, ttl: float | str | None = None

@@ -2,25 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agentguard.intent import Admitted, CompiledIntent, Facts, Option
+from agentguard.intent.bind import Binds, bind_key, binds_of
+from agentguard.intent.literal import FrozenMapping
+from agentguard.intent.provenance import Source, sources_of
 from agentguard.model.call import ToolCall
 from agentguard.model.decision import STRICTNESS, Decision, Miss, Reason
 from agentguard.ports import Budgets, Candidate, Charge, Exhausted, Reservation
 from agentguard.refusal import Refusal
+from agentguard.results import View
 
 if TYPE_CHECKING:
     from agentguard.task import Task
 
+_NO_LIMIT: Final = "Infinity"
+
+
+class Standing(NamedTuple):
+    """What a level has to know of what was consumed before: the order of its steps, and what its names stand for.
+
+    Args:
+        home: where that is counted: for the tasks of one root, also at a ceiling.
+        waits: for each step that waits, the steps that must have been consumed.
+        awaited: the steps that another one waits for.
+        binds: which arguments set a name.
+    """
+
+    home: str
+    waits: dict[str, tuple[str, ...]]
+    awaited: tuple[str, ...]
+    binds: Binds
+
+    @property
+    def keys(self) -> list[str]:
+        """What is asked of the budgets before a check."""
+        return [f"{self.home}/{key}" for key in (*map(_done, self.awaited), *map(bind_key, self.binds.names))]
+
+    def charges(self, step: str, call: ToolCall) -> Iterator[Charge]:
+        """Yield what consuming a step needs, and what it leaves; in the same atomic step as its budget."""
+        for earlier in self.waits.get(step, ()):
+            yield Charge(f"{self.home}/{_done(earlier)}", _NO_LIMIT, "0", least="1")
+        if step in self.awaited:
+            yield Charge(f"{self.home}/{_done(step)}", _NO_LIMIT)
+        for charge in self.binds.charges(step, call) if self.binds else ():
+            yield replace(charge, key=f"{self.home}/{charge.key}")
+
 
 class Level(NamedTuple):
-    """One level of the chain: a task's intent or an agent's ceiling, and the scope of its counters."""
+    """One level of the chain: a task's intent or an agent's ceiling, and the scope of its counters.
+
+    Args:
+        label: for people.
+        scope: names its counters, and in the results the steps that were consumed at it.
+        intent: what a call must match here.
+        task: the task that ends or is suspended by it.
+        standing: None where nothing that was consumed before matters, beside the budgets.
+        sources: which earlier results its `from` look at.
+        results: what is visible of them; None where there is no `from`.
+    """
 
     label: str
     scope: str
     intent: CompiledIntent
+    task: Task
+    standing: Standing | None
+    sources: frozenset[Source]
+    results: View | None
+
+
+class Matched(NamedTuple):
+    """A call that is admitted at every level.
+
+    Args:
+        decision: the strictest outcome of all levels, with the step of each.
+        reservation: None where nothing is counted.
+        ending: tasks that end once the call's outcome is recorded.
+    """
+
+    decision: Decision
+    reservation: Reservation | None
+    ending: tuple[Task, ...]
 
 
 class Levels(NamedTuple):
@@ -31,24 +96,46 @@ class Levels(NamedTuple):
 
 
 def levels_of(task: Task) -> Levels:
-    """Every intent that a call under a task must match: each task of the chain, and the ceiling of its agent."""
+    """Every intent that a call under a task must match, made once: each task of the chain, and its agent's ceiling."""
+    levels: Levels = task.cache.get("levels") or task.cache.setdefault("levels", _levels(task))
+    return levels
+
+
+def _levels(task: Task) -> Levels:
     found: list[Level] = []
     limits: list[tuple[Candidate, ...]] = []
     for link in task.path:
         name = link.agent.agent.name
         scope = name.replace("/", "%2F")
-        found.append(Level(name, f"task:{link.id}", link.intent))
+        own = f"task:{link.id}"
+        found.append(_level(name, own, own, link.intent, link, task))
         if link.agent.ceiling is not None:
-            found.append(Level(f"ceiling:{name}", f"ceiling:{scope}", link.agent.ceiling))
+            home = f"task:{task.root.id}/ceiling:{scope}"
+            found.append(_level(f"ceiling:{name}", f"ceiling:{scope}", home, link.agent.ceiling, link, task))
         if link.agent.calls is not None:
             most, per = link.agent.calls
             limits.append((Candidate("limits", (Charge(f"agent:{scope}/calls", str(most), per=per),)),))
     return Levels(tuple(found), tuple(limits))
 
 
-async def match(
-    call: ToolCall, levels: Levels, facts: Facts, budgets: Budgets, now: float
-) -> tuple[Decision, Reservation | None]:
+def _level(label: str, scope: str, home: str, intent: CompiledIntent, link: Task, task: Task) -> Level:
+    waits = {step.id: step.earlier for step in intent.intent.steps if step.earlier}
+    awaited = tuple(dict.fromkeys(name for earlier in waits.values() for name in earlier))
+    binds = intent.intent.derived("binds", lambda: binds_of(intent.intent))
+    standing = Standing(home, waits, awaited, binds) if awaited or binds else None
+    sources = intent.intent.derived("sources", lambda: sources_of(intent.intent))
+    view = View(task.tree.results, tuple([above.id for above in task.path]), scope) if sources else None
+    return Level(label, scope, intent, link, standing, sources, view)
+
+
+def need_results(task: Task) -> None:
+    """From now on the tree records what a `from` of this task, or of its agent's ceiling, looks at."""
+    for level in levels_of(task).levels:
+        if level.task is task and level.sources:
+            task.tree.results.need(level.sources, level.scope)
+
+
+async def match(call: ToolCall, levels: Levels, facts: Facts, budgets: Budgets, now: float) -> Matched:
     """Match a call at every level and reserve all its steps at once.
 
     Args:
@@ -58,13 +145,10 @@ async def match(
         budgets: the counters.
         now: monotonic seconds, for sliding windows.
 
-    Returns:
-        The strictest outcome of all levels with the step of each, and the reservation if anything is counted.
-
     Raises:
         Refusal: a level does not admit the call, or has no budget left; then nothing was taken anywhere.
     """
-    options = [_admitted(call, level, facts) for level in levels.levels]
+    options = [_admitted(call, level, await _facts(level, facts, budgets)) for level in levels.levels]
     candidates: list[Sequence[Candidate]] = [
         [_candidate(call, level, option) for option in admitted]
         for level, admitted in zip(levels.levels, options, strict=True)
@@ -75,9 +159,28 @@ async def match(
         reservation = await _reserve(candidates, levels, budgets, now)
     chosen = reservation.chosen if reservation is not None else (0,) * len(options)
     steps = [admitted[index] for admitted, index in zip(options, chosen, strict=False)]
+    ending = tuple([level.task for level, option in zip(levels.levels, steps, strict=True) if option.ends_task])
     outcome = max((option.outcome for option in steps), key=STRICTNESS.__getitem__)
     names = tuple(option.step for option in steps)
-    return Decision(outcome=outcome, reason=Reason.DECLARED, tool=call.spec.name, steps=names), reservation
+    decision = Decision(outcome=outcome, reason=Reason.DECLARED, tool=call.spec.name, steps=names)
+    return Matched(decision, reservation, ending)
+
+
+async def _facts(level: Level, facts: Facts, budgets: Budgets) -> Facts:
+    """Add what this level alone knows: its results, its order and its names."""
+    if level.results is not None:
+        facts = replace(facts, results=level.results)
+    if level.standing is None:
+        return facts
+    found = list(await budgets.standing(level.standing.keys))
+    awaited, names = level.standing.awaited, level.standing.binds.names
+    happened = frozenset(step for step, total in zip(awaited, found, strict=False) if total)
+    bound = FrozenMapping(dict(zip(names, found[len(awaited) :], strict=True)))
+    return replace(facts, happened=happened, bound=bound)
+
+
+def _done(step: str) -> str:
+    return f"done.{step}"
 
 
 def _admitted(call: ToolCall, level: Level, facts: Facts) -> tuple[Option, ...]:
@@ -88,9 +191,11 @@ def _admitted(call: ToolCall, level: Level, facts: Facts) -> tuple[Option, ...]:
 
 
 def _candidate(call: ToolCall, level: Level, option: Option) -> Candidate:
-    if not option.charges and option.attempts <= 1:
+    if not option.charges and option.attempts <= 1 and level.standing is None:
         return Candidate(option.step)
     charges = tuple([Charge(f"{level.scope}/{c.key}", c.limit, c.amount, c.per) for c in option.charges])
+    if level.standing is not None:
+        charges += tuple(level.standing.charges(option.step, call))
     retry = f"{level.scope}/{option.step}:{call.digest}" if option.attempts > 1 else ""
     return Candidate(option.step, charges, retry, option.attempts)
 
@@ -103,6 +208,35 @@ async def _reserve(
         return reserved
     counted = len(levels.levels)
     label = levels.levels[reserved.level].label if reserved.level < counted else "limits"
-    what = reserved.charge.key.partition("/")[2]
-    text = f"step {reserved.step} is used up ({what}, limit {reserved.charge.limit})"
-    raise Refusal(Reason.BUDGET_EXHAUSTED, level=label, miss=Miss(step=reserved.step, kind="budget", text=text))
+    raise _exhausted(reserved, label)
+
+
+def _exhausted(reserved: Exhausted, label: str) -> Refusal:
+    charge, what = reserved.charge, reserved.charge.key.rpartition("/")[2]
+    if charge.least != "0":
+        miss = Miss(reserved.step, kind="after", text=f"step {reserved.step} waits for {what.removeprefix('done.')}")
+        return Refusal(Reason.ARGUMENT_VIOLATION, level=label, miss=miss)
+    if charge.value:
+        name = what.removeprefix("bind.")
+        miss = Miss(reserved.step, kind="bind", text=f"the value must be the same {name} as before")
+        return Refusal(Reason.ARGUMENT_VIOLATION, level=label, miss=miss)
+    what = charge.key.partition("/")[2]
+    text = f"step {reserved.step} is used up ({what}, limit {charge.limit})"
+    return Refusal(Reason.BUDGET_EXHAUSTED, level=label, miss=Miss(step=reserved.step, kind="budget", text=text))
+
+
+def counted(levels: Levels, word: str, *, spare: int = 0) -> list[tuple[Level, Candidate]]:
+    """What one denial, or one question to a person, charges at every level that limits them.
+
+    Args:
+        levels: those of the task.
+        word: `denials` or `asks`.
+        spare: how many fewer than the limit still fit.
+    """
+    found = []
+    for level in levels.levels:
+        limit = getattr(level.intent.limits, word)
+        if limit is not None:
+            charge = Charge(f"{level.scope}/limits#{word}", str(limit.n - spare), per=limit.window)
+            found.append((level, Candidate("limits", (charge,))))
+    return found

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from agentguard._drive import RELEASE_SECONDS, run_shielded, wait_for
 from agentguard.errors import ConfigurationError, Denied, Unavailable
 from agentguard.intent import CompiledIntent, Intent, compile_intent
+from agentguard.intent.sets import Resolver
+from agentguard.matching import need_results
 from agentguard.model.decision import Decision, Miss, Outcome, Reason
 from agentguard.model.duration import seconds
 from agentguard.model.principal import MAX_HOPS, Chain, Proof, Subject, checked_name
@@ -43,7 +45,7 @@ class Opening:
                 f"on_behalf_of is a {type(user).__name__}; use User.verified(token), User.asserted(name) or ITSELF"
             )
         registered = self._registered(agent, Event.TASK_DENIED, {"intent": _name_of(intent)})
-        compiled = _compiled(intent)
+        compiled = _compiled(intent, self._guard.resolvers)
         if not registered.may_open(compiled.name, compiled.source_s256):
             text = f"the registered purposes of agent {agent!r} do not name intent {compiled.name!r}"
             raise self._refused(Event.TASK_DENIED, agent, Reason.NOT_ALLOWED, text)
@@ -62,7 +64,7 @@ class Opening:
         if refusal is not None:
             raise self._delegation_refused(parent, agent, *refusal)
         registered = self._registered(agent, Event.DELEGATION_DENIED, {"task": parent.id})
-        compiled = _compiled(intent)
+        compiled = _compiled(intent, self._guard.resolvers)
         limits = [parent.remaining(), registered.task_ttl, *([compiled.ttl] if compiled.ttl else [])]
         limits += [seconds(ttl, "ttl: ")] if ttl is not None else []
         return self._made(
@@ -123,6 +125,7 @@ class Opening:
             guard.leases.open_task(task.id)
         if not task.move(TaskState.OPEN, only_from=(TaskState.NEW, TaskState.PARKED)):
             raise ConfigurationError(f"task {task.id} is {task.state}; make a new one")
+        need_results(task)
         if task.parent is not None:
             task.parent.children.append(task)
         task.span = spans.start_agent(task.agent.agent.name, self.attributes(task))
@@ -173,7 +176,7 @@ class Opening:
             return
         suspends = self._guard.release_suspends
         try:
-            await run_shielded(lambda: self._revoke(task), suspends=suspends)
+            await run_shielded(lambda: self._revoke(task, state), suspends=suspends)
         finally:
             task.move(state, only_from=(TaskState.ENDING,))
             self._ended(task, state, why)
@@ -186,14 +189,19 @@ class Opening:
             with suppress(TimeoutError):
                 await wait_for(task.done, RELEASE_SECONDS)
 
-    async def _revoke(self, task: Task) -> None:
+    async def _revoke(self, task: Task, state: TaskState) -> None:
         guard = self._guard
         if guard.leases is not None:
             task.counts.revoked += await guard.leases.end_task(task.id)
         for child in list(task.children):
             await self.close(child, TaskState.ENDED, "parent ended")
+        if state is TaskState.PARKED:  # it goes on later, with what it has used up, seen and read
+            return
+        await guard.budgets.forget(f"task:{task.id}")
+        if task.why_stopped:
+            await guard.suspensions.lift(f"task:{task.id}")
         if task.parent is None:
-            await guard.budgets.forget(f"task:{task.id}")
+            task.tree.results.forget()
 
     def _ended(self, task: Task, state: TaskState, why: str) -> None:
         guard, counts = self._guard, task.counts
@@ -263,9 +271,9 @@ def _name_of(intent: object) -> str:
     return str(getattr(intent, "name", ""))[:64]
 
 
-def _compiled(intent: Intent) -> CompiledIntent:
+def _compiled(intent: Intent, resolvers: Mapping[str, Resolver]) -> CompiledIntent:
     if not isinstance(intent, Intent):
         raise TypeError(
             f'intent is a {type(intent).__name__}; use Intent("purpose", step("tool", ...)) or Intent.load(path)'
         )
-    return compile_intent(intent)
+    return compile_intent(intent.resolve(resolvers))

@@ -112,12 +112,17 @@ class Charge:
         limit: the most it may reach.
         amount: what this call adds, as exact decimal text.
         per: seconds of a sliding window, or 0 for the counter's whole life.
+        least: what the counter must have reached already, by other reservations too.
+        value: what the counter stands for. The first charge sets it, while it is held another value does not fit, and
+            when the last charge is given back it is free again.
     """
 
     key: str
     limit: str
     amount: str = "1"
     per: float = 0.0
+    least: str = "0"
+    value: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +178,14 @@ class Settlement(StrEnum):
 class Budgets(Protocol):
     """Counters. `reserve` is one atomic step over all levels: it takes every level's share, or nothing at all.
 
-    A charge's key is `SCOPE/NAME`; `forget` drops all counters of a scope (a task that ended).
+    A charge's key is `SCOPE/NAME`; `forget` drops all counters of a scope (a task that ended). `standing` tells for
+    each key what its counter stands for: its value if it has one, else its sum, or "" if nothing was taken.
     """
 
     suspends: bool
 
     async def reserve(self, levels: Sequence[Sequence[Candidate]], now: float) -> Reservation | Exhausted: ...
+    async def standing(self, keys: Sequence[str]) -> Sequence[str]: ...
     async def settle(self, reservation: Reservation, settlement: Settlement) -> None: ...
     async def forget(self, scope: str) -> None: ...
 

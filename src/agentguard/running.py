@@ -16,15 +16,16 @@ from agentguard.credentials.leaks import MARK, Search, clean_exception
 from agentguard.credentials.leases import Use
 from agentguard.errors import ApprovalRequired, CredentialUnavailable, Denied, NotCanonical, Unavailable
 from agentguard.intent import Facts
-from agentguard.matching import levels_of, match
+from agentguard.matching import counted, levels_of, match
 from agentguard.model.call import ToolCall, ToolSpec
 from agentguard.model.canonical import Canonical, canonical, digest, keyed_digest, run_copy
 from agentguard.model.decision import Decision, Outcome, Reason
 from agentguard.model.record import Event, Record
 from agentguard.policy.combine import decide_all
-from agentguard.ports import Answer, Reservation
+from agentguard.ports import Answer, Exhausted, Reservation
 from agentguard.recording import call_fields, denial_fields
 from agentguard.refusal import NOT_RUN, Ended, Refusal, event_of, settlement_of
+from agentguard.results import MAX_CANDIDATES, whole_of
 from agentguard.stopping import suspension_keys
 from agentguard.task import TaskState, pauses
 from agentguard.telemetry import spans
@@ -48,8 +49,9 @@ class Running:
     """One call. INVARIANT: whatever was taken for it is given back by `release`, which cannot be cancelled."""
 
     __slots__ = (
-        "_copies", "_mutable", "_opened", "_position", "_recorded", "_reservation", "_started", "_use",
-        "arguments", "call", "decision", "ended", "guard", "hash", "hits", "id", "span", "task", "tool", "visible",
+        "_copies", "_ending", "_mutable", "_opened", "_parts", "_position", "_recorded", "_reservation", "_started",
+        "_use", "arguments", "call", "decision", "ended", "guard", "hash", "hits", "id", "span", "task", "tool",
+        "visible",
     )  # fmt: skip
 
     def __init__(self, guard: Guard, task: Task, tool: Tool) -> None:
@@ -64,6 +66,8 @@ class Running:
         self._copies: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         self._mutable = False
         self._reservation: Reservation | None = None
+        self._ending: tuple[Task, ...] = ()
+        self._parts: list[Any] | None = None
         self._use: Use | None = None
         self._started = self._recorded = self._opened = False
         self._position: Any = None
@@ -129,10 +133,9 @@ class Running:
     # 3 -------------------------------------------------------------------------------------------------------
     async def match_intent(self) -> None:
         """At every level the call must match a step; all are reserved at once, or none."""
-        levels = self.task.cache.get("levels") or self.task.cache.setdefault("levels", levels_of(self.task))
-        facts = Facts(seen=self.task.tree.seen)
-        self.decision, self._reservation = await match(
-            self.call, levels, facts, self.guard.budgets, self.guard.monotonic()
+        facts = Facts(seen=self.task.tree.seen, heard=self.task.tree.heard)
+        self.decision, self._reservation, self._ending = await match(
+            self.call, levels_of(self.task), facts, self.guard.budgets, self.guard.monotonic()
         )
 
     # 4 -------------------------------------------------------------------------------------------------------
@@ -151,6 +154,7 @@ class Running:
         """Ask a person where a step or an obligation says so; the answer is good for these exact arguments, once."""
         if self.decision.outcome is not Outcome.ASK:
             return
+        await self._refuse_more_questions()
         self.task.counts.asked += 1
         request = approval_request(self.task, self.call, self.decision.steps[-1])
         self._append(Event.APPROVAL_ASKED, {"digest": self.hash})
@@ -165,6 +169,16 @@ class Running:
         if answer is not Answer.APPROVED:
             raise Refusal(Reason.APPROVAL_REJECTED, "the call was not approved")
         self.decision = replace(self.decision, outcome=Outcome.PERMIT)
+
+    async def _refuse_more_questions(self) -> None:
+        """A question counts whatever its answer is, so it is never given back."""
+        limits = counted(levels_of(self.task), "asks")
+        if limits:
+            budgets, now = self.guard.budgets, self.guard.monotonic()
+            reserved = await budgets.reserve([[candidate] for _, candidate in limits], now)
+            if isinstance(reserved, Exhausted):
+                level = limits[reserved.level][0].label
+                raise Refusal(Reason.BUDGET_EXHAUSTED, "a person was asked as often as the intent lets", level=level)
 
     # 6 -------------------------------------------------------------------------------------------------------
     async def record_decision(self) -> None:
@@ -284,6 +298,7 @@ class Running:
     def _close(self) -> None:
         if self.hits:
             self.guard.try_append(self._record(Event.SECRET_REMOVED, {"leases": sorted(self.hits)}))
+        self._keep_result()
         if self._recorded:
             event, why = event_of(self.ended, self._started)
             fields = {"call": self.call.id, "task": self.task.id, "tool": self.tool.spec.name}
@@ -295,6 +310,62 @@ class Running:
             self.span.decided(self.decision)
             error = self.ended.error if self._started else None
             self.span.end(spans.error_type_of(error) if error is not None and not pauses(error) else "")
+
+    def _keep_result(self) -> None:
+        """Record what a `from` of the tree looks at; a call that raised, or whose stream was left, leaves nothing."""
+        results = self.task.tree.results
+        if results.idle or not self._started or self.ended.error is not None:
+            return
+        try:
+            steps = zip((level.scope for level in levels_of(self.task).levels), self.decision.steps, strict=True)
+            path = tuple([link.id for link in self.task.path])
+            results.record(self.call, self.ended.value if self._parts is None else whole_of(self._parts), path, steps)
+        except Exception as error:
+            _log.error("the result of call %s was not kept: %s", self.id, type(error).__name__)
+
+    def passed(self, part: Any) -> Any:
+        """Keep a part of a stream, if anything looks at results: together they are the result, once it is finished."""
+        if not self.task.tree.results.idle:
+            self._parts = [] if self._parts is None else self._parts
+            self._parts.append(part)
+            del self._parts[MAX_CANDIDATES + 1 :]
+        return part
+
+    # 12 ------------------------------------------------------------------------------------------------------
+    @property
+    def has_effects(self) -> bool:
+        """Whether something follows from how the call ended."""
+        denied = self.decision.outcome is Outcome.DENY and self.decision.reason is not Reason.SUSPENDED
+        return bool(self._ending) or (denied and bool(counted(levels_of(self.task), "denials")))
+
+    async def take_effect(self) -> None:
+        """End the tasks whose step says so; suspend those that were denied as often as their intent lets.
+
+        Nothing here reaches the caller.
+        """
+        try:
+            if self.decision.outcome is Outcome.DENY:
+                await self._count_denial()
+            elif self._started and not self._retries_left():
+                for task in self._ending:
+                    await self.guard.close_task(task, TaskState.ENDED, "end_task")
+        except Exception as error:
+            _log.error("what follows from call %s was not done: %s", self.id, type(error).__name__)
+
+    async def _count_denial(self) -> None:
+        now = self.guard.monotonic()
+        for level, candidate in counted(levels_of(self.task), "denials", spare=1):
+            if not level.task.is_open():
+                continue  # nothing could start, and its counters are gone
+            reserved = await self.guard.budgets.reserve([[candidate]], now)
+            if isinstance(reserved, Exhausted) and not level.task.why_stopped:
+                level.task.why_stopped = "as many calls were denied as the intent lets"
+                await self.guard.stopping.suspend(f"task:{level.task.id}", level.task.why_stopped)
+
+    def _retries_left(self) -> bool:
+        """Whether the very same call may run again, as its tool raised: then it is not over."""
+        retries = self._reservation.retries if self._reservation is not None else ()
+        return self.ended.error is not None and any(left > 0 for _, left, _ in retries)
 
     def denied(self, refusal: Refusal) -> Denied:
         """Record a refusal and return the error that the caller gets."""
@@ -329,6 +400,8 @@ def _too_short(values: Iterable[object], shortest: int) -> bool:
 def _refuse_closed(link: Task) -> None:
     if link.state is not TaskState.OPEN:
         raise Refusal(Reason.TASK_ENDED, f"task {link.id} is {link.state}{_why(link)}", level=link.agent.agent.name)
+    if link.why_stopped:
+        raise Refusal(Reason.SUSPENDED, f"task {link.id}: {link.why_stopped}", level=link.agent.agent.name)
     if link.host.monotonic() >= link.deadline:
         raise Refusal(Reason.EXPIRED, f"task {link.id} is past its time", level=link.agent.agent.name)
 

@@ -34,6 +34,9 @@ class Stopping:
     async def lift(self, key: str) -> None:
         """Let a key go on, and record it."""
         await self._guard.suspensions.lift(key)
+        for task in self._guard.keeper.open_tasks():
+            if key == f"task:{task.id}":
+                task.why_stopped = ""
         self._guard.try_append(Record(Event.RESUMED, {"key": self._public(key)}))
 
     def _public(self, key: str) -> str:

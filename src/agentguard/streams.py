@@ -56,13 +56,13 @@ def stream_parts(pipeline: Pipeline, running: Running, inner: Any) -> Generator[
             step = partial(next, inner)
             for clean in stream.part(part):
                 try:
-                    sent = yield clean
+                    sent = yield running.passed(clean)
                     step = partial(inner.send, sent)
                 except Exception as thrown:
                     step = partial(inner.throw, thrown)
     except StopIteration as stop:
         ended = Ended(stop.value)
-        yield from stream.end()
+        yield from map(running.passed, stream.end())
     except GeneratorExit:
         raise
     except BaseException as error:
@@ -99,14 +99,14 @@ def async_generator(start: Start) -> Callable[..., AsyncGenerator[Any, Any]]:
                 step = inner.__anext__
                 for clean in stream.part(part):
                     try:
-                        sent = yield clean
+                        sent = yield running.passed(clean)
                         step = partial(inner.asend, sent)
                     except Exception as thrown:
                         step = partial(inner.athrow, thrown)
         except StopAsyncIteration:
             ended = Ended()
             for rest in stream.end():
-                yield rest
+                yield running.passed(rest)
         except GeneratorExit:
             raise
         except BaseException as error:

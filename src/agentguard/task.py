@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextvars import Token
@@ -18,8 +19,10 @@ from agentguard._drive import drive, loop_running
 from agentguard.access import _task
 from agentguard.errors import ApprovalRequired, ConfigurationError, Denied
 from agentguard.intent import CompiledIntent, Intent
+from agentguard.model.canonical import MAX_BYTES, is_nfc
 from agentguard.model.decision import Decision, Miss, Outcome, Reason
 from agentguard.model.principal import Chain
+from agentguard.results import Store
 from agentguard.user import OnBehalfOf
 
 if TYPE_CHECKING:
@@ -65,6 +68,8 @@ class Tree:
     root: str
     lock: threading.Lock = field(default_factory=threading.Lock)
     seen: frozenset[str] = frozenset()
+    heard: tuple[str, ...] = ()
+    results: Store = field(default_factory=Store)
 
 
 class Host(Protocol):
@@ -102,6 +107,7 @@ class Task:
         self.deadline = 0.0
         self.counts = Counts()
         self.why_ended = ""
+        self.why_stopped = ""
         self.cache: dict[Any, Any] = {}
         self._lock = threading.Lock()
         self._token: Token[Task | None] | None = None
@@ -212,6 +218,26 @@ class Task:
         """Seconds until it ends by itself."""
         return max(0.0, self.deadline - self.host.monotonic())
 
+    def heard(self, text: str) -> None:
+        """Add the subject's own words, for `said`: what they wrote themselves, never what a tool or a model returned.
+
+        Args:
+            text: as it was written; it is put into NFC.
+
+        Raises:
+            TypeError: it is no text.
+            ConfigurationError: it is empty, no valid Unicode, or all that was heard would be more than 1 MiB.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"heard() takes text, not {type(text).__name__}")
+        words = unicodedata.normalize("NFC", text)
+        if not words.strip() or not is_nfc(words):
+            raise ConfigurationError("heard() takes text that is not empty and holds no lone surrogate")
+        with self.tree.lock:
+            if sum(map(len, self.tree.heard)) + len(words) > MAX_BYTES:
+                raise ConfigurationError("the subject's words are more than 1 MiB; pass what they said, no documents")
+            self.tree.heard = (*self.tree.heard, words)
+
     # --- crossing --------------------------------------------------------------------------------------------
 
     def delegate(
@@ -245,7 +271,8 @@ class Task:
     def _narrowed(self, agent: str, reads: Any, steps: Any) -> Intent | None:
         if reads or steps:
             listed = [steps] if not isinstance(steps, list | tuple) else list(steps)
-            return Intent(self.intent.purpose, *listed, reads=reads, name=self.intent.name)
+            own = self.intent.intent
+            return Intent(own.purpose, *listed, reads=reads, name=own.name, sets=own.sets, define=own.define)
         return self.intent.agents.get(agent)
 
     @contextlib.contextmanager

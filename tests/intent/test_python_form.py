@@ -50,7 +50,7 @@ def test_keywords_of_step_are_tool_arguments_only() -> None:
     made = step("pay", tool="hammer", times=3, id="x")
 
     assert dict(made.args) == {"tool": eq("hammer"), "times": eq(3), "id": eq("x")}
-    assert (made.tool, made.id, made.budget) == ("pay", "", None)
+    assert (made.tool, made.id, made.uses) == ("pay", "", None)
 
 
 def test_alternatives_are_one_list() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from agentguard.intent.check import CompiledIntent, compile_intent, explain
 from agentguard.intent.constraint import Constraint
 from agentguard.intent.intent import Intent
+from agentguard.intent.limits import Example, Examples, Limit, Limits, Otherwise
 from agentguard.intent.links import find_link
 from agentguard.intent.python_form import (
     absent,
@@ -18,22 +19,40 @@ from agentguard.intent.python_form import (
     at_least,
     at_most,
     between,
+    date,
+    each,
+    email,
     eq,
+    glob,
     in_,
+    in_set,
+    is_,
+    items,
+    keys,
     not_,
     optional,
+    path,
     prefix,
+    regex,
+    same_as,
+    template,
     text,
+    url,
 )
+from agentguard.intent.python_sources import bind, from_, said
+from agentguard.intent.sets import EnvSet, FileSet, ResolvedSet, ValueSet
 from agentguard.intent.step import Forbid, Step, Times, Total, step
 from agentguard.intent.truth import Facts, Truth
 from agentguard.intent.verdict import Admitted, Option, Refused, StepExplanation, Verdict
 
 __all__ = [
     # what a task may do
-    "Intent", "Step", "step", "Times", "Total", "Forbid",
+    "Intent", "Step", "step", "Times", "Total", "Forbid", "Limit", "Limits", "Otherwise", "Example", "Examples",
+    "ValueSet", "FileSet", "EnvSet", "ResolvedSet",
     # what an argument may be
-    "Constraint", "absent", "any_", "at_least", "at_most", "between", "eq", "in_", "not_", "optional", "prefix", "text",
+    "Constraint", "absent", "any_", "at_least", "at_most", "between", "date", "each", "email", "eq",
+    "glob", "in_", "in_set", "is_", "items", "keys", "not_", "optional", "path", "prefix", "regex", "same_as",
+    "template", "text", "url", "bind", "from_", "said",
     # checking
     "compile_intent", "CompiledIntent", "Facts", "Verdict", "Admitted", "Option", "Refused",
     "explain", "StepExplanation", "Truth", "find_link",

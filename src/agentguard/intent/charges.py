@@ -6,8 +6,9 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
+from agentguard.intent.limits import Limits
 from agentguard.intent.literal import comparable, quoted
-from agentguard.intent.step import Step, Times
+from agentguard.intent.step import Step
 from agentguard.intent.truth import MISSING, value_of
 from agentguard.intent.verdict import Admitted, Option
 from agentguard.model.call import Effect, ToolCall, ToolSpec
@@ -21,21 +22,39 @@ Admits: TypeAlias = Callable[[ToolCall], Admitted | Miss]
 _MAX_SHOWN: Final = 64
 
 
-def admits_of(step: Step, *, ceiling: bool) -> Admits:
-    """Return what makes a step's option; it is prebuilt unless the step counts per argument or sums one."""
-    times = step.budget
-    once = _admitted(step, (Charge(f"{step.id}#times", "1"),))
-    unlimited = _admitted(step, ())
-    if step.totals or (times is not None and times.per):
-        return _computed(step, once_by_default=not ceiling and times is None)
+def admits_of(step: Step, *, ceiling: bool, limits: tuple[Charge, ...] = ()) -> Admits:
+    """Return what makes a step's option; it is prebuilt unless the step counts per argument or sums one.
+
+    Args:
+        step: the step.
+        ceiling: it stands in a ceiling, where no step is used once by default.
+        limits: what every call of the intent charges.
+    """
+    times = step.uses
+    if step.totals or step.unrepeated or (times is not None and times.per):
+        return _computed(step, once_by_default=not ceiling and times is None, limits=limits)
     if times is not None:
-        fixed = _admitted(step, (Charge(f"{step.id}#times", str(times.n), per=times.window),))
+        charge = Charge(f"{counter_of(step)}#times", str(times.n), per=times.window)
+        fixed = _admitted(step, (charge, *limits))
         return lambda call: fixed
+    once = _admitted(step, (Charge(f"{step.id}#times", "1"), *limits))
+    unlimited = _admitted(step, limits)
     return (lambda call: unlimited) if ceiling else (lambda call: once if acts(call.spec) else unlimited)
 
 
+def counter_of(step: Step) -> str:
+    """Return what stands before `#` in a counter's key: the step's id, or the budget it shares."""
+    return f"budget:{step.shared}" if step.shared else step.id
+
+
+def limit_charges(limits: Limits) -> tuple[Charge, ...]:
+    """Return what every call of an intent charges: `calls` and `rate`."""
+    found = (("calls", limits.calls), ("rate", limits.rate))
+    return tuple(Charge(f"limits#{name}", str(limit.n), per=limit.window) for name, limit in found if limit)
+
+
 def _admitted(step: Step, charges: tuple[Charge, ...]) -> Admitted:
-    return Admitted((Option(step.id, step.outcome, charges, step.tries),))
+    return Admitted((Option(step.id, step.outcome, charges, step.tries, step.ends_task, step.by),))
 
 
 def acts(spec: ToolSpec) -> bool:
@@ -43,37 +62,38 @@ def acts(spec: ToolSpec) -> bool:
     return spec.effect is not Effect.READ or "egress" in spec.tags
 
 
-def _computed(step: Step, *, once_by_default: bool) -> Admits:
-    times, totals = step.budget, tuple(step.totals.items())
+def _computed(step: Step, *, once_by_default: bool, limits: tuple[Charge, ...]) -> Admits:
+    times, totals, counter = step.uses, tuple(step.totals.items()), counter_of(step)
+    counted: tuple[tuple[str, tuple[str, ...], str, float], ...] = ()
+    counted += (("times", times.per, str(times.n), times.window),) if times is not None else ()
+    counted += (("distinct", step.unrepeated, "1", 0.0),) if step.unrepeated else ()
 
     def compute(call: ToolCall) -> Admitted | Miss:
         charges = [Charge(f"{step.id}#times", "1")] if once_by_default and acts(call.spec) else []
-        if times is not None:
-            key = _per(times, call)
+        for word, names, limit, window in counted:
+            key = _per(names, call)
             if key is None:
-                return Miss(
-                    step.id, times.per[0], "times", f"{', '.join(times.per)} cannot be compared, so not counted"
-                )
-            charges.append(Charge(f"{step.id}#times{key}", str(times.n), per=times.window))
+                return Miss(step.id, names[0], word, f"{', '.join(names)} cannot be compared, so not counted")
+            charges.append(Charge(f"{counter}#{word}{key}", limit, per=window))
         for name, total in totals:
             value = value_of(name, call)
             # INVARIANT: nothing but a number of at least 0 is added; a negative one would give budget back.
             if type(value) is not Decimal or value < 0:
                 return Miss(step.id, name, "total", f"{name} is summed, so it must be a number of at least 0")
             charges.append(
-                Charge(f"{step.id}#total.{name}", number_text(total.limit), number_text(value), per=total.window)
+                Charge(f"{counter}#total.{name}", number_text(total.limit), number_text(value), per=total.window)
             )
-        return _admitted(step, tuple(charges))
+        return _admitted(step, (*charges, *limits))
 
     return compute
 
 
-def _per(times: Times, call: ToolCall) -> str | None:
+def _per(names: tuple[str, ...], call: ToolCall) -> str | None:
     """`[account="acme"]`: which of the counters; None where a value cannot be compared."""
-    if not times.per:
+    if not names:
         return ""
     shown = []
-    for name in times.per:
+    for name in names:
         value = value_of(name, call)
         if value is not MISSING and not comparable(value):
             return None

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from agentguard.intent.compile import CompiledStep, Rules, rules_of
 from agentguard.intent.intent import Intent
+from agentguard.intent.limits import Limits
 from agentguard.intent.misses import forbidden, nearest_miss, not_everywhere, outside, step_miss
 from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, MISSING, Facts, Truth, value_of
-from agentguard.intent.verdict import Admitted, Option, Refused, StepExplanation, Verdict
+from agentguard.intent.verdict import Admitted, Refused, StepExplanation, Verdict
 from agentguard.model.call import ToolCall
-from agentguard.model.decision import Miss, Outcome, Reason
-
-_READ: Final = Admitted((Option("reads", Outcome.PERMIT),))
+from agentguard.model.decision import Miss, Reason
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +46,11 @@ class CompiledIntent:
     def source_s256(self) -> str | None:
         """Hash of its file before parameters; None for an intent built in Python."""
         return self.intent.source_s256
+
+    @property
+    def limits(self) -> Limits:
+        """What holds for all calls together; `calls` and `rate` are among the charges of every option already."""
+        return self.intent.limits or Limits()
 
     @property
     def agents(self) -> Mapping[str, Intent]:
@@ -93,6 +96,9 @@ def _explained(step: CompiledStep, call: ToolCall, facts: Facts) -> StepExplanat
 
 def _answer(step: CompiledStep, call: ToolCall, facts: Facts) -> tuple[Truth, Admitted | Miss | None]:
     """Judge a step and count what it would charge; what cannot be counted cannot be told."""
+    # A step that waits for another is not looked at, so nothing in it can be told or not told.
+    if step.step.earlier and not facts.happened.issuperset(step.step.earlier):
+        return FAIL, None
     truth = step.judge(call, facts)
     if truth is not HOLD:
         return truth, None
@@ -115,7 +121,9 @@ def _verdict(rules: Rules, call: ToolCall, facts: Facts) -> Verdict:
     steps = rules.steps.get(spec.name)
     if steps is not None:
         return _by_steps(steps, call, facts)
-    return _READ if rules.reads(spec) else Refused(Reason.OUTSIDE_INTENT, outside(rules, spec))
+    if rules.reads(spec):
+        return rules.read
+    return rules.otherwise(spec) or Refused(Reason.OUTSIDE_INTENT, outside(rules, spec))
 
 
 def _by_steps(steps: tuple[CompiledStep, ...], call: ToolCall, facts: Facts) -> Verdict:

@@ -6,15 +6,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from agentguard.intent.charges import Admits, admits_of
-from agentguard.intent.constraint import Constraint
+from agentguard.errors import ConfigurationError
+from agentguard.intent.charges import Admits, admits_of, limit_charges
+from agentguard.intent.constraint import Constraint, Names
 from agentguard.intent.document import Path
 from agentguard.intent.intent import Intent
+from agentguard.intent.limits import Limits, Otherwise
+from agentguard.intent.literal import thawed
 from agentguard.intent.mistakes import Mistakes
+from agentguard.intent.sets import ValueSet
 from agentguard.intent.step import Forbid, Step
 from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, MISSING, Facts, Test, Truth, unset, value_of
+from agentguard.intent.verdict import Admitted, Option
 from agentguard.model.call import Effect, ToolCall, ToolSpec
 from agentguard.model.decision import Outcome
+from agentguard.ports import Charge
 
 Judge: TypeAlias = Callable[[ToolCall, Facts], Truth]
 Matcher: TypeAlias = Callable[[str], bool]
@@ -57,16 +63,20 @@ class Rules:
     steps: Mapping[str, tuple[CompiledStep, ...]]
     reads: Callable[[ToolSpec], bool]
     reads_by_name: Matcher
+    read: Admitted
+    otherwise: Callable[[ToolSpec], Admitted | None]
 
 
 def rules_of(intent: Intent, *, ceiling: bool) -> Rules:
     """Build the rules of an intent.
 
     Raises:
-        ConfigurationError: a ceiling has parameters, or a budget without a window.
+        ConfigurationError: a set is not resolved; or a ceiling has parameters, an order, or a budget without a window.
     """
     if ceiling and (found := list(_ceiling_mistakes(intent))):
         raise Mistakes(f"{intent.name!r} cannot be a ceiling:", found)
+    intent = _literal(intent)
+    charged = limit_charges(intent.limits or Limits())
     forbids = [CompiledForbid(f"forbid[{i}]", entry, _forbid(entry)) for i, entry in enumerate(intent.forbid)]
     exact = {entry.forbid.tool for entry in forbids if entry.forbid.tool and "*" not in entry.forbid.tool}
     admits, matches = _reads(intent.reads)
@@ -74,10 +84,38 @@ def rules_of(intent: Intent, *, ceiling: bool) -> Rules:
         forbids=tuple(entry for entry in forbids if entry.forbid.tool not in exact),
         forbids_of={tool: tuple(entry for entry in forbids if _covers(entry, exact - {tool})) for tool in exact},
         everywhere=tuple((name, _parts(name, said), said.test(name)) for name, said in intent.everywhere.items()),
-        steps=_steps(intent, ceiling),
+        steps=_steps(intent, ceiling, charged),
         reads=admits,
         reads_by_name=matches,
+        read=Admitted((Option("reads", Outcome.PERMIT, charged),)),
+        otherwise=_otherwise(intent.otherwise, charged),
     )
+
+
+def _literal(intent: Intent) -> Intent:
+    """Return the intent with what its sets and its defines stand for, inside every constraint."""
+    sets: dict[str, tuple[Any, ...]] = {}
+    for name, source in intent.sets.items():
+        if not isinstance(source, ValueSet):
+            raise ConfigurationError(f"the set {name!r} is not resolved yet; call intent.resolve(resolvers) first")
+        sets[name] = tuple(map(thawed, source.values))
+    return intent.with_names(Names(sets, intent.define))
+
+
+def _otherwise(said: Otherwise | None, limits: tuple[Charge, ...]) -> Callable[[ToolSpec], Admitted | None]:
+    if said is None:
+        return lambda spec: None
+    own = (Charge("otherwise#calls", str(said.calls.n), per=said.calls.window),) if said.calls else ()
+    asks = Admitted((Option("otherwise", Outcome.ASK, (*own, *limits)),))
+    matchers = tuple(map(_matcher, said.tools))
+
+    # INVARIANT: what no step names is never destroyed, whoever says yes.
+    def covers(spec: ToolSpec) -> Admitted | None:
+        if spec.effect is Effect.DESTRUCTIVE or not any(matches(spec.name) for matches in matchers):
+            return None
+        return asks
+
+    return covers
 
 
 def _covers(entry: CompiledForbid, other_tools: set[str]) -> bool:
@@ -89,18 +127,29 @@ def _ceiling_mistakes(intent: Intent) -> Iterator[tuple[Path, str]]:
     for name in intent.params:
         yield ("params", name), "a ceiling holds for every task, so it has no parameters; write the value"
     for index, step in enumerate(intent.steps):
-        if step.budget and not step.budget.window:
-            yield ("steps", index, "times"), f"{why}: {{n: {step.budget.n}, per: 1h}}"
+        if step.uses and not step.uses.window:
+            yield ("steps", index, "times"), f"{why}: {{n: {step.uses.n}, per: 1h}}"
+        if step.unrepeated:
+            yield ("steps", index, "distinct"), "a ceiling would remember every value for ever; leave it to the intents"
+        if step.earlier:
+            yield (
+                ("steps", index, "after"),
+                "a ceiling holds for every task, so it has no order; leave it to the intents",
+            )
         for name, total in step.totals.items():
             if not total.window:
                 yield ("steps", index, "total", name), f"{why}: {{max: {total.limit}, per: 1h}}"
+    for name in (intent.limits or Limits()).unbounded():
+        yield ("limits", name), f"{why}: {{n: 1000, per: 1h}}"
+    if intent.otherwise and intent.otherwise.calls and not intent.otherwise.calls.window:
+        yield ("otherwise", "calls"), f"{why}: {{n: {intent.otherwise.calls.n}, per: 1h}}"
 
 
-def _steps(intent: Intent, ceiling: bool) -> dict[str, tuple[CompiledStep, ...]]:
+def _steps(intent: Intent, ceiling: bool, limits: tuple[Charge, ...]) -> dict[str, tuple[CompiledStep, ...]]:
     by_tool: dict[str, list[CompiledStep]] = {}
     for step in intent.steps:
         parts = tuple((name, _parts(name, said)) for name, said in step.args.items())
-        compiled = CompiledStep(step, _judge(step), admits_of(step, ceiling=ceiling), parts)
+        compiled = CompiledStep(step, _judge(step), admits_of(step, ceiling=ceiling, limits=limits), parts)
         by_tool.setdefault(step.tool, []).append(compiled)
     # INVARIANT: those that permit come before those that ask, each in the order written.
     return {

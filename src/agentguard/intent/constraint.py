@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from agentguard.errors import ConfigurationError
+from agentguard.intent.literal import FrozenMapping
 from agentguard.intent.truth import (
     Test,
     every,
@@ -16,6 +17,20 @@ from agentguard.intent.truth import (
 
 # Reads a constraint that stands inside another; the mistake is noted at its own place.
 Inner: TypeAlias = "Callable[[object], Constraint]"
+C = TypeVar("C", bound="Constraint")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What an intent names: the members of its sets, and its defines.
+
+    Args:
+        sets: canonical values by the name of the set.
+        define: constraints by name; they may use each other, never in a circle.
+    """
+
+    sets: Mapping[str, tuple[Any, ...]]
+    define: Mapping[str, Constraint]
 
 
 class Constraint:
@@ -48,9 +63,33 @@ class Constraint:
         """Return the test, built once; `argument` is the argument it is for, empty inside a value."""
         raise NotImplementedError
 
+    def open_test(self, argument: str) -> Test:
+        """Return the test that looks only at what the constraint names, as a forbid does."""
+        return self.test(argument)
+
     def lifted(self, argument: str) -> Test:
         """Return the test as `forbid` uses it: about a single value, it matches if any element of a list matches."""
-        return of_any_element(self.test(argument)) if self.scalar else self.test(argument)
+        return of_any_element(self.open_test(argument)) if self.scalar else self.open_test(argument)
+
+    def inside(self) -> Iterator[Constraint]:
+        """Yield the constraints that stand inside this one."""
+        if is_dataclass(self):
+            for entry in fields(self):
+                yield from _constraints(getattr(self, entry.name))
+
+    def walk(self) -> Iterator[Constraint]:
+        """Yield this constraint and all that stand inside it, at any depth."""
+        yield self
+        for item in self.inside():
+            yield from item.walk()
+
+    def filled(self: C, names: Names) -> C:
+        """Return the constraint with what its sets and its defines stand for; without them it is returned as it is."""
+        if not is_dataclass(self):
+            return self
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
+        changed = {name: made for name, value in values.items() if (made := _filled(value, names)) is not value}
+        return replace(self, **changed) if changed else self
 
     def form(self) -> Any:
         """Return the constraint as it stands in a file."""
@@ -65,6 +104,24 @@ class Constraint:
 
     def __and__(self, other: object) -> Constraint:
         return all_of((self, other)) if isinstance(other, Constraint) else NotImplemented
+
+
+def _constraints(value: Any) -> Iterator[Constraint]:
+    if isinstance(value, Constraint):
+        yield value
+    elif isinstance(value, tuple | Mapping):
+        for item in value if isinstance(value, tuple) else value.values():
+            yield from _constraints(item)
+
+
+def _filled(value: Any, names: Names) -> Any:
+    if isinstance(value, Constraint):
+        return value.filled(names)
+    if not isinstance(value, tuple | Mapping) or not any(True for _ in _constraints(value)):
+        return value
+    if isinstance(value, tuple):
+        return tuple(_filled(item, names) for item in value)
+    return FrozenMapping({key: _filled(item, names) for key, item in value.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +168,8 @@ class AllOf(Constraint):
         return every([item.test(argument) for item in self.constraints])
 
     def lifted(self, argument: str) -> Test:
-        single = [item.test(argument) for item in self.constraints if item.scalar]
-        whole = [item.test(argument) for item in self.constraints if not item.scalar]
+        single = [item.open_test(argument) for item in self.constraints if item.scalar]
+        whole = [item.lifted(argument) for item in self.constraints if not item.scalar]
         return every([*whole, *([of_any_element(every(single))] if single else [])])
 
     def form(self) -> Any:

@@ -9,10 +9,11 @@ from typing import Any
 from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import Constraint, all_of, any_of
 from agentguard.intent.document import Path, nearest
-from agentguard.intent.kinds import KINDS, LATER_KINDS, WORDS, In
+from agentguard.intent.kinds import KINDS, WORDS, In
 from agentguard.intent.mistakes import Notes
 from agentguard.intent.params import FromParameter
 from agentguard.intent.presence import ANY
+from agentguard.intent.references import InSet
 
 
 def read_constraint(node: Any, path: Path, notes: Notes) -> Constraint:
@@ -50,7 +51,7 @@ def _kind(word: str, inside: Any, path: Path, fold: bool, notes: Notes) -> Const
 
     def make() -> Constraint | None:
         made = KINDS[word].read(inside, lambda node: read_constraint(node, path, notes))
-        return replace(made, fold=True) if fold and isinstance(made, In) else made
+        return replace(made, fold=True) if fold and isinstance(made, In | InSet) else made
 
     return notes.take(path, make, None)
 
@@ -61,13 +62,11 @@ def _fold(node: dict[str, Any], path: Path, notes: Notes) -> bool:
     if node["fold"] != "case":
         notes.add((*path, "fold"), "write fold: case, or leave it out")
     elif not any(word in KINDS and KINDS[word].folds for word in node):
-        notes.add((*path, "fold"), "fold: case stands beside eq or in; write it there")
+        notes.add((*path, "fold"), "fold: case stands beside eq, in or set; write it there")
     return True
 
 
 def _unknown_kind(word: str) -> str:
     if word in WORDS:
         return f"{word!r} stands alone, as one word: write {word} instead of a mapping"
-    if word in LATER_KINDS:
-        return f"{word!r} is a kind of the intent language that is not built yet; built are {', '.join(KINDS)}"
-    return f"unknown kind {word!r}" + (nearest(word, (*KINDS, *LATER_KINDS)) or f"; the kinds are {', '.join(KINDS)}")
+    return f"unknown kind {word!r}" + (nearest(word, KINDS) or f"; the kinds are {', '.join(KINDS)}")

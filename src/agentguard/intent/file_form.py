@@ -5,31 +5,45 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from functools import partial
-from typing import Any, Final, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias, TypeVar
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import Constraint
 from agentguard.intent.constraint_form import read_constraint
 from agentguard.intent.document import Document, Path, Problems, nearest
-from agentguard.intent.intent import Intent, slug, sub_intent_name
+from agentguard.intent.intent import Intent
+from agentguard.intent.limits import Otherwise, examples_of, limits_of, otherwise_of
 from agentguard.intent.literal import FrozenMapping
 from agentguard.intent.mistakes import Notes
 from agentguard.intent.params import FromParameter, Parameters
-from agentguard.intent.step import Forbid, Step, Times, Total, total_of
+from agentguard.intent.parts import slug, sub_intent_name
+from agentguard.intent.sets import SetSource, ValueSet, set_from_form
+from agentguard.intent.step import ASKED, Forbid, Step, Times, Total, total_of
 from agentguard.intent.tree import hash_of
 from agentguard.model.decision import Outcome
 from agentguard.model.duration import seconds
 from agentguard.model.principal import checked_name
 
 T = TypeVar("T")
-_TOP: Final = ("version", "intent", "purpose", "ttl", "params", "everywhere", "reads", "steps", "forbid", "agents")
-_LATER_TOP: Final = frozenset({"sets", "define", "otherwise", "limits", "examples"})
-_AGENT: Final = ("intent", "purpose", "ttl", "everywhere", "reads", "steps", "forbid", "agents")
-_STEP: Final = ("id", "tool", "args", "times", "total", "attempts", "then")
-_LATER_STEP: Final = frozenset({"after", "budget", "distinct", "by"})
+_AGENT: Final = (
+    "intent", "purpose", "ttl", "sets", "define", "everywhere", "reads", "steps", "forbid", "otherwise", "agents",
+    "limits", "examples",
+)  # fmt: skip
+_TOP: Final = ("version", *_AGENT[:3], "params", *_AGENT[3:])
+_STEP: Final = ("id", "tool", "args", "times", "total", "budget", "distinct", "after", "attempts", "then")
 _FORBID: Final = ("tool", "tags", "seen", "args")
+_ANY_SET: Final = ValueSet((), may_be_empty=True)  # stands in for a set that is wrong, so that its name is known
 _UNKNOWN: Final = Step("unknown")  # stands in for a step that is wrong, so that the next ones keep their numbers
-_THEN: Final = {"permit": Outcome.PERMIT, "ask": Outcome.ASK}
+# What follows: the outcome, who is asked, and whether the task ends.
+_Then: TypeAlias = tuple[Outcome, str, bool]
+_THEN: Final[Mapping[str, _Then]] = MappingProxyType({
+    "permit": (Outcome.PERMIT, ASKED[0], False),
+    "ask": (Outcome.ASK, ASKED[0], False),
+    "end_task": (Outcome.PERMIT, ASKED[0], True),
+})  # fmt: skip
+_NO_SETS: Final[Mapping[str, SetSource]] = MappingProxyType({})
+_NO_DEFINES: Final[Mapping[str, Constraint]] = MappingProxyType({})
 
 
 def read_intent(document: Document, given: Mapping[str, object]) -> Intent:
@@ -75,16 +89,21 @@ class _Reader:
         self.notes = notes
 
     def top(self, tree: dict[str, Any]) -> Intent | None:
-        self.keys(tree, (), _TOP, _LATER_TOP)
+        self.keys(tree, (), _TOP)
         if isinstance(tree.get("version"), bool) or tree.get("version") != 1:
             self.notes.add(("version",), "write version: 1 at the top")
         if "purpose" not in tree:
             self.notes.add((), "it has no purpose; say in a sentence what the task is for: purpose: ...")
         purpose = tree.get("purpose", "unknown")
-        return self.intent(tree, (), slug(purpose), purpose)
+        return self.intent(tree, (), slug(purpose), purpose, _NO_SETS, _NO_DEFINES)
 
-    def intent(self, tree: dict[str, Any], path: Path, name: str, purpose: Any) -> Intent | None:
+    def intent(  # a sub-agent has the names of its parent too
+        self, tree: dict[str, Any], path: Path, name: str, purpose: Any, sets: Mapping[str, SetSource],
+        define: Mapping[str, Constraint],
+    ) -> Intent | None:  # fmt: skip
         name, purpose = tree.get("intent", name), tree.get("purpose", purpose)
+        sets = {**sets, **self.sets(tree, path)}
+        define = {**define, **self.arguments(tree, "define", path)}
         steps = self.items(tree, "steps", path, self.step)
         make = partial(
             Intent,
@@ -94,12 +113,38 @@ class _Reader:
             reads=self.words(tree, "reads", path),
             everywhere=self.arguments(tree, "everywhere", path),
             forbid=self.items(tree, "forbid", path, self.forbid),
-            agents=self.agents(tree, path, name, purpose),
+            agents=self.agents(tree, path, name, purpose, sets, define),
             ttl=self.value(tree, "ttl", path, seconds, None),
+            sets=sets,
+            define=define,
+            otherwise=self.otherwise(tree, path),
+            limits=self.value(tree, "limits", path, limits_of, None),
+            examples=self.value(tree, "examples", path, examples_of, None),
         )
         return self.notes.take(path, make, None)
 
-    def agents(self, tree: dict[str, Any], path: Path, name: Any, purpose: Any) -> dict[str, Intent]:
+    def sets(self, tree: dict[str, Any], path: Path) -> dict[str, SetSource]:
+        found: dict[str, SetSource] = {}
+        for name, entry in self.mapping(tree, "sets", path).items():
+            where = (*path, "sets", name)
+            if isinstance(entry, dict) and isinstance(entry.get("resolve"), FromParameter):
+                self.notes.add((*where, "resolve"), "a parameter is a value, no resolver; write its name into the file")
+            elif (made := self.notes.take(where, partial(set_from_form, entry), None)) is not None:
+                found[name] = made
+            else:
+                found[name] = _ANY_SET
+        return found
+
+    def otherwise(self, tree: dict[str, Any], path: Path) -> Otherwise | None:
+        node = tree.get("otherwise")
+        for index, tool in enumerate(node["tools"] if isinstance(node, dict) and _is_list(node.get("tools")) else ()):
+            self.no_pattern(tool, (*path, "otherwise", "tools", index))
+        return self.value(tree, "otherwise", path, _otherwise, None)
+
+    def agents(  # all of it is inherited
+        self, tree: dict[str, Any], path: Path, name: Any, purpose: Any, sets: Mapping[str, SetSource],
+        define: Mapping[str, Constraint],
+    ) -> dict[str, Intent]:  # fmt: skip
         result: dict[str, Intent] = {}
         for agent, entry in self.mapping(tree, "agents", path).items():
             where, before = (*path, "agents", agent), len(self.notes.found)
@@ -107,18 +152,21 @@ class _Reader:
             if not isinstance(entry, dict) or not entry:
                 self.notes.add(where, "write what this agent gets: {reads: [account.read]}")
                 continue
-            self.keys(entry, where, _AGENT, _LATER_TOP)
-            made = self.intent(entry, where, sub_intent_name(str(name), agent), purpose)
+            self.keys(entry, where, _AGENT)
+            made = self.intent(entry, where, sub_intent_name(str(name), agent), purpose, sets, define)
             if made is not None and len(self.notes.found) == before:
                 result[agent] = made
         return result
 
     def step(self, node: dict[str, Any], path: Path) -> Step:
-        self.keys(node, path, _STEP, _LATER_STEP)
+        self.keys(node, path, _STEP)
         if "tool" not in node:
             self.notes.add(path, "a step names its tool: tool: refund.create")
         if "id" in node and not node["id"]:
             self.notes.add((*path, "id"), "an empty id; leave it out, or write a word")
+        outcome, by, ends_task = self.value(node, "then", path, _then, _THEN["permit"])
+        if "budget" in node and not node["budget"]:
+            self.notes.add((*path, "budget"), "an empty budget; leave it out, or write a word")
         make = partial(
             Step,
             node.get("tool", _UNKNOWN.tool),
@@ -127,7 +175,12 @@ class _Reader:
             self.value(node, "times", path, _times, None),
             FrozenMapping(self.totals(node, path)),
             node.get("attempts", 1),
-            self.value(node, "then", path, _then, Outcome.PERMIT),
+            outcome,
+            node.get("budget") or "",
+            tuple(self.sequence(node, "distinct", path)),
+            tuple(self.sequence(node, "after", path)),
+            ends_task,
+            by,
         )
         return self.notes.take(path, make, _UNKNOWN)
 
@@ -137,7 +190,7 @@ class _Reader:
 
     def forbid(self, node: dict[str, Any], path: Path) -> Forbid | None:
         before = len(self.notes.found)
-        self.keys(node, path, _FORBID, frozenset())
+        self.keys(node, path, _FORBID)
         if "tool" in node and not node["tool"]:
             self.notes.add((*path, "tool"), "an empty tool says nothing; leave it out")
         self.no_pattern(node.get("tool"), (*path, "tool"))
@@ -159,15 +212,11 @@ class _Reader:
         entries = self.mapping(node, key, path)
         return {name: read_constraint(entry, (*path, key, name), self.notes) for name, entry in entries.items()}
 
-    def keys(self, node: dict[str, Any], path: Path, known: tuple[str, ...], later: frozenset[str]) -> None:
+    def keys(self, node: dict[str, Any], path: Path, known: tuple[str, ...]) -> None:
         """Note every key that is not known here."""
         for key in node:
-            if key in later:
-                self.notes.add(
-                    (*path, key), f"{key!r} is a word of the intent language that is not built yet; leave it out"
-                )
-            elif key not in known:
-                hint = nearest(key, (*known, *later)) or f"; known here: {', '.join(known)}"
+            if key not in known:
+                hint = nearest(key, known) or f"; known here: {', '.join(known)}"
                 self.notes.add((*path, key), f"unknown key {key!r}{hint}")
 
     def mapping(self, node: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
@@ -223,9 +272,21 @@ def _times(node: Any) -> Times:
     return Times(node["n"], (), seconds(per))
 
 
-def _then(node: Any) -> Outcome:
-    if node == "end_task":
-        raise ConfigurationError("'end_task' is a word of the intent language that is not built yet; leave it out")
+def _then(node: Any) -> _Then:
+    if isinstance(node, dict):
+        if set(node) != {"ask", "by"} or node["ask"] is not True or node["by"] not in ASKED:
+            raise ConfigurationError(f"'then' says who is asked so: {{ask: true, by: {' or '.join(ASKED)}}}")
+        return Outcome.ASK, str(node["by"]), False
     if not isinstance(node, str) or node not in _THEN:
-        raise ConfigurationError("'then' is permit or ask; deny needs no step")
+        raise ConfigurationError("'then' is permit, ask or end_task; deny needs no step")
     return _THEN[node]
+
+
+def _otherwise(node: Any) -> Otherwise | None:
+    if node is None:
+        raise ConfigurationError("an empty otherwise says nothing; leave it out")
+    return otherwise_of(node)
+
+
+def _is_list(node: Any) -> bool:
+    return isinstance(node, list)

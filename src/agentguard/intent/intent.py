@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path as FilePath
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from agentguard.errors import ConfigurationError
-from agentguard.intent.constraint import Constraint
+from agentguard.intent.bind import misplaced_binds
+from agentguard.intent.constraint import Constraint, Names
 from agentguard.intent.document import Path
 from agentguard.intent.file_text import yaml_text
+from agentguard.intent.limits import Examples, Limits, Otherwise, examples_of, limits_of, otherwise_of
 from agentguard.intent.literal import FrozenMapping, is_text
 from agentguard.intent.mistakes import Notes
-from agentguard.intent.step import Forbid, Step, arguments, forbid_of, pattern_problem
+from agentguard.intent.naming import reference_mistakes
+from agentguard.intent.parts import (
+    filled_with,
+    forbids_of,
+    only_steps,
+    patterns_of,
+    sets_of,
+    slug,
+    sub_intents,
+    with_ids,
+)
+from agentguard.intent.provenance import unknown_sources
+from agentguard.intent.sets import Resolver, SetSource, ValueSet
+from agentguard.intent.step import Forbid, Step, arguments, pattern_problem
 from agentguard.intent.tree import hash_of, intent_tree
 from agentguard.model.duration import seconds
-from agentguard.model.principal import checked_name
 
 T = TypeVar("T")
 _MAX_SHOWN: Final = 8
+_EMPTY_SET: Final = ValueSet((), may_be_empty=True)
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_NO_STEP: Final = 'no step; write step("refund.create", account="acme")'
-_AGENT_KEYS: Final = frozenset({"reads", "steps", "everywhere", "forbid", "agents", "ttl", "name", "purpose"})
+_NO_RESOLVERS: Final[Mapping[str, Resolver]] = MappingProxyType({})
 
 
 class _Cache(dict[str, Any]):
@@ -49,6 +63,12 @@ class Intent:
         forbid: mappings with the keys tool, tags, seen, args; a call that matches one is denied.
         agents: what a sub-agent gets on delegation, by its name: an Intent, or a mapping of these keywords and `steps`.
         ttl: how long the task may live: "10m", seconds or a timedelta.
+        sets: where the members of a named set come from: a list of them, FileSet, EnvSet or ResolvedSet. A sub-agent
+            has the sets and the defines of its parent too.
+        define: constraints by name, for `is_`.
+        otherwise: a mapping {then: ask, tools, calls}: what no step names is asked for, never if it is destructive.
+        limits: a mapping with calls, denials, asks and rate, over all calls together.
+        examples: calls that it permits and denies, for lint.
 
     Raises:
         ConfigurationError: with all mistakes at once.
@@ -62,8 +82,14 @@ class Intent:
     forbid: tuple[Forbid, ...]
     agents: FrozenMapping[Intent]
     ttl: float | None
+    sets: FrozenMapping[SetSource]
+    define: FrozenMapping[Constraint]
+    otherwise: Otherwise | None
+    limits: Limits | None
+    examples: Examples | None
     params: tuple[str, ...] = field(compare=False)
     source_s256: str | None = field(compare=False)
+    base: FilePath | None = field(compare=False)
     _cache: _Cache = field(compare=False)
 
     def __init__(
@@ -76,27 +102,44 @@ class Intent:
         forbid: Iterable[object] = (),
         agents: Mapping[str, object] | None = None,
         ttl: str | float | timedelta | None = None,
+        sets: Mapping[str, object] | None = None,
+        define: Mapping[str, object] | None = None,
+        otherwise: object = None,
+        limits: object = None,
+        examples: object = None,
     ) -> None:
         notes = Notes()
         no_patterns: tuple[str, ...] = ()
         no_forbids: tuple[Forbid, ...] = ()
         no_constraints: FrozenMapping[Constraint] = FrozenMapping()
         no_agents: FrozenMapping[Intent] = FrozenMapping()
+        no_sets: FrozenMapping[SetSource] = FrozenMapping()
         name = slug(purpose) if name is None else name
+        named = notes.take(("sets",), partial(sets_of, sets or {}), no_sets)
+        defined = notes.take(("define",), partial(arguments, define or {}), no_constraints)
+        inherited = partial(sub_intents, name, purpose, agents or {}, named, defined)
         self._set(
             name=name,
             purpose=purpose,
-            steps=_with_ids(_only_steps(steps, notes)),
-            reads=notes.take(("reads",), partial(_patterns, reads), no_patterns),
+            steps=with_ids(only_steps(steps, notes)),
+            reads=notes.take(("reads",), partial(patterns_of, reads), no_patterns),
             everywhere=notes.take(("everywhere",), partial(arguments, everywhere or {}), no_constraints),
-            forbid=notes.take(("forbid",), partial(_forbids, forbid), no_forbids),
-            agents=notes.take(("agents",), partial(_sub_intents, name, purpose, agents or {}), no_agents),
+            forbid=notes.take(("forbid",), partial(forbids_of, forbid), no_forbids),
+            agents=notes.take(("agents",), inherited, no_agents),
             ttl=None if ttl is None else notes.take(("ttl",), partial(seconds, ttl), None),
+            sets=named,
+            define=defined,
+            otherwise=notes.take(("otherwise",), partial(otherwise_of, otherwise), None),
+            limits=notes.take(("limits",), partial(limits_of, limits), None),
+            examples=notes.take(("examples",), partial(examples_of, examples), None),
             params=(),
             source_s256=None,
+            base=None,
             _cache=_Cache(),
         )
         notes.found += self._mistakes()
+        notes.found += reference_mistakes(self)
+        notes.found += [*misplaced_binds(self), *unknown_sources(self)]
         notes.raise_if_any("the intent is wrong:")
 
     def _set(self, **values: object) -> None:
@@ -135,7 +178,7 @@ class Intent:
         from agentguard.intent.file_form import read_intent
         from agentguard.intent.strict_file import read_strict_file
 
-        return read_intent(read_strict_file(path), params)
+        return read_intent(read_strict_file(path), params).changed(base=FilePath(path).absolute().parent)
 
     @classmethod
     def from_yaml(cls, text: str, /, file: str = "<text>", **params: object) -> Intent:
@@ -164,12 +207,61 @@ class Intent:
             self._cache[key] = make()
         return self._cache[key]  # type: ignore[no-any-return]  # one key holds one type
 
-    def from_file(self, params: Iterable[str], source_s256: str) -> Intent:
-        """Return the intent with where it came from: its file's parameters, and the hash of that file before them."""
+    def resolve(
+        self, resolvers: Mapping[str, Resolver] = _NO_RESOLVERS, base: str | os.PathLike[str] | None = None
+    ) -> Intent:
+        """Return the literal intent: every named set, of its sub-agents too, holds its values. Guards call this.
+
+        Args:
+            resolvers: functions by the name that `resolve` gives them; each set calls its own once.
+            base: the folder of the files of its sets; by default that of the intent's own file, else the current one.
+
+        Raises:
+            ConfigurationError: with all sets that cannot be resolved, or are empty without `may_be_empty`.
+        """
+        folder = FilePath(base) if base is not None else self.base or FilePath.cwd()
+        return self._resolved(resolvers, folder, {})
+
+    def _resolved(self, resolvers: Mapping[str, Resolver], base: FilePath, known: dict[SetSource, ValueSet]) -> Intent:
+        notes, found = Notes(), dict[str, SetSource]()
+        for name, source in self.sets.items():
+            if source not in known:
+                known[source] = notes.take(("sets", name), partial(source.resolved, resolvers, base), _EMPTY_SET)
+            found[name] = known[source]
+        notes.raise_if_any(f"the sets of intent {self.name!r} cannot be resolved:")
+        agents = {name: sub._resolved(resolvers, base, known) for name, sub in self.agents.items()}
+        if found == dict(self.sets) and all(agents[name] is sub for name, sub in self.agents.items()):
+            return self
+        return self.changed(sets=FrozenMapping(found), agents=FrozenMapping(agents))
+
+    def with_names(self, names: Names) -> Intent:
+        """Return the intent with what sets and defines stand for inside its constraints, ready to be compiled."""
+        if not self.sets and not self.define:
+            return self
+        notes = Notes()
+        filled = partial(filled_with, names, notes)
+        made = self.changed(
+            everywhere=filled(("everywhere",), self.everywhere),
+            steps=tuple(
+                replace(step, args=filled(("steps", i, "args"), step.args)) for i, step in enumerate(self.steps)
+            ),
+            forbid=tuple(
+                replace(entry, args=filled(("forbid", i, "args"), entry.args)) for i, entry in enumerate(self.forbid)
+            ),
+        )
+        notes.raise_if_any("the intent is wrong:")
+        return made
+
+    def changed(self, **values: object) -> Intent:
+        """Return a copy with some of its fields changed; for this package only, as nothing is checked again."""
         copied = object.__new__(Intent)
         copied._set(**{entry.name: getattr(self, entry.name) for entry in fields(self)})
-        copied._set(params=tuple(params), source_s256=source_s256, _cache=_Cache())
+        copied._set(**values, _cache=_Cache())
         return copied
+
+    def from_file(self, params: Iterable[str], source_s256: str) -> Intent:
+        """Return the intent with where it came from: its file's parameters, and the hash of that file before them."""
+        return self.changed(params=tuple(params), source_s256=source_s256)
 
     def __repr__(self) -> str:
         steps = [step.id if step.id == step.tool else f"{step.id} ({step.tool})" for step in self.steps[:_MAX_SHOWN]]
@@ -180,72 +272,3 @@ class Intent:
         parts += [f"{len(self.forbid)} forbidden"] if self.forbid else []
         parts += [f"agents {', '.join(self.agents)}"] if self.agents else []
         return f"<Intent {self.name}: {'; '.join(parts) or 'permits nothing'}>"
-
-
-def sub_intent_name(parent: str, agent: str) -> str:
-    """Return the name of what a sub-agent gets, unless it has one of its own."""
-    return f"{parent}.{slug(agent)}"[:64]
-
-
-def slug(text: object) -> str:
-    """Return a name made from a text, at most 64 characters of a-z 0-9 -."""
-    plain = unicodedata.normalize("NFKD", str(text)[:200]).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:64].strip("-") or "task"
-
-
-def _only_steps(steps: Iterable[object], notes: Notes) -> Iterator[Step]:
-    for index, item in enumerate(steps):
-        if isinstance(item, Step):
-            yield item
-        else:
-            notes.add(("steps", index), f"a value of type {type(item).__name__} is {_NO_STEP}")
-
-
-def _with_ids(steps: Iterable[Step]) -> tuple[Step, ...]:
-    """Give steps without an id the tool's name, and `-2`, `-3` where that is taken."""
-    steps = tuple(steps)
-    taken = {step.id for step in steps if step.id}
-    result = []
-    for step in steps:
-        if not step.id:
-            names = (f"{step.tool}-{n}" if n > 1 else step.tool for n in range(1, len(steps) + len(taken) + 2))
-            step = step.named(next(name for name in names if name not in taken))
-            taken.add(step.id)
-        result.append(step)
-    return tuple(result)
-
-
-def _patterns(patterns: object) -> tuple[str, ...]:
-    if isinstance(patterns, str) or not isinstance(patterns, Iterable):
-        raise ConfigurationError('reads is a list: ["account.read", "ticket.*"]')
-    return tuple(sorted(patterns, key=str) if isinstance(patterns, set | frozenset) else patterns)
-
-
-def _forbids(entries: Iterable[object]) -> tuple[Forbid, ...]:
-    if isinstance(entries, Mapping | str):
-        raise ConfigurationError('forbid is a list: [{"tags": ["egress"], "seen": ["pii"]}]')
-    notes = Notes()
-    found = [notes.take((index,), partial(forbid_of, entry), None) for index, entry in enumerate(entries)]
-    notes.raise_if_any("forbid is wrong:")
-    return tuple(entry for entry in found if entry is not None)
-
-
-def _sub_intents(parent: str, purpose: str, agents: Mapping[str, object]) -> FrozenMapping[Intent]:
-    notes = Notes()
-    result: dict[str, Intent] = {}
-    for agent, entry in agents.items():
-        made = notes.take((str(agent),), partial(_sub_intent, parent, purpose, agent, entry), None)
-        if made is not None:
-            result[agent] = made
-    notes.raise_if_any("agents are wrong:")
-    return FrozenMapping(result)
-
-
-def _sub_intent(parent: str, purpose: str, agent: str, entry: object) -> Intent:
-    checked_name(agent, "agent")
-    if isinstance(entry, Intent):
-        return entry
-    if not isinstance(entry, Mapping) or not entry or set(entry) - _AGENT_KEYS:
-        raise ConfigurationError(f"write an Intent, or a mapping with some of {', '.join(sorted(_AGENT_KEYS))}")
-    words = {"name": sub_intent_name(parent, agent), "purpose": purpose} | dict(entry)
-    return Intent(words.pop("purpose"), *words.pop("steps", ()), **words)

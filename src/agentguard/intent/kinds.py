@@ -3,67 +3,34 @@
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final, Self
 
 from agentguard.errors import ConfigurationError
+from agentguard.intent.address import Email, Url
+from agentguard.intent.bind import Bind
 from agentguard.intent.constraint import Constraint, Inner
-from agentguard.intent.literal import comparable, decimal, is_list, is_text, literal, scalar, shown, thawed
+from agentguard.intent.dates import Date
+from agentguard.intent.glob import Glob, Regex
+from agentguard.intent.literal import decimal, is_list, is_text, literal, scalar, shown, thawed
+from agentguard.intent.membership import folded_membership, membership
+from agentguard.intent.path import PathUnder
 from agentguard.intent.presence import Absent, AnyValue, Not, OptionalValue
+from agentguard.intent.provenance import From
+from agentguard.intent.references import InSet, Is, SameAs
+from agentguard.intent.said import Said
+from agentguard.intent.structures import Each, Items, Keys
+from agentguard.intent.template import Template
 from agentguard.intent.text import Text
-from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, MISSING, Facts, Test, Truth, odd, of_any_element, some
+from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, Facts, Test, Truth, odd, of_any_element, some
 from agentguard.model.call import ToolCall
-from agentguard.model.canonical import Canonical, canonical_bytes, is_nfc, number_text, same
+from agentguard.model.canonical import canonical_bytes, is_nfc, number_text
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MAX_LISTED: Final = 5
-
-
-def folded(text: str) -> str:
-    """Return text without its case, in NFC (Unicode 3.13, full case folding)."""
-    return unicodedata.normalize("NFC", text.casefold())
-
-
-def membership(values: Iterable[Canonical]) -> Test:
-    """Return the test for being one of some values; Python's `==` is not used across types, as True == 1 there."""
-    values = tuple(values)
-    texts = frozenset(value for value in values if isinstance(value, str))
-    numbers = frozenset(value for value in values if isinstance(value, Decimal))
-    others = tuple(value for value in values if not isinstance(value, str | Decimal))
-
-    def judge(value: Any, call: ToolCall, facts: Facts) -> Truth:
-        kind = type(value)
-        if kind is str:
-            if value in texts:
-                return HOLD
-            return FAIL if value.isascii() or is_nfc(value) else CANNOT_TELL
-        if kind is Decimal:
-            return HOLD if value in numbers else FAIL
-        if value is MISSING:
-            return FAIL
-        if any(same(value, other) for other in others):
-            return HOLD
-        return FAIL if comparable(value) else CANNOT_TELL
-
-    return judge
-
-
-def folded_membership(values: Iterable[str]) -> Test:
-    """Return the test for being one of some texts, whatever their case."""
-    texts = frozenset(map(folded, values))
-
-    def judge(value: Any, call: ToolCall, facts: Facts) -> Truth:
-        if type(value) is not str:
-            return FAIL if value is MISSING or comparable(value) else CANNOT_TELL
-        if not is_nfc(value):
-            return CANNOT_TELL
-        return HOLD if folded(value) in texts else FAIL
-
-    return judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,14 +183,18 @@ class Prefix(Constraint):
 
 
 KINDS: Final[Mapping[str, type[Constraint]]] = MappingProxyType(
-    {kind.word: kind for kind in (Eq, In, Min, Max, Prefix, Text, AnyValue, Absent, OptionalValue, Not)}
+    {
+        kind.word: kind
+        for kind in (
+            *(Eq, In, InSet, Min, Max, Date, Prefix, Glob, Regex, PathUnder, Url, Email, Text, Template),
+            *(Each, Items, Keys, SameAs, Is),
+            *(From, Said, Bind),
+            *(AnyValue, Absent, OptionalValue, Not),
+        )
+    }
 )
 # Stand alone, as one word: `city: any`.
 WORDS: Final[Mapping[str, Callable[[], Constraint]]] = MappingProxyType({"any": AnyValue, "absent": Absent})
-LATER_KINDS: Final = frozenset({
-    "bind", "date", "each", "email", "from", "glob", "is", "items", "keys", "path", "regex", "said", "same_as", "set",
-    "template", "url",
-})  # fmt: skip
 
 
 def constraint(value: object) -> Constraint:

@@ -33,6 +33,8 @@ def step_miss(compiled: CompiledStep, call: ToolCall, facts: Facts, answer: Admi
             return len(step.args), Miss(
                 step.id, name, "absent", f"{name} must be left out: the step does not mention it"
             )
+    if waits := [earlier for earlier in step.earlier if earlier not in facts.happened]:
+        return len(step.args), Miss(step.id, "", "after", f"it comes after {', '.join(waits)}, which has not happened")
     return len(step.args), answer if isinstance(answer, Miss) else Miss(step.id)
 
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import TypeAlias
 
 from agentguard.errors import ConfigurationError
+from agentguard.intent.address import Email, Url
 from agentguard.intent.constraint import Constraint, all_of
+from agentguard.intent.dates import Date
+from agentguard.intent.glob import Glob, Regex
 from agentguard.intent.kinds import Eq, In, Max, Min, Prefix, constraint
+from agentguard.intent.path import PathUnder
 from agentguard.intent.presence import ANY, Absent, Not, OptionalValue
+from agentguard.intent.provenance import From
+from agentguard.intent.references import InSet, Is, SameAs
+from agentguard.intent.step import arguments
+from agentguard.intent.structures import Each, Items, Keys
+from agentguard.intent.template import Template
 from agentguard.intent.text import Text
 
 Number: TypeAlias = int | float | str | Decimal
@@ -50,17 +60,96 @@ def prefix(start: str) -> Constraint:
     return Prefix(start)
 
 
-def text(max: int | None = None, *, urls: str | None = None, hosts: Iterable[str] = ()) -> Constraint:
+def text(max: int | None = None, *, urls: str | Constraint | None = None, hosts: Iterable[str] = ()) -> Constraint:
     """Free text without links and without hidden characters.
 
     Args:
         max: the most characters.
-        urls: None or "none": there is no other choice.
+        urls: None or "none", or `from_(...)`: a link that is, as a whole, one of these candidates may stand in it.
         hosts: exact hosts to which https links may stand in the text.
     """
-    if urls not in (None, "none"):
-        raise ConfigurationError("urls is None; where links may stand, name their hosts: text(hosts=[...])")
-    return Text(max, hosts if isinstance(hosts, str) else tuple(hosts))  # type: ignore[arg-type]  # refused by Text
+    source = urls if isinstance(urls, From) else None
+    if source is None and urls not in (None, "none"):
+        raise ConfigurationError("urls is None or from_(...); where links may stand, name hosts: text(hosts=[...])")
+    return Text(max, hosts if isinstance(hosts, str) else tuple(hosts), source)  # type: ignore[arg-type]  # refused by Text
+
+
+def in_set(name: str, *, fold: str | None = None) -> Constraint:
+    """The value is a member of a named set of the intent (`sets`). `fold="case"` ignores case."""
+    return InSet(name, _fold(fold))
+
+
+def date(on: object = "", *, min: object = "", max: object = "", month: int = 0, day: int = 0) -> Constraint:
+    """The whole value is a date or a time: on this day, between two, or on this day of a month.
+
+    Args:
+        on: a date, or text such as "2027-03-31".
+        min, max: dates or times, both included.
+        month, day: numbers, either or both.
+    """
+    return Date(on, min, max, month, day)  # type: ignore[arg-type]  # made text by Date
+
+
+def glob(pattern: str) -> Constraint:
+    """The whole text matches: `*` within a segment between slashes, `**` for any number of segments."""
+    return Glob(pattern)
+
+
+def regex(expression: str) -> Constraint:
+    """The whole text matches an RE2 expression; needs the extra `agentguard[re2]`."""
+    return Regex(expression)
+
+
+def path(under: str | os.PathLike[str]) -> Constraint:
+    """An absolute path below this directory, also after its symbolic links were followed."""
+    return PathUnder(under)  # type: ignore[arg-type]  # made text by PathUnder
+
+
+def url(hosts: Iterable[str], path: str = "", *, schemes: Iterable[str] = ("https",)) -> Constraint:
+    """A URL with one reading.
+
+    Args:
+        hosts: exact hosts, or `*.host` for everything below one.
+        path: a glob over its path; empty for any.
+        schemes: https unless said otherwise.
+    """
+    both = [value if isinstance(value, str) else tuple(value) for value in (hosts, schemes)]
+    return Url(both[0], path, both[1])  # type: ignore[arg-type]  # text instead of a list is refused by Url
+
+
+def email(domains: Iterable[str]) -> Constraint:
+    """One e-mail address, in one of these domains."""
+    return Email(domains if isinstance(domains, str) else tuple(domains))  # type: ignore[arg-type]  # refused by Email
+
+
+def template(sentence: str, /, **holes: object) -> Constraint:
+    """The whole text is this sentence, and its holes hold: `template("Dinner at {place}", place=in_set("places"))`."""
+    return Template(sentence, arguments(holes))
+
+
+def each(value: object) -> Constraint:
+    """Every element of a list does this; an empty list does."""
+    return Each(constraint(value))
+
+
+def items(min: int | None = None, max: int | None = None) -> Constraint:
+    """A list with so many elements."""
+    return Items(min, max)
+
+
+def keys(entries: Mapping[str, object] | None = None, /, **more: object) -> Constraint:
+    """A mapping with these keys; one that is not mentioned must be absent."""
+    return Keys(arguments({**(entries or {}), **more}))
+
+
+def same_as(argument: str) -> Constraint:
+    """The value equals another argument of the call."""
+    return SameAs(argument)
+
+
+def is_(name: str) -> Constraint:
+    """What the intent has under this name in `define`."""
+    return Is(name)
 
 
 def optional(value: object) -> Constraint:

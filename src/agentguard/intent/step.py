@@ -16,13 +16,16 @@ from agentguard.intent.kinds import constraint
 from agentguard.intent.literal import FrozenMapping, count, decimal, is_list, is_text
 from agentguard.intent.mistakes import Mistakes, Notes
 from agentguard.intent.presence import ANY, Absent, OptionalValue
+from agentguard.intent.references import SameAs
 from agentguard.model.call import TOOL_NAME
 from agentguard.model.canonical import is_nfc
 from agentguard.model.decision import Outcome
 from agentguard.model.duration import seconds
 
 STEP_ID: Final = re.compile(r"[a-z0-9_][a-z0-9._-]{0,63}")
-RESERVED_IDS: Final = frozenset({"reads", "everywhere", "forbid", "otherwise"})
+RESERVED_IDS: Final = frozenset({"reads", "everywhere", "forbid", "otherwise", "limits"})
+ASKED: Final = ("operator", "subject")
+_NAME: Final = re.compile(r"[a-z0-9_][a-z0-9._-]{0,63}")
 _NOTHING: Final[FrozenMapping[Any]] = FrozenMapping()
 
 
@@ -101,19 +104,29 @@ class Step:
         tool: the tool's exact name.
         args: what its arguments must be; one that is not mentioned is absent or equals its default.
         id: how decisions and budgets call it; empty for the tool's name.
-        budget: how often, or None for the default (1 for writes and egress, unlimited for reads).
+        uses: how often, or None for the default (1 for writes and egress, unlimited for reads).
         totals: how much of an argument, by argument.
         tries: how often the very same call may run, after its tool raised.
         outcome: permit, or ask a person.
+        shared: the name of the budget whose counters it shares with other steps; empty for its own.
+        unrepeated: arguments whose combination of values is used at most once.
+        earlier: ids of the steps that must have happened before.
+        ends_task: whether the task ends with this call.
+        by: who is asked, `operator` or `subject`.
     """
 
     tool: str
     args: FrozenMapping[Constraint] = field(default=_NOTHING)
     id: str = ""
-    budget: Times | None = None
+    uses: Times | None = None
     totals: FrozenMapping[Total] = field(default=_NOTHING)
     tries: int = 1
     outcome: Outcome = Outcome.PERMIT
+    shared: str = ""
+    unrepeated: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
+    ends_task: bool = False
+    by: str = "operator"
 
     def __post_init__(self) -> None:
         if found := list(self._mistakes()):
@@ -128,15 +141,39 @@ class Step:
             count(self.tries, "'attempts'")
         except ConfigurationError as error:
             yield ("attempts",), str(error)
+        yield from self._odd_order()
+
+    def _odd_order(self) -> Iterator[tuple[Path, str]]:
+        for key, words in (("distinct", self.unrepeated), ("after", self.earlier)):
+            if not is_list(words) or not all(map(is_text, words)) or len(set(words)) != len(words):
+                example = "[recipient]" if key == "distinct" else "[refund]"
+                yield (key,), f"write a list of names, each once: {key}: {example}"
+        if self.shared and (not is_text(self.shared) or not _NAME.fullmatch(self.shared)):
+            yield ("budget",), f"{self.shared!r} is no name of a budget; write a-z 0-9 . _ - (at most 64)"
+        if self.shared and self.uses is None and not self.totals and not self.unrepeated:
+            yield ("budget",), "it counts nothing; write times, total or distinct beside it, the same in all its steps"
+        if self.by not in ASKED:
+            yield ("then", "by"), f"a person is asked as {' or '.join(ASKED)}"
+        elif self.by != ASKED[0] and self.outcome is not Outcome.ASK:
+            yield ("then", "by"), "nobody is asked here; write then: {ask: true, by: subject}"
+        if self.ends_task and self.outcome is not Outcome.PERMIT:
+            yield ("then",), "a step ends the task or asks; for both, ask in one step and end in the next"
 
     def unmentioned(self) -> Iterator[tuple[Path, str]]:
         """Yield budgets over arguments that the step does not mention: they would always count the same value."""
-        for name in self.budget.per if self.budget else ():
+        for name in self.uses.per if self.uses else ():
             if name not in self.args:
                 yield ("times", "per"), f"{name!r} is not among args; mention it there, if need be as any"
         for name in self.totals:
             if name not in self.args:
                 yield ("total", name), f"{name!r} is not among args; mention it there with its bounds"
+        for name in self.unrepeated:
+            if name not in self.args:
+                yield ("distinct",), f"{name!r} is not among args; mention it there"
+        for name, said in self.args.items():
+            for item in said.walk():
+                if isinstance(item, SameAs) and item.other not in self.args:
+                    yield ("args", name), f"same_as names {item.other!r}, which is not among args; mention it there"
 
     def named(self, id: str) -> Step:
         """Give it an id."""
@@ -145,8 +182,8 @@ class Step:
     def times(self, n: int, per: str | Iterable[str] = ()) -> Step:
         """Let it be used n times: in all, for each combination of arguments `per=["order_id"]`, or in a window "1h"."""
         if isinstance(per, str):
-            return replace(self, budget=Times(n, (), seconds(per)))
-        return replace(self, budget=Times(n, tuple(per)))
+            return replace(self, uses=Times(n, (), seconds(per)))
+        return replace(self, uses=Times(n, tuple(per)))
 
     def total(self, **limits: object) -> Step:
         """Bound the exact sum of an argument over all uses: `total(amount="100.00")`."""
@@ -157,9 +194,25 @@ class Step:
         """Let the very same call run n times in all, where its tool raised."""
         return replace(self, tries=n)
 
-    def then_ask(self) -> Step:
-        """Ask a person, who approves these exact arguments, once."""
-        return replace(self, outcome=Outcome.ASK)
+    def then_ask(self, by: str = "operator") -> Step:
+        """Ask a person, who approves these exact arguments, once: an `operator`, or the `subject` itself."""
+        return replace(self, outcome=Outcome.ASK, by=by)
+
+    def then_end_task(self) -> Step:
+        """Permit the call, and end the task once its outcome is recorded."""
+        return replace(self, ends_task=True)
+
+    def after(self, *ids: str) -> Step:
+        """Admit nothing before these steps have happened."""
+        return replace(self, earlier=(*self.earlier, *ids))
+
+    def budget(self, name: str) -> Step:
+        """Share the counters of `times`, `total` and `distinct` with every step that names this budget."""
+        return replace(self, shared=name)
+
+    def distinct(self, *arguments: str) -> Step:
+        """Let each combination of these arguments' values be used once."""
+        return replace(self, unrepeated=(*self.unrepeated, *arguments))
 
 
 def total_of(limit: object) -> Total:

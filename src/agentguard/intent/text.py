@@ -9,8 +9,10 @@ from typing import Any, Final, Self
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import Constraint, Inner
+from agentguard.intent.finders import without_urls
 from agentguard.intent.links import find_link
 from agentguard.intent.literal import count, is_list, is_text
+from agentguard.intent.provenance import From
 from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, Facts, Test, Truth, odd
 from agentguard.model.call import ToolCall
 from agentguard.model.canonical import is_nfc
@@ -34,11 +36,13 @@ def has_hidden_characters(text: str) -> bool:
 class Text(Constraint):
     """`text: {max, urls: none, hosts}`: free text; with `hosts`, https links to exactly these hosts may stand in it.
 
+    With `urls: {from: ...}` a link may stand in it that is, as a whole, one of the candidates of an earlier result.
     It stops links, not persuasion.
     """
 
     max: int | None = None
     hosts: tuple[str, ...] = ()
+    source: From | None = None
     word = "text"
 
     def __post_init__(self) -> None:
@@ -58,14 +62,23 @@ class Text(Constraint):
         for key in node:
             if key not in _KEYS:
                 raise ConfigurationError(f"'text' has no key {key!r}; it has {', '.join(_KEYS)}")
-        if node.get("urls", "none") != "none":
-            raise ConfigurationError("'urls' of text is none; where links may stand, name their hosts: hosts: [...]")
+        urls = node.get("urls", "none")
+        source = inner(urls) if isinstance(urls, dict) else None
+        if not isinstance(source, From) and urls != "none":
+            raise ConfigurationError(
+                "'urls' of text is none, or {from: ...}; where links may stand, name their hosts: hosts: [...]"
+            )
         if "hosts" in node and not node["hosts"]:
             raise ConfigurationError("'hosts' of text is empty; leave it out")
-        return cls(count(node["max"], "'max' of text") if "max" in node else None, node.get("hosts", ()))
+        return cls(
+            count(node["max"], "'max' of text") if "max" in node else None,
+            node.get("hosts", ()),
+            source if isinstance(source, From) else None,
+        )
 
     def test(self, argument: str) -> Test:
         longest, hosts = self.max, frozenset(self.hosts)
+        proven = self.source.test("") if self.source is not None else None
 
         def judge(value: Any, call: ToolCall, facts: Facts) -> Truth:
             if type(value) is not str:
@@ -74,16 +87,25 @@ class Text(Constraint):
                 return CANNOT_TELL
             if (longest is not None and len(value) > longest) or has_hidden_characters(value):
                 return FAIL
-            return FAIL if find_link(value, hosts) else HOLD
+            if proven is None:
+                return FAIL if find_link(value, hosts) else HOLD
+            said: dict[str, Truth] = {}
+            rest = without_urls(value, lambda url: said.setdefault(url, proven(url, call, facts)) is HOLD)
+            if not find_link(rest, hosts):
+                return HOLD
+            return CANNOT_TELL if CANNOT_TELL in said.values() else FAIL
 
         return judge
 
     def form(self) -> Any:
         inside: dict[str, Any] = {} if self.max is None else {"max": self.max}
-        inside |= {"hosts": list(self.hosts)} if self.hosts else {"urls": "none"}
+        inside |= {"hosts": list(self.hosts)} if self.hosts else {}
+        inside |= {"urls": self.source.form()} if self.source else {} if self.hosts else {"urls": "none"}
         return {"text": inside}
 
     def must(self) -> str:
         length = "" if self.max is None else f" of at most {self.max} characters"
         links = f"links only to {', '.join(self.hosts)}" if self.hosts else "no links"
+        if self.source is not None:
+            links += f", or a link that must {self.source.must()},"
         return f"be text{length} with {links} and no hidden characters"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentguard.errors import ConfigurationError, NotCanonical
 from agentguard.intent.literal import duration_text
-from agentguard.intent.step import Forbid, Step, Times, Total
+from agentguard.intent.step import ASKED, Forbid, Step, Times, Total
 from agentguard.model.canonical import canonical, canonical_bytes
 from agentguard.model.decision import Outcome
 
@@ -35,7 +35,7 @@ def hash_of(tree: object) -> str:
 
 
 def _tree(intent: Intent, parent: Intent | None, agent: str) -> dict[str, Any]:
-    from agentguard.intent.intent import sub_intent_name
+    from agentguard.intent.parts import sub_intent_name
 
     inherited = (sub_intent_name(parent.name, agent), parent.purpose) if parent else ("", "")
     return _without_defaults(
@@ -47,6 +47,13 @@ def _tree(intent: Intent, parent: Intent | None, agent: str) -> dict[str, Any]:
         steps=[_step(step) for step in intent.steps],
         forbid=[_forbid(entry) for entry in intent.forbid],
         agents={name: _tree(sub, intent, name) for name, sub in intent.agents.items()},
+        sets={name: said.form() for name, said in intent.sets.items() if not parent or parent.sets.get(name) != said},
+        define={
+            name: said.form() for name, said in intent.define.items() if not parent or parent.define.get(name) != said
+        },
+        otherwise=None if intent.otherwise is None else intent.otherwise.form(),
+        limits=None if intent.limits is None else intent.limits.form(),
+        examples=None if intent.examples is None else intent.examples.form(),
     )
 
 
@@ -59,11 +66,20 @@ def _step(step: Step) -> dict[str, Any]:
         id=step.id,
         tool=step.tool,
         args={name: said.form() for name, said in step.args.items()},
-        times=None if step.budget is None else _times(step.budget),
+        times=None if step.uses is None else _times(step.uses),
         total={name: _total(total) for name, total in step.totals.items()},
         attempts=None if step.tries == 1 else step.tries,
-        then="ask" if step.outcome is Outcome.ASK else "",
+        budget=step.shared,
+        distinct=list(step.unrepeated),
+        after=list(step.earlier),
+        then=_then(step),
     )
+
+
+def _then(step: Step) -> Any:
+    if step.outcome is Outcome.ASK:
+        return "ask" if step.by == ASKED[0] else {"ask": True, "by": step.by}
+    return "end_task" if step.ends_task else ""
 
 
 def _times(times: Times) -> Any:

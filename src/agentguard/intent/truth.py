@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from agentguard.intent.literal import FrozenMapping
 from agentguard.model.call import ToolCall
 from agentguard.model.canonical import same
+
+if TYPE_CHECKING:
+    from agentguard.intent.provenance import Results
 
 
 class Truth(Enum):
@@ -37,9 +41,17 @@ class Facts:
 
     Args:
         seen: classes of data that the task tree has read so far.
+        happened: ids of the steps of this level that were consumed: what `after` waits for.
+        results: what earlier calls returned, for `from`; None where nothing is known of them.
+        heard: the subject's own words, for `said`; in NFC.
+        bound: digests of the values that names are bound to at this level, for `bind`.
     """
 
     seen: frozenset[str] = frozenset()
+    happened: frozenset[str] = frozenset()
+    results: Results | None = None
+    heard: tuple[str, ...] = ()
+    bound: Mapping[str, str] = FrozenMapping()
 
 
 # A test gets the argument's canonical value (or MISSING), the call and the facts. It is pure.

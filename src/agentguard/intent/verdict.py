@@ -19,12 +19,16 @@ class Option:
         outcome: permit or ask.
         charges: their keys are relative to the intent (`refund#times`): the caller puts its scope before them.
         attempts: how often the very same call may run.
+        ends_task: whether the task ends once the outcome of this call is recorded; its outcome is permit.
+        by: who is asked, `operator` or `subject`, where the outcome is ask.
     """
 
     step: str
     outcome: Outcome
     charges: tuple[Charge, ...] = ()
     attempts: int = 1
+    ends_task: bool = False
+    by: str = "operator"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,13 @@ _NOTHING: Final = Charge("", "0", "0")
 
 
 class _Counter:
-    """A sum, over a sliding window where the charge names one."""
+    """A sum, over a sliding window where the charge names one; and a value, for as long as somebody holds it."""
 
-    __slots__ = ("entries", "total")
+    __slots__ = ("entries", "holders", "total", "value")
 
     def __init__(self) -> None:
         self.total = _ZERO
+        self.value, self.holders = "", 0
         self.entries: deque[tuple[float, Decimal, str]] = deque()
 
     def take(self, charge: Charge, now: float, reservation: str) -> bool:
@@ -32,9 +33,13 @@ class _Counter:
             self.total = _EXACT.subtract(self.total, self.entries.popleft()[1])
         amount = Decimal(charge.amount)
         total = _EXACT.add(self.total, amount)
-        if amount < 0 or total > Decimal(charge.limit):
+        if amount < 0 or total > Decimal(charge.limit) or self.total < Decimal(charge.least):
+            return False
+        if charge.value and self.value not in ("", charge.value):
             return False
         self.total = total
+        if charge.value:
+            self.value, self.holders = charge.value, self.holders + 1
         if charge.per:
             self.entries.append((now, amount, reservation))
         return True
@@ -46,6 +51,9 @@ class _Counter:
     def give_back(self, charge: Charge, reservation: str) -> None:
         """Undo `take`; what has left the window was given back by time already."""
         amount = Decimal(charge.amount)
+        if charge.value:
+            self.holders -= 1
+            self.value = self.value if self.holders else ""
         if not charge.per:
             self.total = _EXACT.subtract(self.total, amount)
             return
@@ -115,6 +123,18 @@ class MemoryBudgets:
         for charge in taken if identifier != fresh else ():
             self._counter(charge.key).rename(fresh, identifier)
         return Reservation(identifier, tuple(chosen), tuple(taken), tuple(retries))
+
+    async def standing(self, keys: Sequence[str]) -> Sequence[str]:
+        """Return what each counter stands for: its value, else its sum, or ""."""
+        with self._lock:
+            return [self._standing(key) for key in keys]
+
+    def _standing(self, key: str) -> str:
+        scope, _, name = key.partition("/")
+        counter = self._scopes.get(scope, {}).get(name)
+        if counter is None:
+            return ""
+        return counter.value or (str(counter.total) if counter.total else "")
 
     async def settle(self, reservation: Reservation, settlement: Settlement) -> None:
         """Give the reservation back if the call never ran; keep it open for another attempt if the tool raised."""
