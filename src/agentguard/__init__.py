@@ -41,9 +41,11 @@ if TYPE_CHECKING:
     from agentguard.intent import text as text
     from agentguard.model.call import ToolSpec as ToolSpec
     from agentguard.model.decision import Decision as Decision
+    from agentguard.model.decision import Reason as Reason
     from agentguard.model.lease import Credential as Credential
     from agentguard.task import Task as Task
     from agentguard.task import current_task as current_task
+    from agentguard.tools_file import load_tools as load_tools
     from agentguard.user import ITSELF as ITSELF
     from agentguard.user import User as User
     from agentguard.wrap import guard_tool as guard_tool
@@ -57,9 +59,10 @@ _ROOMS = {
     "guard": "Guard",
     "intent": "Intent absent any_ at_least at_most between eq in_ not_ optional prefix step text",
     "model.call": "ToolSpec",
-    "model.decision": "Decision",
+    "model.decision": "Decision Reason",
     "model.lease": "Credential",
     "task": "Task current_task",
+    "tools_file": "load_tools",
     "user": "ITSELF User",
     "wrap": "guard_tool guarded spec_of",
 }

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final
 
@@ -18,12 +19,12 @@ from agentguard.approval.refuse import RefuseAll
 from agentguard.credentials.leaks import LiveSecrets
 from agentguard.credentials.leases import Leases
 from agentguard.credentials.ledger import MemoryLedger
-from agentguard.errors import ConfigurationError
+from agentguard.errors import ConfigurationError, Denied
 from agentguard.explanation import Explanation, Recalled
 from agentguard.intent import Intent
 from agentguard.keeper import Keeper, guards
 from agentguard.model.call import ToolSpec
-from agentguard.model.decision import Reason
+from agentguard.model.decision import Decision, Miss, Outcome, Reason
 from agentguard.model.record import Event, Facts, Position, Record
 from agentguard.opening import Opening
 from agentguard.ports import (
@@ -36,7 +37,7 @@ from agentguard.ports import (
     SubjectVerifier,
     Suspensions,
 )  # fmt: skip
-from agentguard.recording import spec_fields
+from agentguard.recording import denial_fields, spec_fields
 from agentguard.refusal import ABANDONED, Ended, Refusal
 from agentguard.registry import OpenRegistry, Registry
 from agentguard.running import Running, Tool
@@ -161,6 +162,17 @@ class Guard:
     def child(self, parent: Task, agent: str, intent: Intent | None, ttl: float | str | None) -> Task:
         """Return a task that narrows another; `Task.delegate` calls this."""
         return self.opening.child(parent, agent, intent, ttl)
+
+    def refuse(self, task: Task, tool: str, reason: Reason, text: str) -> Denied:
+        """Record a denial outside the pipeline; `Task.refuse` calls this."""
+        decision = Decision(outcome=Outcome.DENY, reason=reason, tool=tool, miss=Miss(text=text))
+        for link in task.path:
+            link.counts.denied += 1
+        fields = {**self.opening.task_facts(task), "tool": tool, **denial_fields(decision)}
+        position = self.try_append(Record(Event.CALL_DENIED, fields))
+        decision = replace(decision, id=position.id if position is not None else "")
+        self._remembered.append(Recalled(decision, task.chain.text if self._recall else None))
+        return Denied(decision)
 
     async def open_task(self, task: Task) -> None:
         """Open a task; `with` calls this."""

@@ -76,6 +76,7 @@ class Host(Protocol):
     async def open_task(self, task: Task) -> None: ...
     async def close_task(self, task: Task, state: TaskState, why: str) -> None: ...
     def child(self, parent: Task, agent: str, intent: Intent | None, ttl: Any) -> Task: ...
+    def refuse(self, task: Task, tool: str, reason: Reason, text: str) -> Denied: ...
     def monotonic(self) -> float: ...
 
 
@@ -247,6 +248,16 @@ class Task:
             listed = [steps] if not isinstance(steps, list | tuple) else list(steps)
             return Intent(self.intent.purpose, *listed, reads=reads, name=self.intent.name)
         return self.intent.agents.get(agent)
+
+    def refuse(self, tool: str, reason: Reason, text: str) -> Denied:
+        """Record that a framework's hook denied a call which no guard stands in front of, and return the denial.
+
+        Args:
+            tool: the tool's name; possibly of a model's invention, so it is cut at 64 characters.
+            reason: the reason code, such as `unguarded`.
+            text: what is wrong and what to write instead, for the developer.
+        """
+        return self.host.refuse(self, tool[:64], reason, text)
 
     @contextlib.contextmanager
     def activate(self) -> Iterator[Task]:
