@@ -32,6 +32,8 @@ _URLSAFE: Final = str.maketrans("+/", "-_")
 _PLAIN: Final = (int, float, complex, Decimal, FunctionType, BuiltinFunctionType, MethodType, ModuleType, type)
 _BARE: Final = frozenset({dict, list, tuple, set, frozenset, deque})
 _LONGEST: Final = 1 << 15
+# A response of httpx holds what its transport sent: no part of what the tool returns, and shown nowhere.
+_WIRE: Final = frozenset({"httpcore", "h11", "h2"})
 _HELD: Final = ("filename", "filename2", "object", "value", "code", "text", "msg")  # what C keeps beside `args`
 
 
@@ -151,10 +153,10 @@ def _is_run(form: str) -> bool:
 class Search:
     """One search through a value; `hits` collects the leases whose secret was found."""
 
-    __slots__ = ("_cyclic", "_done", "_found", "_most", "hits", "live")
+    __slots__ = ("_cyclic", "_done", "_found", "_most", "_wire", "hits", "live")
 
-    def __init__(self, live: LiveSecrets, most: int = _MOST) -> None:
-        self.live = live
+    def __init__(self, live: LiveSecrets, most: int = _MOST, *, wire: bool = False) -> None:
+        self.live, self._wire = live, wire
         self.hits: set[str] = set()
         self._most = most
         self._done: dict[int, tuple[Any, Any]] = {}  # INVARIANT: it keeps what it has seen, so no id is used twice
@@ -197,6 +199,8 @@ class Search:
             return value if self._done[id(value)][1] is self else self._done[id(value)][1]
         if depth > _DEPTH or len(self._done) > self._most:
             return MARK
+        if not self._wire and type(value).__module__.partition(".")[0] in _WIRE:
+            return value
         self._done[id(value)] = (value, self)
         clean = self._compound(value, depth + 1)
         self._done[id(value)] = (value, clean)
@@ -303,7 +307,7 @@ def _forget_locals(trace: TracebackType | None, live: LiveSecrets) -> None:
         frame, trace = trace.tb_frame, trace.tb_next
         if str(frame.f_globals.get("__name__")).startswith("agentguard."):
             continue  # it still runs
-        search = Search(live, _FEW)
+        search = Search(live, _FEW, wire=True)
         try:
             search.value(list(frame.f_locals.values()))
             if search.hits:
