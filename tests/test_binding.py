@@ -138,7 +138,7 @@ def test_defaults_are_canonical_and_say_what_is_left_out() -> None:
     def tool(a: int, b: float = 1.0, *rest: str, c: str | None = None, d: object = object()) -> None: ...
 
     assert dict(Binder(tool).defaults) == {"b": 1, "rest": (), "c": None}
-    assert Binder(tool).names == {"a", "b", "rest", "c", "d"}
+    assert Binder(tool).names == frozenset({"a", "b", "rest", "c", "d"})
 
 
 def test_any_keyword_means_that_the_names_are_not_known() -> None:
@@ -168,7 +168,7 @@ def injected_or_none(q: str, state: Annotated[str, InjectedToolArg] | None = Non
 def test_parameter_of_a_framework_is_hidden_by_its_annotation_and_passed_through_uncopied(fn: Any) -> None:
     binder, given_ = Binder(fn), object()
     (name,) = binder.hidden
-    assert binder.names == {"q"}
+    assert binder.names == frozenset({"q"})
     assert name in binder.signature.parameters  # the framework looks for it there
     bound = binder.bind(("x",), {name: given_})
     assert (bound.visible, bound.hidden) == ({"q": "x"}, {name: given_})
@@ -190,7 +190,7 @@ def test_container_of_such_values_is_an_ordinary_argument_which_the_intent_sees(
 def test_hidden_may_be_named_and_has_to_exist() -> None:
     def tool(q: str, session: str) -> None: ...
 
-    assert Binder(tool, frozenset({"session"})).names == {"q"}
+    assert Binder(tool, frozenset({"session"})).names == frozenset({"q"})
     with pytest.raises(ConfigurationError, match="sesion"):
         Binder(tool, frozenset({"sesion"}))
 
@@ -246,7 +246,7 @@ def test_argument_that_a_partial_has_fixed_is_none_of_the_model() -> None:
 
     for fixed in (functools.partial(tool, base="x"), functools.partial(tool, "x")):
         binder = Binder(fixed)
-        assert binder.names == {"q", "limit"}
+        assert binder.names == frozenset({"q", "limit"})
         args, kwargs = binder.call_arguments(dict(binder.bind((), {"q": "y"}).visible), {}, None)
         assert fixed(*args, **kwargs) == ("x", "y", 3)
         with pytest.raises(TypeError):

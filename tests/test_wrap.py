@@ -16,7 +16,19 @@ from langchain_core.callbacks import CallbackManagerForToolRun
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import InjectedToolArg, StructuredTool, tool
 
-from agentguard import ConfigurationError, Credential, Denied, Guard, Intent, any_, guard_tool, guarded, spec_of, step
+from agentguard import (
+    ConfigurationError,
+    Credential,
+    Denied,
+    Guard,
+    Intent,
+    any_,
+    current_credential,
+    guard_tool,
+    guarded,
+    spec_of,
+    step,
+)
 from agentguard.audit.memory import MemoryLog
 from agentguard.testing import FakeIssuer, fake_guard
 
@@ -100,6 +112,10 @@ def test_guarded_callable_is_of_the_kind_of_its_own(fn: Any, is_kind: Any) -> No
     assert is_kind(guard_tool(fn, "r.tool"))
 
 
+def shown_to_the_model(made: Any) -> set[str]:
+    return set(made.tool_call_schema.model_json_schema()["properties"])
+
+
 def with_credential(q: str, credential: Credential, limit: int = 3) -> str:
     """Look something up."""
     return f"{q} {limit} {credential.lease.id}"
@@ -115,8 +131,7 @@ def test_credential_parameter_is_in_no_schema_and_is_filled_by_the_guard(guard: 
         tool(made).get_input_schema().model_json_schema()["properties"],
     ):
         assert schema.keys() == {"q", "limit"}
-    shown = StructuredTool.from_function(made).tool_call_schema.model_json_schema()
-    assert shown["properties"].keys() == {"q", "limit"}
+    assert shown_to_the_model(StructuredTool.from_function(made)) == {"q", "limit"}
     with opened(guard):
         assert made("x") == "x 3 lease-1"
         assert tool(made).invoke({"q": "x", "limit": 5}) == "x 5 lease-1"
@@ -160,8 +175,8 @@ def test_parameters_of_langchain_are_hidden_and_reach_the_tool_as_they_are(guard
 
     found = spec_of(look.func)  # type: ignore[attr-defined]  # a StructuredTool
     assert found is not None
-    assert found.parameters == {"q"}
-    assert look.tool_call_schema.model_json_schema()["properties"].keys() == {"q"}
+    assert found.parameters == frozenset({"q"})
+    assert shown_to_the_model(look) == {"q"}
     inside = {"session": object()}
     with opened(guard):
         assert look.invoke({"q": "x", "user": "ann"}, {"configurable": inside}) == "x"
@@ -356,3 +371,18 @@ def test_generator_that_raises_or_never_starts_holds_nothing(kind: str) -> None:
         del stream
         assert issuer.live == {}
     assert issuer.issued == issuer.revoked
+
+
+@pytest.mark.control("5 a generator's call ends with it (case 46)")
+def test_function_that_returns_a_generator_keeps_its_call_open_until_that_ends() -> None:
+    @guarded("r.made", effect="read", audience=API, lease="call")
+    def made() -> Any:
+        return (current_credential().lease.id for _ in range(2))
+
+    issuer = FakeIssuer()
+    with fake_guard(issuer=issuer) as guard, opened(guard):
+        stream = made()
+        assert next(stream) == "lease-1"
+        assert list(issuer.live) == ["lease-1"]
+        assert list(stream) == ["lease-1"]
+        assert issuer.live == {}

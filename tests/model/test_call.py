@@ -36,6 +36,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"record": ("amount",)}, "amount"),
     ({"secret": frozenset({"password"})}, "password"),
     ({"record": ("token",), "secret": frozenset({"token"})}, "secret hides it"),
+    ({"resource": "key/{token}", "secret": frozenset({"token"})}, "resource shows 'token' in clear"),
 ]
 
 

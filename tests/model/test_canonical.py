@@ -145,6 +145,12 @@ def cycle() -> list[Any]:
     return made
 
 
+def cycle_of_mappings() -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    made["d"] = made
+    return made
+
+
 def wide(levels: int) -> list[Any]:
     made: list[Any] = [1]
     for _ in range(levels):
@@ -175,7 +181,7 @@ NOT: dict[str, Any] = {
     "key that is no text": {1: 2},
     "path of bytes": type("BytesPath", (pathlib.PurePosixPath,), {"__fspath__": lambda self: b"/a"})("/a"),
     "cycle": cycle(),
-    "cycle of mappings": (lambda d: d.update(d=d) or d)({}),
+    "cycle of mappings": cycle_of_mappings(),
     "33 levels": eval("[" * 33 + "]" * 33),
     "more than a mebibyte": "x" * (MAX_BYTES + 1),
     "more than a mebibyte in UTF-8": "\N{EURO SIGN}" * (MAX_BYTES // 3 + 1),

@@ -101,6 +101,9 @@ class ToolSpec:
                 for name in sorted(set(names) - self.parameters)
             ]
         found += [f"record shows {name!r} in clear, and secret hides it" for name in self.record if name in self.secret]
+        found += [
+            f"resource shows {name!r} in clear, and secret hides it" for name in self.holes if name in self.secret
+        ]
         return found
 
     @property
