@@ -132,9 +132,13 @@ class Guard:
                 raise
             refusal = Refusal(Reason.POLICY_ERROR, f"{type(bug).__name__} while the call was being decided")
         finally:
-            await run_shielded(call.release, suspends=self.release_suspends)  # 10 first thing, cannot be cancelled
-            denied = call.denied(refusal) if refusal is not None else None
-            call.close()  # 11 the outcome; never reaches the caller
+            try:
+                await run_shielded(call.release, suspends=self.release_suspends)  # 10 first thing, cannot be cancelled
+            except Exception as late:  # out of time: the ledger and the keeper have what is left
+                _log.error("call %s was not released in time: %s", call.id, type(late).__name__)
+            finally:
+                denied = call.denied(refusal) if refusal is not None else None
+                call.close()  # 11 the outcome; never reaches the caller
         if denied is not None:
             raise denied
 

@@ -261,15 +261,29 @@ class Running:
 
     # 10 ------------------------------------------------------------------------------------------------------
     async def release(self) -> None:
-        """Give everything back: the credential first."""
-        if self._use is not None:
-            status = await self.guard.leases.release(self._use)  # type: ignore[union-attr]  # it issued the use
+        """Give everything back, the credential first; what fails is logged and keeps nothing else from its release."""
+        for part in (self._release_lease, self._revoke_leaked, self._finish, self._settle):
+            try:
+                await part()
+            except Exception as error:
+                _log.error("call %s: %s failed: %s", self.id, part.__name__, type(error).__name__)
+
+    async def _release_lease(self) -> None:
+        if self._use is not None and self.guard.leases is not None:
+            status = await self.guard.leases.release(self._use)
             self.span.released(status, self.guard.now())
             self.task.counts.revoked += status == "revoked"
+
+    async def _revoke_leaked(self) -> None:
         for lease in self.hits:
-            await self.guard.leases.revoke(lease, "leaked")  # type: ignore[union-attr]  # the secret is one of its own
+            if self.guard.leases is not None:
+                await self.guard.leases.revoke(lease, "leaked")
+
+    async def _finish(self) -> None:
         if self._started:
             await self.guard.suspensions.finish(self.call.id)
+
+    async def _settle(self) -> None:
         if self._reservation is not None:
             await self.guard.budgets.settle(self._reservation, settlement_of(self.ended, self._started))
 

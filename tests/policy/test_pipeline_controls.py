@@ -313,6 +313,7 @@ async def test_everything_is_given_back_although_the_call_was_cancelled_while_it
             with anyio.move_on_after(0.05):
                 await slow()
             assert (stops._running, issuer.live, settled) == (set(), {}, ["raised"])
+            assert len(records(guard, "call.cancelled")) == 1
 
 
 @pytest.mark.control("1 no record, no action")
