@@ -5,7 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = (("bench.call",), ("bench.intent",), ("bench.agentdojo", "--guard", "none"), ("bench.agentdojo", "--guard", "tools"))
+BENCHES = (
+    ("bench.call",),
+    ("bench.intent",),
+    ("bench.agentdojo", "--guard", "none"),
+    ("bench.agentdojo", "--guard", "tools"),
+)
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from agentguard._drive import RELEASE_SECONDS, drive, driven, loop_running, run_shielded, wait_for
@@ -137,7 +138,7 @@ def test_shielded_work_survives_every_cancellation_of_asyncio(cancels: int) -> N
 @pytest.mark.anyio
 async def test_error_of_shielded_work_is_raised() -> None:
     async def fails() -> None:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="space"):

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 import agentguard
-from agentguard._jwt import ACCESS_TOKEN, NotStrictJSON, Profile, Rejection, examine, strict_json, verify_jwt
+from agentguard._json import NotStrictJSON, strict_json
+from agentguard._jwk import PublicKey
+from agentguard._jwt import ACCESS_TOKEN, Profile, Rejection, examine, verify_jwt
 from agentguard.errors import ConfigurationError, TokenRejected
 from agentguard.identity.id_token import IdTokenVerifier
-from agentguard.keys import KeySet, PublicKey
+from agentguard.keys import KeySet
 from agentguard.resource_server import TokenVerifier
 from tests.resource_server.forging import AUDIENCE, ISSUER, KEY, NOW, claims, header, sign, token
 

@@ -12,7 +12,7 @@ DOCUMENTED = {
     # opening
     "load", "local", "Guard", "Task", "User", "ITSELF", "current_task",
     # tools
-    "guarded", "guard_tool", "spec_of", "ToolSpec", "Caller",
+    "guarded", "guard_tool", "spec_of", "load_tools", "ToolSpec", "Caller",
     # intents
     "Intent", "step", "absent", "any_", "at_least", "at_most", "between", "eq", "in_", "not_", "optional", "prefix",
     "text", "in_set", "date", "glob", "regex", "path", "url", "email", "template", "each", "items", "keys", "same_as",
@@ -20,7 +20,7 @@ DOCUMENTED = {
     # inside a call
     "current_call", "current_credential", "CurrentCall", "Credential", "GuardAuth",
     # what comes back
-    "Decision", "Denied", "ApprovalRequired", "AgentguardError", "AuditUnavailable", "ConfigurationError",
+    "Decision", "Reason", "Denied", "ApprovalRequired", "AgentguardError", "AuditUnavailable", "ConfigurationError",
     "CredentialUnavailable",
     "__version__",
 }  # fmt: skip

@@ -517,3 +517,104 @@ def test_exhausted_step_falls_through_to_the_next_that_admits_the_call(guard: Gu
             assert refund("acme", Decimal(1))
         with pytest.raises(Denied, match="budget_exhausted"):
             refund("acme", Decimal(1))
+
+
+# what fails while it is given back ------------------------------------------------------------------------------------
+
+
+class Stuck(FakeIssuer):
+    async def revoke(self, lease: Any) -> None:
+        import anyio
+
+        await anyio.sleep(60)
+
+
+@guarded("wipe2", effect="destructive", audience="https://api.test")
+async def wipe2() -> str:
+    return "done"
+
+
+@guarded("pay2", audience="https://api.test")
+async def pay2() -> str:
+    return "done"
+
+
+@pytest.mark.control("8 a failed revoke never reaches the caller")
+@pytest.mark.anyio
+async def test_revocation_that_hangs_never_reaches_the_caller_and_the_outcome_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agentguard._drive.RELEASE_SECONDS", 0.05)
+    guard = fake_guard(issuer=Stuck(suspends=True))
+    async with guard.task("bot", on_behalf_of="alice", intent=Intent("x", step("wipe2"))):
+        assert await wipe2() == "done"
+    assert "call.completed" in [record["event"] for record in records(guard)]
+
+
+@pytest.mark.control("8 a failed revoke never reaches the caller")
+@pytest.mark.anyio
+async def test_task_whose_revocation_hangs_does_not_hide_the_error_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentguard._drive.RELEASE_SECONDS", 0.05)
+    guard = fake_guard(issuer=Stuck(suspends=True))
+    with pytest.raises(KeyError):
+        async with guard.task("bot", on_behalf_of="alice", intent=Intent("x", step("pay2"))):
+            await pay2()
+            raise KeyError("own")
+    assert records(guard)[-1]["event"] == "task.ended"
+
+
+@pytest.mark.parametrize("room", ["budgets", "suspensions"])
+def test_store_that_fails_while_a_call_is_given_back_never_reaches_the_caller(room: str) -> None:
+    from agentguard.state.memory import MemoryBudgets, MemorySuspensions
+
+    class BrokenBudgets(MemoryBudgets):
+        async def settle(self, *arguments: Any) -> None:
+            raise OSError(5, "gone")
+
+    class BrokenSuspensions(MemorySuspensions):
+        async def finish(self, call: str) -> None:
+            raise OSError(5, "gone")
+
+    rooms = {"budgets": BrokenBudgets, "suspensions": BrokenSuspensions}
+    guard = fake_guard(**{room: rooms[room]()})
+    with guard.task("bot", on_behalf_of="alice", intent=everything()):
+        assert refund("acme", Decimal(5))
+    assert "call.completed" in [record["event"] for record in records(guard)]
+
+
+def test_why_a_task_ended_stays_what_it_was(guard: Guard) -> None:
+    task = guard.task("bot", on_behalf_of="alice", intent=everything())
+    with task:
+        pass
+    asyncio.run(guard.close_task(task, TaskState.ENDED, "other"))
+    assert task.why_ended == "done"
+
+
+@pytest.mark.control("8 whoever leaves a task returns after its leases are gone")
+def test_task_that_the_keeper_is_ending_is_left_only_when_its_leases_are_gone() -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow(FakeIssuer):
+        async def revoke(self, lease: Any) -> None:
+            begun.set()
+            go.wait(5)
+            await super().revoke(lease)
+
+    issuer = Slow()
+    guard = fake_guard(issuer=issuer)
+    with guard.task("bot", on_behalf_of="alice", intent=everything()) as task:
+        pay("acme")
+        closing = threading.Thread(target=lambda: asyncio.run(guard.close_task(task, TaskState.ENDED, "keeper")))
+        closing.start()
+        assert begun.wait(5)
+        threading.Timer(0.05, go.set).start()
+    assert issuer.live == {}
+    closing.join(5)
+
+
+def test_activating_a_task_in_another_context_and_leaving_it_there_is_no_error(guard: Guard) -> None:
+    with guard.task("bot", on_behalf_of="alice", intent=everything()) as task:
+        scope = task.activate()
+        contextvars.Context().run(scope.__enter__)
+        contextvars.Context().run(scope.__exit__, None, None, None)
+        assert current_task() is task

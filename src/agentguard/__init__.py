@@ -61,9 +61,11 @@ if TYPE_CHECKING:
     from agentguard.intent import url as url
     from agentguard.model.call import ToolSpec as ToolSpec
     from agentguard.model.decision import Decision as Decision
+    from agentguard.model.decision import Reason as Reason
     from agentguard.model.lease import Credential as Credential
     from agentguard.task import Task as Task
     from agentguard.task import current_task as current_task
+    from agentguard.tools_file import load_tools as load_tools
     from agentguard.user import ITSELF as ITSELF
     from agentguard.user import User as User
     from agentguard.wrap import guard_tool as guard_tool
@@ -78,9 +80,10 @@ _ROOMS = {
     "intent": "EnvSet FileSet Intent ResolvedSet ValueSet absent any_ at_least at_most between bind date each email "
     "eq from_ glob in_ in_set is_ items keys not_ optional path prefix regex said same_as step template text url",
     "model.call": "ToolSpec",
-    "model.decision": "Decision",
+    "model.decision": "Decision Reason",
     "model.lease": "Credential",
     "task": "Task current_task",
+    "tools_file": "load_tools",
     "user": "ITSELF User",
     "wrap": "guard_tool guarded spec_of",
 }

@@ -10,22 +10,21 @@ examination returns a `Rejection`, and `verify_jwt` raises only after it let go 
 from __future__ import annotations
 
 import binascii
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from jwt.algorithms import OKPAlgorithm
 from jwt.api_jws import PyJWS
 
+from agentguard._json import NotStrictJSON, strict_json
 from agentguard.errors import ConfigurationError, TokenRejected
 
 if TYPE_CHECKING:
-    from agentguard.keys import PublicKey
+    from agentguard._jwk import PublicKey
 
 MAX_TOKEN: Final = 16 * 1024
-MAX_JSON_DEPTH: Final = 32
 MAX_ACTORS: Final = 16
 MAX_LEEWAY: Final = 60
 MAX_LIFETIME: Final = 86_400
@@ -36,18 +35,12 @@ _TEXTS: Final = ("sub", "jti", "client_id", "azp", "scope")
 # The last character of a segment has unused bits, which must be zero: one token has exactly one text (RFC 4648 s. 3.5).
 _SEGMENT: Final = r"(?!\.)(?:[A-Za-z0-9_-]{4})*+(?:[A-Za-z0-9_-][AQgw]|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048])?"
 _COMPACT: Final = re.compile(rf"{_SEGMENT}\.{_SEGMENT}\.(?!\Z){_SEGMENT}")
-_BRACKETS: Final = re.compile(r'"(?:[^"\\]|\\.)*+"?|([\[{])|([\]}])', re.DOTALL)
-_SURROGATE: Final = re.compile(r"\\u[dD][89abcdefABCDEF]")
 
 
 class Keys(Protocol):
     """Where public keys come from: a `KeySet`, or a cache of a remote one."""
 
     def find(self, kid: str) -> PublicKey | None: ...
-
-
-class NotStrictJSON(ValueError):
-    """A text is no JSON object that every parser reads alike."""
 
 
 class _Refused(Exception):
@@ -140,65 +133,6 @@ def examine(token: str, profile: Profile, keys: Keys, now: float) -> Mapping[str
     except Exception:  # deny by default: whatever breaks here breaks on the token
         return Rejection("the token is malformed")
     return claims
-
-
-def strict_json(data: bytes) -> dict[str, Any]:
-    """Parse a JSON object that every parser reads alike (RFC 8259, I-JSON of RFC 7493).
-
-    Raises:
-        NotStrictJSON: not UTF-8, a byte order mark, duplicate members, lone surrogates, NaN, infinities, whole numbers
-            of more than 20 digits, deeper than 32 levels, or no object.
-    """
-    try:
-        text = data.decode("utf-8")
-        _check_depth(text)
-        value = _DECODER.decode(text)
-        if _SURROGATE.search(text):
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError):
-        value = None
-    if type(value) is not dict:
-        raise NotStrictJSON("not a strict JSON object")
-    return value
-
-
-def _check_depth(text: str) -> None:
-    if text.count("{") + text.count("[") <= MAX_JSON_DEPTH:
-        return
-    depth = 0
-    for found in _BRACKETS.finditer(text):
-        depth += 1 if found[1] else -1 if found[2] else 0
-        if depth > MAX_JSON_DEPTH:
-            raise NotStrictJSON
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise NotStrictJSON
-    return members
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > 20:
-        raise NotStrictJSON
-    return int(digits)
-
-
-def _float(digits: str) -> float:
-    value = float(digits)
-    if value - value != 0:
-        raise NotStrictJSON
-    return value
-
-
-def _constant(name: str) -> NoReturn:
-    raise NotStrictJSON
-
-
-_DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_int=_integer, parse_float=_float, parse_constant=_constant
-)
 
 
 def _signatures() -> PyJWS:

@@ -7,6 +7,8 @@ these fail closed outside the call, after it ended, and in a thread that outlive
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -39,6 +41,16 @@ class Caller:
     call_id: str = ""
     agent: str = ""
     run_id: str = ""
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """Say this about every guarded call inside the block: `with Caller(call_id="call_7").calling():`."""
+        token = _caller.set(self)
+        try:
+            yield
+        finally:
+            with suppress(ValueError):  # left from another context
+                _caller.reset(token)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final
 
@@ -18,14 +19,15 @@ from agentguard.approval.refuse import RefuseAll
 from agentguard.credentials.leaks import LiveSecrets
 from agentguard.credentials.leases import Leases
 from agentguard.credentials.ledger import MemoryLedger
-from agentguard.errors import ConfigurationError
+from agentguard.effects import take_effect
+from agentguard.errors import ConfigurationError, Denied
 from agentguard.explanation import Explanation, Recalled
 from agentguard.intent import Intent
 from agentguard.intent.sets import NAME as SET_NAME
 from agentguard.intent.sets import Resolver
 from agentguard.keeper import Keeper, guards
 from agentguard.model.call import ToolSpec
-from agentguard.model.decision import Reason
+from agentguard.model.decision import Decision, Miss, Outcome, Reason
 from agentguard.model.record import Event, Facts, Position, Record
 from agentguard.opening import Opening
 from agentguard.ports import (
@@ -38,7 +40,7 @@ from agentguard.ports import (
     SubjectVerifier,
     Suspensions,
 )  # fmt: skip
-from agentguard.recording import spec_fields
+from agentguard.recording import denial_fields, spec_fields
 from agentguard.refusal import ABANDONED, Ended, Refusal
 from agentguard.registry import OpenRegistry, Registry
 from agentguard.running import Running, Tool
@@ -134,11 +136,14 @@ class Guard:
                 raise
             refusal = Refusal(Reason.POLICY_ERROR, f"{type(bug).__name__} while the call was being decided")
         finally:
-            await run_shielded(call.release, suspends=self.release_suspends)  # 10 first thing, cannot be cancelled
-            denied = call.denied(refusal) if refusal is not None else None
-            call.close()  # 11 the outcome and the result; never reaches the caller
-            if call.has_effects:
-                await run_shielded(call.take_effect, suspends=self.release_suspends)  # 12 tasks that end by this call
+            try:
+                await run_shielded(call.release, suspends=self.release_suspends)  # 10 first thing, cannot be cancelled
+            except Exception as late:  # out of time: the ledger and the keeper have what is left
+                _log.error("call %s was not released in time: %s", call.id, type(late).__name__)
+            finally:
+                denied = call.denied(refusal) if refusal is not None else None
+                call.close()  # 11 the outcome and the result; never reaches the caller
+                await take_effect(call)  # tasks that end, or are stopped, by this call
         if denied is not None:
             raise denied
 
@@ -180,6 +185,17 @@ class Guard:
     def child(self, parent: Task, agent: str, intent: Intent | None, ttl: float | str | None) -> Task:
         """Return a task that narrows another; `Task.delegate` calls this."""
         return self.opening.child(parent, agent, intent, ttl)
+
+    def refuse(self, task: Task, tool: str, reason: Reason, text: str) -> Denied:
+        """Record a denial outside the pipeline; `Task.refuse` calls this."""
+        decision = Decision(outcome=Outcome.DENY, reason=reason, tool=tool, miss=Miss(text=text))
+        for link in task.path:
+            link.counts.denied += 1
+        fields = {**self.opening.task_facts(task), "tool": tool, **denial_fields(decision)}
+        position = self.try_append(Record(Event.CALL_DENIED, fields))
+        decision = replace(decision, id=position.id if position is not None else "")
+        self._remembered.append(Recalled(decision, task.chain.text if self._recall else None))
+        return Denied(decision)
 
     async def open_task(self, task: Task) -> None:
         """Open a task; `with` calls this."""

@@ -2,59 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, NoReturn, Self, TypeAlias, TypeGuard
+from typing import Any, Final, NoReturn, Self, TypeAlias
 
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from agentguard._jwt import NotStrictJSON, strict_json
+from agentguard._json import NotStrictJSON, strict_json
+from agentguard._jwk import PublicKey, from_jwk, is_usable, public_key
 from agentguard.errors import ConfigurationError
 
 _Path: TypeAlias = str | os.PathLike[str]
 _Private: TypeAlias = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
-_Public: TypeAlias = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
 
 MAX_FILE: Final = 1 << 20
-# For each algorithm the kty and crv of its keys. A JWK without `alg` gets the first that fits.
-_KINDS: Final[Mapping[str, tuple[str, str]]] = {
-    "ES256": ("EC", "P-256"),
-    "ES384": ("EC", "P-384"),
-    "EdDSA": ("OKP", "Ed25519"),
-    "Ed25519": ("OKP", "Ed25519"),
-    "RS256": ("RSA", ""),
-    "PS256": ("RSA", ""),
-}
-_JWK: Final[Mapping[str, Any]] = {"EC": ECAlgorithm, "OKP": OKPAlgorithm, "RSA": RSAAlgorithm}
 # Not inherited, no waiting on a FIFO, no translated line ends; each where the system knows it.
 _SAFELY: Final = sum(getattr(os, flag, 0) for flag in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
-_PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
-_THUMBPRINT: Final[Mapping[str, tuple[str, ...]]] = {
-    "EC": ("crv", "kty", "x", "y"),
-    "OKP": ("crv", "kty", "x"),
-    "RSA": ("e", "kty", "n"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class PublicKey:
-    """A public key with its id and the one algorithm it is used with (RFC 8725 section 3.1)."""
-
-    kid: str
-    algorithm: str
-    key: _Public
-
-    def jwk(self) -> dict[str, str]:
-        """Return it as a JWK (RFC 7517)."""
-        return {**_members(self.key), "kid": self.kid, "alg": self.algorithm, "use": "sig"}
 
 
 class SigningKey:
@@ -75,7 +41,7 @@ class SigningKey:
         # INVARIANT: the key lives in closures, so neither `vars` nor a traceback shows it.
         self._private: Callable[[], _Private] = lambda: private
         self.sign = _signer(private)
-        self._public = _public_key(private.public_key())
+        self._public = public_key(private.public_key())
 
     @classmethod
     def generate(cls, algorithm: str = "ES256") -> Self:
@@ -169,7 +135,7 @@ class KeySet:
         entries = jwks.get("keys") if isinstance(jwks, Mapping) else None
         if not isinstance(entries, list) or not entries:
             raise ConfigurationError('a JWK set is an object with a list of keys: {"keys": [...]}')
-        return cls([_from_jwk(entry, position) for position, entry in enumerate(entries)])
+        return cls([from_jwk(entry, position) for position, entry in enumerate(entries)])
 
     @classmethod
     def from_file(cls, path: _Path) -> Self:
@@ -212,58 +178,6 @@ def _signer(private: _Private) -> Callable[[bytes], bytes]:
 
 def _is_p256(key: object) -> bool:
     return isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1)
-
-
-def _members(key: _Public) -> dict[str, str]:
-    kind = "OKP" if isinstance(key, ed25519.Ed25519PublicKey) else "RSA" if isinstance(key, rsa.RSAPublicKey) else "EC"
-    jwk = _JWK[kind].to_jwk(key, as_dict=True)
-    return {name: jwk[name] for name in _THUMBPRINT[kind]}
-
-
-def _public_key(key: _Public) -> PublicKey:
-    members = _members(key)
-    canonical = json.dumps(members, separators=(",", ":"), sort_keys=True).encode()
-    kid = base64.urlsafe_b64encode(hashlib.sha256(canonical).digest()).rstrip(b"=").decode()
-    return PublicKey(kid, _only_algorithm(members["kty"], members.get("crv", "")), key)
-
-
-def _only_algorithm(kty: str, crv: str) -> str:
-    return next((name for name, kind in _KINDS.items() if kind == (kty, crv)), "")
-
-
-def _from_jwk(entry: object, position: int) -> PublicKey:
-    problem = _jwk_problem(entry)
-    if not problem and isinstance(entry, dict):
-        kty = entry["kty"]
-        key = _parsed_jwk(kty, entry)
-        if _usable(key):
-            return PublicKey(entry["kid"], entry.get("alg") or _only_algorithm(kty, entry.get("crv", "")), key)
-        problem = "its members make no key of its kind, or an RSA key under 2048 bits"
-    raise ConfigurationError(f"key {position} of the JWK set: {problem}")
-
-
-def _jwk_problem(entry: object) -> str:
-    if not isinstance(entry, dict):
-        return "not an object"
-    kty, crv, kid = entry.get("kty"), entry.get("crv", ""), entry.get("kid")
-    if kty == "oct" or not _PRIVATE_MEMBERS.isdisjoint(entry):
-        return "private or symmetric key material; publish public keys only"
-    if not isinstance(kid, str) or not 0 < len(kid) <= 256:
-        return "its kid must be a text of 1 to 256 characters"
-    operations = entry.get("key_ops", ["verify"])
-    if entry.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
-        return 'not for signatures; leave it out of this set, or write "use": "sig"'
-    algorithm = entry["alg"] if "alg" in entry else _only_algorithm(kty, crv) if isinstance(kty, str) else ""
-    if not isinstance(algorithm, str) or _KINDS.get(algorithm) != (kty, crv):
-        return f"its alg does not fit its kty and crv; known are {', '.join(_KINDS)}"
-    return ""
-
-
-def _parsed_jwk(kty: str, entry: Mapping[str, Any]) -> object:
-    try:
-        return _JWK[kty].from_jwk(dict(entry))
-    except Exception:  # PyJWT's and cryptography's errors about the members; reported by position
-        return None
 
 
 def _read_bytes(path: _Path, *, private: bool) -> bytes | str:
@@ -323,14 +237,10 @@ def _parsed_public(data: bytes) -> PublicKey | str:
     if isinstance(key, str):
         return key
     return (
-        _public_key(key) if _usable(key) else "write a P-256, P-384, Ed25519 or RSA (from 2048 bits) key; it is another"
+        public_key(key)
+        if is_usable(key)
+        else "write a P-256, P-384, Ed25519 or RSA (from 2048 bits) key; it is another"
     )
-
-
-def _usable(key: object) -> TypeGuard[_Public]:
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1))
-    return isinstance(key, ed25519.Ed25519PublicKey) or (isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048)
 
 
 def _write_private(path: _Path, private: Callable[[], _Private]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from agentguard.guard import Guard
     from agentguard.registry import RegisteredAgent
 
+_log: Final = logging.getLogger("agentguard")
 _OPEN: Final = (TaskState.OPEN, TaskState.PARKED)
 
 
@@ -170,13 +172,15 @@ class Opening:
     async def close(self, task: Task, state: TaskState, why: str) -> None:
         """Stop new calls, end the children, revoke every lease at once, then record; shielded and idempotent."""
         only_from = (TaskState.OPEN,) if state is TaskState.PARKED else _OPEN
-        task.why_ended = why
         if not task.move(TaskState.ENDING, only_from=only_from):
             await self._ending_elsewhere(task)
             return
+        task.why_ended = why
         suspends = self._guard.release_suspends
         try:
             await run_shielded(lambda: self._revoke(task, state), suspends=suspends)
+        except Exception as late:  # out of time: the ledger and the keeper have what is left; the caller keeps its own
+            _log.error("task %s was not revoked in time: %s", task.id, type(late).__name__)
         finally:
             task.move(state, only_from=(TaskState.ENDING,))
             self._ended(task, state, why)

@@ -14,6 +14,7 @@ from agentguard.asking import access_request, approval_request, grant_for
 from agentguard.binding import Binder
 from agentguard.credentials.leaks import MARK, Search, clean_exception
 from agentguard.credentials.leases import Use
+from agentguard.effects import keep_result
 from agentguard.errors import ApprovalRequired, CredentialUnavailable, Denied, NotCanonical, Unavailable
 from agentguard.intent import Facts
 from agentguard.matching import counted, levels_of, match
@@ -25,7 +26,7 @@ from agentguard.policy.combine import decide_all
 from agentguard.ports import Answer, Exhausted, Reservation
 from agentguard.recording import call_fields, denial_fields
 from agentguard.refusal import NOT_RUN, Ended, Refusal, event_of, settlement_of
-from agentguard.results import MAX_CANDIDATES, whole_of
+from agentguard.results import MAX_CANDIDATES
 from agentguard.stopping import suspension_keys
 from agentguard.task import TaskState, pauses
 from agentguard.telemetry import spans
@@ -49,8 +50,27 @@ class Running:
     """One call. INVARIANT: whatever was taken for it is given back by `release`, which cannot be cancelled."""
 
     __slots__ = (
-        "_copies", "_ending", "_mutable", "_opened", "_parts", "_position", "_recorded", "_reservation", "_started",
-        "_use", "arguments", "call", "decision", "ended", "guard", "hash", "hits", "id", "span", "task", "tool",
+        "_copies",
+        "_mutable",
+        "_opened",
+        "_position",
+        "_recorded",
+        "_use",
+        "arguments",
+        "call",
+        "decision",
+        "ended",
+        "ending",
+        "guard",
+        "hash",
+        "hits",
+        "id",
+        "parts",
+        "reservation",
+        "span",
+        "started",
+        "task",
+        "tool",
         "visible",
     )  # fmt: skip
 
@@ -65,11 +85,11 @@ class Running:
         self.span: Any = None
         self._copies: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         self._mutable = False
-        self._reservation: Reservation | None = None
-        self._ending: tuple[Task, ...] = ()
-        self._parts: list[Any] | None = None
+        self.reservation: Reservation | None = None
+        self.ending: tuple[Task, ...] = ()
+        self.parts: list[Any] | None = None
         self._use: Use | None = None
-        self._started = self._recorded = self._opened = False
+        self.started = self._recorded = self._opened = False
         self._position: Any = None
         self.call = _UNBOUND
         self.hash = ""
@@ -134,7 +154,7 @@ class Running:
     async def match_intent(self) -> None:
         """At every level the call must match a step; all are reserved at once, or none."""
         facts = Facts(seen=self.task.tree.seen, heard=self.task.tree.heard)
-        self.decision, self._reservation, self._ending = await match(
+        self.decision, self.reservation, self.ending = await match(
             self.call, levels_of(self.task), facts, self.guard.budgets, self.guard.monotonic()
         )
 
@@ -225,7 +245,7 @@ class Running:
             credential = self._use.credential
             self.task.counts.issued += not self._use.cached
             self.span.credential(credential.lease, self._use.cached)
-        retried = self._reservation.id if self._reservation else self.call.id
+        retried = self.reservation.id if self.reservation else self.call.id
         names = self.task.cache.get("names") or self.task.cache.setdefault("names", self.task.chain.names())
         self.visible = CurrentCall(self.call.id, self.tool.spec.name, self.task.id, names, retried, credential)
         self.arguments = self.tool.binder.call_arguments(*self._copies, credential)
@@ -239,7 +259,7 @@ class Running:
         stopped = await self.guard.suspensions.start(self.call.id, suspension_keys(self.task))
         if stopped:
             raise Refusal(Reason.SUSPENDED, f"{stopped} is suspended", level=stopped)
-        self._started = True
+        self.started = True
         _refuse_closed(self.task)
         if self.tool.spec.data:
             with self.task.tree.lock:
@@ -275,17 +295,31 @@ class Running:
 
     # 10 ------------------------------------------------------------------------------------------------------
     async def release(self) -> None:
-        """Give everything back: the credential first."""
-        if self._use is not None:
-            status = await self.guard.leases.release(self._use)  # type: ignore[union-attr]  # it issued the use
+        """Give everything back, the credential first; what fails is logged and keeps nothing else from its release."""
+        for part in (self._release_lease, self._revoke_leaked, self._finish, self._settle):
+            try:
+                await part()
+            except Exception as error:
+                _log.error("call %s: %s failed: %s", self.id, part.__name__, type(error).__name__)
+
+    async def _release_lease(self) -> None:
+        if self._use is not None and self.guard.leases is not None:
+            status = await self.guard.leases.release(self._use)
             self.span.released(status, self.guard.now())
             self.task.counts.revoked += status == "revoked"
+
+    async def _revoke_leaked(self) -> None:
         for lease in self.hits:
-            await self.guard.leases.revoke(lease, "leaked")  # type: ignore[union-attr]  # the secret is one of its own
-        if self._started:
+            if self.guard.leases is not None:
+                await self.guard.leases.revoke(lease, "leaked")
+
+    async def _finish(self) -> None:
+        if self.started:
             await self.guard.suspensions.finish(self.call.id)
-        if self._reservation is not None:
-            await self.guard.budgets.settle(self._reservation, settlement_of(self.ended, self._started))
+
+    async def _settle(self) -> None:
+        if self.reservation is not None:
+            await self.guard.budgets.settle(self.reservation, settlement_of(self.ended, self.started))
 
     # 11 ------------------------------------------------------------------------------------------------------
     def close(self) -> None:
@@ -298,9 +332,9 @@ class Running:
     def _close(self) -> None:
         if self.hits:
             self.guard.try_append(self._record(Event.SECRET_REMOVED, {"leases": sorted(self.hits)}))
-        self._keep_result()
+        keep_result(self)
         if self._recorded:
-            event, why = event_of(self.ended, self._started)
+            event, why = event_of(self.ended, self.started)
             fields = {"call": self.call.id, "task": self.task.id, "tool": self.tool.spec.name}
             if self._use is not None:
                 fields["lease"] = self._use.held.issued.lease.id
@@ -308,64 +342,16 @@ class Running:
         self.guard.remember(self)
         if self.span is not None:
             self.span.decided(self.decision)
-            error = self.ended.error if self._started else None
+            error = self.ended.error if self.started else None
             self.span.end(spans.error_type_of(error) if error is not None and not pauses(error) else "")
-
-    def _keep_result(self) -> None:
-        """Record what a `from` of the tree looks at; a call that raised, or whose stream was left, leaves nothing."""
-        results = self.task.tree.results
-        if results.idle or not self._started or self.ended.error is not None:
-            return
-        try:
-            steps = zip((level.scope for level in levels_of(self.task).levels), self.decision.steps, strict=True)
-            path = tuple([link.id for link in self.task.path])
-            results.record(self.call, self.ended.value if self._parts is None else whole_of(self._parts), path, steps)
-        except Exception as error:
-            _log.error("the result of call %s was not kept: %s", self.id, type(error).__name__)
 
     def passed(self, part: Any) -> Any:
         """Keep a part of a stream, if anything looks at results: together they are the result, once it is finished."""
         if not self.task.tree.results.idle:
-            self._parts = [] if self._parts is None else self._parts
-            self._parts.append(part)
-            del self._parts[MAX_CANDIDATES + 1 :]
+            self.parts = [] if self.parts is None else self.parts
+            self.parts.append(part)
+            del self.parts[MAX_CANDIDATES + 1 :]
         return part
-
-    # 12 ------------------------------------------------------------------------------------------------------
-    @property
-    def has_effects(self) -> bool:
-        """Whether something follows from how the call ended."""
-        denied = self.decision.outcome is Outcome.DENY and self.decision.reason is not Reason.SUSPENDED
-        return bool(self._ending) or (denied and bool(counted(levels_of(self.task), "denials")))
-
-    async def take_effect(self) -> None:
-        """End the tasks whose step says so; suspend those that were denied as often as their intent lets.
-
-        Nothing here reaches the caller.
-        """
-        try:
-            if self.decision.outcome is Outcome.DENY:
-                await self._count_denial()
-            elif self._started and not self._retries_left():
-                for task in self._ending:
-                    await self.guard.close_task(task, TaskState.ENDED, "end_task")
-        except Exception as error:
-            _log.error("what follows from call %s was not done: %s", self.id, type(error).__name__)
-
-    async def _count_denial(self) -> None:
-        now = self.guard.monotonic()
-        for level, candidate in counted(levels_of(self.task), "denials", spare=1):
-            if not level.task.is_open():
-                continue  # nothing could start, and its counters are gone
-            reserved = await self.guard.budgets.reserve([[candidate]], now)
-            if isinstance(reserved, Exhausted) and not level.task.why_stopped:
-                level.task.why_stopped = "as many calls were denied as the intent lets"
-                await self.guard.stopping.suspend(f"task:{level.task.id}", level.task.why_stopped)
-
-    def _retries_left(self) -> bool:
-        """Whether the very same call may run again, as its tool raised: then it is not over."""
-        retries = self._reservation.retries if self._reservation is not None else ()
-        return self.ended.error is not None and any(left > 0 for _, left, _ in retries)
 
     def denied(self, refusal: Refusal) -> Denied:
         """Record a refusal and return the error that the caller gets."""

@@ -81,6 +81,7 @@ class Host(Protocol):
     async def open_task(self, task: Task) -> None: ...
     async def close_task(self, task: Task, state: TaskState, why: str) -> None: ...
     def child(self, parent: Task, agent: str, intent: Intent | None, ttl: Any) -> Task: ...
+    def refuse(self, task: Task, tool: str, reason: Reason, text: str) -> Denied: ...
     def monotonic(self) -> float: ...
 
 
@@ -274,6 +275,16 @@ class Task:
             own = self.intent.intent
             return Intent(own.purpose, *listed, reads=reads, name=own.name, sets=own.sets, define=own.define)
         return self.intent.agents.get(agent)
+
+    def refuse(self, tool: str, reason: Reason, text: str) -> Denied:
+        """Record that a framework's hook denied a call which no guard stands in front of, and return the denial.
+
+        Args:
+            tool: the tool's name; possibly of a model's invention, so it is cut at 64 characters.
+            reason: the reason code, such as `unguarded`.
+            text: what is wrong and what to write instead, for the developer.
+        """
+        return self.host.refuse(self, tool[:64], reason, text)
 
     @contextlib.contextmanager
     def activate(self) -> Iterator[Task]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import suppress
 from typing import Any, Final, TypeVar, overload
 
@@ -13,6 +13,7 @@ from agentguard.access import _call
 from agentguard.binding import Binder
 from agentguard.errors import ConfigurationError
 from agentguard.model.call import Effect, ToolSpec
+from agentguard.model.canonical import Canonical, canonical
 from agentguard.refusal import Ended
 from agentguard.running import Running, Tool
 from agentguard.streams import Pipeline, admitted, async_generator, given, result_of, run_tool, settle, stream_parts
@@ -67,21 +68,31 @@ def spec_of(fn: object) -> ToolSpec | None:
 
 
 def _spec(name: str, binder: Binder, declared: dict[str, Any]) -> ToolSpec:
-    known = set(ToolSpec.__dataclass_fields__) - {"name", "defaults", "parameters", "credential", "hidden"}
+    known = set(ToolSpec.__dataclass_fields__) - {"name", "defaults", "parameters", "credential", "hidden"} | {"args"}
     unknown = sorted(set(declared) - known)
     if unknown:
         raise ConfigurationError(
             f"tool {name!r}: unknown {', '.join(unknown)}; a tool declares {', '.join(sorted(known))}"
         )
+    defaults = {**binder.defaults, **_declared_defaults(name, declared.pop("args", {}))}
     effect = declared.pop("effect", "write")
     if effect not in tuple(Effect):
         raise ConfigurationError(f"tool {name!r}: effect {effect!r}; write read, write or destructive")
     lists: dict[str, Any] = {key: tuple(_words(declared.pop(key), key)) for key in _TUPLES if key in declared}
     sets: dict[str, Any] = {key: frozenset(_words(declared.pop(key), key)) for key in _SETS if key in declared}
     return ToolSpec(
-        name=name, effect=Effect(effect), hidden=binder.hidden, credential=binder.credential, defaults=binder.defaults,
+        name=name, effect=Effect(effect), hidden=binder.hidden, credential=binder.credential, defaults=defaults,
         parameters=binder.names, **lists, **sets, **declared,
     )  # fmt: skip
+
+
+def _declared_defaults(tool: str, arguments: object) -> dict[str, Canonical]:
+    """Defaults of a tool whose signature does not show them: `{NAME: {"default": value}}`."""
+    if not isinstance(arguments, Mapping) or not all(
+        isinstance(entry, Mapping) and set(entry) == {"default"} for entry in arguments.values()
+    ):
+        raise ConfigurationError(f"tool {tool!r}: args takes {{NAME: {{default: VALUE}}}}")
+    return {str(name): canonical(entry["default"], str(name)) for name, entry in arguments.items()}
 
 
 def _words(value: Collection[str], what: str) -> Collection[str]:

@@ -143,6 +143,18 @@ def test_base64_of_a_secret_is_found_at_every_alignment(secret: str, before: int
 
 
 @control
+@pytest.mark.parametrize("before", range(3))
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+def test_both_alphabets_of_base64_are_known(before: int, encode: Any) -> None:
+    secret = "~~~???>>>ooo~?>" * 4
+    text = encode(b"?" * before + secret.encode()).decode()
+    assert set(text) & set("+/-_")
+    search = Search(live_with(secret))
+    assert text not in search.value(f"blob: {text}")
+    assert search.hits
+
+
+@control
 def test_base64_that_is_percent_encoded_in_a_url_is_found() -> None:
     secret = "~~~???>>>" * 6
     text = quote(base64.b64encode(b"u:" + secret.encode()), safe="")
@@ -305,7 +317,7 @@ RAISING = {
     "field and note": in_a_field,
     "text": lambda: (_ for _ in ()).throw(Stubborn()),
     "file name": lambda: open(f"/nowhere/{JWT}"),  # noqa: SIM115  # it cannot be opened
-    "key": lambda: {}[JWT],
+    "key": lambda: dict[str, str]()[JWT],
     "decoding": lambda: (JWT.encode() + b"\xff").decode(),
     "return value": lambda: next(returning()),
 }

@@ -530,6 +530,14 @@ def test_lease_in_use_is_retired_by_its_successor_and_ends_with_its_last_user(ro
     assert list(room.issuer.live) == ["lease-2"]
 
 
+def test_lease_that_nobody_uses_ends_when_its_successor_is_there(room: Room) -> None:
+    drive(room.leases.release(drive(room.leases.obtain(grant()))))
+    room.clock.advance(20)
+    drive(room.leases.obtain(grant()))
+    assert list(room.issuer.live) == ["lease-2"]
+    assert room.records[-1][1]["why"] == "refreshed"
+
+
 def test_refresh_that_fails_leaves_the_kept_credential_in_use_until_shortly_before_its_end(room: Room) -> None:
     drive(room.leases.release(drive(room.leases.obtain(grant()))))
     room.issuer.issue_error = ConnectionError()

@@ -78,7 +78,7 @@ def test_delegation_that_the_intent_does_not_name_is_denied_and_told(guard: Guar
     with guard.task("bot", on_behalf_of="alice", intent=Intent("Research", reads=["look"])):
         result = run(parent(research))
     assert answers(result)[0][1] == "error"
-    assert ("delegation.denied", "outside_intent") in decisions(guard)
+    assert ("call.denied", "outside_intent") in decisions(guard)
 
 
 def test_cycle_of_agents_is_denied_and_told(guard: Guard, run: Any) -> None:

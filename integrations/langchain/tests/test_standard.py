@@ -11,6 +11,8 @@ from langchain_community.utilities import SQLDatabase
 from langchain_core.tools import BaseTool
 from langchain_tests.integration_tests import ToolsIntegrationTests
 from langchain_tests.unit_tests import ToolsUnitTests
+from sqlalchemy import create_engine
+from sqlalchemy.pool import StaticPool
 
 from agentguard.testing import fake_guard
 from agentguard_langchain import guard_tools
@@ -81,10 +83,19 @@ class TestSingleTool(ToolsIntegrationTests):
         return {"tool_input": "a"}
 
 
+ENGINE = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _dispose() -> Iterator[None]:
+    yield
+    ENGINE.dispose()
+
+
 class Query:
     @property
     def tool_constructor(self) -> Any:
-        return read(QuerySQLDatabaseTool(db=SQLDatabase.from_uri("sqlite://")))
+        return read(QuerySQLDatabaseTool(db=SQLDatabase(ENGINE)))
 
     @property
     def tool_invoke_params_example(self) -> dict[str, Any]:

@@ -8,7 +8,6 @@ also where lines are wrapped or the text is percent-encoded.
 from __future__ import annotations
 
 import base64
-import functools
 import re
 import threading
 from collections import deque
@@ -32,6 +31,8 @@ _URLSAFE: Final = str.maketrans("+/", "-_")
 _PLAIN: Final = (int, float, complex, Decimal, FunctionType, BuiltinFunctionType, MethodType, ModuleType, type)
 _BARE: Final = frozenset({dict, list, tuple, set, frozenset, deque})
 _LONGEST: Final = 1 << 15
+# A response of httpx holds what its transport sent: no part of what the tool returns, and shown nowhere.
+_WIRE: Final = frozenset({"httpcore", "h11", "h2"})
 _HELD: Final = ("filename", "filename2", "object", "value", "code", "text", "msg")  # what C keeps beside `args`
 
 
@@ -62,15 +63,17 @@ class LiveSecrets:
         self._lock = threading.Lock()
         self._needles: dict[str, tuple[str, ...]] = {}
         self._forms: dict[str, tuple[str, ...]] = {}
+        self._odd: dict[str, str] = {}  # secrets that are no run of letters and digits
         self._starts: dict[str, set[str]] = {}
         self._shortest = 0
+        self._new = False
 
     def add(self, issued: Issued) -> None:
         """Watch a secret."""
         secret = issued.secret.reveal()
         needles = tuple([needle for needle in needles_of(secret) if len(needle) >= _SHORTEST])
         with self._lock:
-            self._needles[issued.lease.id] = needles
+            self._needles[issued.lease.id], self._new = needles, True
             self._shortest = min([self._shortest or len(secret), *map(len, needles)])
 
     def discard(self, lease_id: str) -> None:
@@ -79,6 +82,7 @@ class LiveSecrets:
             self._needles.pop(lease_id, None)
             for form in self._forms.pop(lease_id, ()):
                 self._starts.get(form[:_START], set()).discard(form)
+            self._odd.pop(lease_id, None)
             if not self._needles:
                 self._shortest, self._starts = 0, {}
 
@@ -92,14 +96,17 @@ class LiveSecrets:
 
     def _expand(self) -> None:
         """Make what is watched, when the first text is looked at that could hold it."""
-        if len(self._forms) == len(self._needles):
+        if not self._new:
             return
         with self._lock:
             for lease, needles in self._needles.items():
                 if lease not in self._forms:
                     forms = self._forms[lease] = tuple(chain.from_iterable(map(_forms, needles)))
+                    if len(needles) == 1 and not _RUN.fullmatch(needles[0]):
+                        self._odd[lease] = needles[0]
                     for form in forms:
                         self._starts.setdefault(form[:_START], set()).add(form)
+            self._new = False  # last, so that whoever sees it finds them all
 
     def found_in(self, text: str) -> set[str]:
         """Ids of the leases whose secret stands in a text."""
@@ -115,11 +122,10 @@ class LiveSecrets:
     def _found(self, text: str) -> set[str]:
         # Ordinary text has no run that is long enough, so it is read once, however many leases there are.
         runs = "\n".join([run for run in _RUN.findall(text) if len(run) >= self._shortest])
-        return {
-            lease
-            for lease, forms in list(self._forms.items())
-            if any((form in runs) if _is_run(form) else (form in text) for form in forms)
-        }
+        hits = {lease for lease, form in list(self._odd.items()) if form in text}
+        if runs:
+            hits |= {lease for lease, forms in list(self._forms.items()) if any(form in runs for form in forms)}
+        return hits
 
     def cleaned(self, text: str) -> tuple[str, set[str]]:
         """Return the text without secrets, and the leases that were hit; the whole text goes if nothing less helps."""
@@ -143,18 +149,13 @@ class LiveSecrets:
         return 0
 
 
-@functools.lru_cache(maxsize=4096)
-def _is_run(form: str) -> bool:
-    return _RUN.fullmatch(form) is not None
-
-
 class Search:
     """One search through a value; `hits` collects the leases whose secret was found."""
 
-    __slots__ = ("_cyclic", "_done", "_found", "_most", "hits", "live")
+    __slots__ = ("_cyclic", "_done", "_found", "_most", "_wire", "hits", "live")
 
-    def __init__(self, live: LiveSecrets, most: int = _MOST) -> None:
-        self.live = live
+    def __init__(self, live: LiveSecrets, most: int = _MOST, *, wire: bool = False) -> None:
+        self.live, self._wire = live, wire
         self.hits: set[str] = set()
         self._most = most
         self._done: dict[int, tuple[Any, Any]] = {}  # INVARIANT: it keeps what it has seen, so no id is used twice
@@ -197,6 +198,8 @@ class Search:
             return value if self._done[id(value)][1] is self else self._done[id(value)][1]
         if depth > _DEPTH or len(self._done) > self._most:
             return MARK
+        if not self._wire and type(value).__module__.partition(".")[0] in _WIRE:
+            return value
         self._done[id(value)] = (value, self)
         clean = self._compound(value, depth + 1)
         self._done[id(value)] = (value, clean)
@@ -303,7 +306,7 @@ def _forget_locals(trace: TracebackType | None, live: LiveSecrets) -> None:
         frame, trace = trace.tb_frame, trace.tb_next
         if str(frame.f_globals.get("__name__")).startswith("agentguard."):
             continue  # it still runs
-        search = Search(live, _FEW)
+        search = Search(live, _FEW, wire=True)
         try:
             search.value(list(frame.f_locals.values()))
             if search.hits:

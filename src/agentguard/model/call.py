@@ -101,6 +101,9 @@ class ToolSpec:
                 for name in sorted(set(names) - self.parameters)
             ]
         found += [f"record shows {name!r} in clear, and secret hides it" for name in self.record if name in self.secret]
+        found += [
+            f"resource shows {name!r} in clear, and secret hides it" for name in self.holes if name in self.secret
+        ]
         return found
 
     @property
@@ -120,7 +123,9 @@ class ToolSpec:
 
     def resource_of(self, arguments: Mapping[str, Canonical]) -> str:
         """Fill the resource template; each hole is percent-encoded (RFC 3986 section 2.1), so it stays one segment."""
-        return _HOLE.sub(lambda hole: quote(_segment(arguments.get(hole[1])), safe=""), self.resource)
+        return _HOLE.sub(
+            lambda hole: quote(_segment(arguments.get(hole[1])), safe="", errors="surrogatepass"), self.resource
+        )
 
 
 def _segment(value: Canonical) -> str:

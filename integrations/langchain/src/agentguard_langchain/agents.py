@@ -11,10 +11,8 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel, Field
 
-from agentguard import Intent, Task, current_task
+from agentguard import Intent, Reason, Task, current_task
 from agentguard.intent import Step
-from agentguard.model.decision import Reason
-from agentguard.model.record import Event
 from agentguard_langchain.denial import denied
 
 
@@ -50,7 +48,7 @@ class AgentTool(BaseTool):
         task = current_task()
         if not (self.reads or self.steps or self.intent) and self.actor not in task.intent.agents:
             text = f"the intent's `agents` names no {self.actor!r}; add it there, or pass reads=, steps= or intent="
-            raise denied(self.actor, Reason.OUTSIDE_INTENT, text, Event.DELEGATION_DENIED)
+            raise denied(self.actor, Reason.OUTSIDE_INTENT, text)
         return task.delegate(self.actor, reads=list(self.reads), steps=list(self.steps), intent=self.intent)
 
 

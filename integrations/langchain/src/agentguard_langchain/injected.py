@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
 from langchain_core.tools import BaseTool
-
-from agentguard.binding import hints_of
 
 BY_NAME: Final = frozenset({"run_manager", "callbacks"})  # LangChain fills these by their names, annotated or not
 _PLAIN: Final = (str, int, float, bool, type(None), list, tuple, dict)
@@ -24,7 +22,7 @@ def injected_names(tool: BaseTool) -> frozenset[str]:
 
 def state_names(tool: BaseTool, bodies: Mapping[str, Any]) -> frozenset[str]:
     """Return the arguments that LangGraph fills with its state: the only ones whose real values may look like JSON."""
-    found = {name for body in bodies.values() for name, hint in hints_of(body).items() if _is_state(_marks(hint))}
+    found = {name for body in bodies.values() for name, hint in _hints(body).items() if _is_state(_marks(hint))}
     if not isinstance(tool.args_schema, dict):
         fields = _fields(tool.get_input_schema())
         found |= {name for name, field in fields.items() if _is_state(getattr(field, "metadata", ()))}
@@ -57,6 +55,13 @@ def _fields(schema: Any) -> Mapping[str, Any]:
         schema, "model_fields" if hasattr(schema, "model_fields") else "__fields__", None
     )  # pydantic 2 or 1
     return fields if isinstance(fields, Mapping) else {}
+
+
+def _hints(body: Any) -> Mapping[str, Any]:
+    try:
+        return get_type_hints(body, include_extras=True)
+    except Exception:  # what cannot be resolved is no marker that LangGraph would see
+        return getattr(body, "__annotations__", {})
 
 
 def _marks(hint: Any) -> Iterator[Any]:

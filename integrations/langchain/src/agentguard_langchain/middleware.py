@@ -13,9 +13,7 @@ from langchain_core.tools import BaseTool
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command
 
-from agentguard import ApprovalRequired, Caller, ConfigurationError, Denied
-from agentguard.access import _caller
-from agentguard.model.decision import Reason
+from agentguard import ApprovalRequired, Caller, ConfigurationError, Denied, Reason
 from agentguard_langchain.checks import assert_guarded, is_guarded
 from agentguard_langchain.denial import denied, message_of
 
@@ -80,11 +78,8 @@ class GuardMiddleware(AgentMiddleware[Any, Any, Any]):
 def _called(request: ToolCallRequest) -> Iterator[None]:
     if not is_guarded(request.tool):
         raise denied(request.tool_call["name"], Reason.UNGUARDED, "pass it through guard_tools(...)")
-    token = _caller.set(_caller_of(request))
-    try:
+    with _caller_of(request).calling():
         yield
-    finally:
-        _caller.reset(token)
 
 
 def _caller_of(request: ToolCallRequest) -> Caller:

@@ -6,9 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from agentguard import ConfigurationError
-from agentguard.intent.strict_file import read_strict_file
-from agentguard.model.call import TOOL_NAME
+from agentguard import ConfigurationError, ToolSpec, load_tools
 
 Fields: TypeAlias = Mapping[str, Any]
 Specs: TypeAlias = "Mapping[str, Fields] | str | os.PathLike[str] | None"
@@ -25,23 +23,12 @@ def read_specs(specs: Specs) -> dict[str, Fields]:
     """
     if specs is None:
         return {}
-    where = "specs"
     if isinstance(specs, str | os.PathLike):
-        where = os.fspath(specs)
-        specs = _tools_in(read_strict_file(specs).tree, where)
+        return dict(load_tools(specs))
     for tool, fields in specs.items():
         if not isinstance(fields, Mapping):
-            raise ConfigurationError(f'{where}: {tool!r} needs a mapping of fields, such as {{"effect": "read"}}')
+            raise ConfigurationError(f'specs: {tool!r} needs a mapping of fields, such as {{"effect": "read"}}')
     return dict(specs)
-
-
-def _tools_in(tree: Any, where: str) -> Mapping[str, Fields]:
-    form = "{version: 1, tools: {NAME: {effect: read}}}"
-    if not isinstance(tree, Mapping) or set(tree) != {"version", "tools"} or not isinstance(tree["tools"], Mapping):
-        raise ConfigurationError(f"{where}: a tools file has the form {form}")
-    if str(tree["version"]) != "1":
-        raise ConfigurationError(f"{where}: version {tree['version']}; this release reads version 1: {form}")
-    return tree["tools"]
 
 
 def guard_name(tool: str, fields: Fields) -> str:
@@ -51,12 +38,20 @@ def guard_name(tool: str, fields: Fields) -> str:
         ConfigurationError: it cannot, and none is declared.
     """
     name = fields.get("name", tool)
-    if isinstance(name, str) and TOOL_NAME.fullmatch(name):
+    if isinstance(name, str) and _is_guard_name(name):
         return name
     raise ConfigurationError(
         f"tool {tool!r} needs a guard name of a-z 0-9 _ and dots; write "
         f'specs={{"{tool}": {{"name": "{_suggested(tool)}", "effect": "write"}}}}'
     )
+
+
+def _is_guard_name(name: str) -> bool:
+    try:
+        ToolSpec(name=name)
+    except ConfigurationError:
+        return False
+    return True
 
 
 def _suggested(tool: str) -> str:

@@ -1,0 +1,74 @@
+"""JSON that every parser reads alike (RFC 8259, I-JSON of RFC 7493)."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final, NoReturn
+
+MAX_JSON_DEPTH: Final = 32
+_BRACKETS: Final = re.compile(r'"(?:[^"\\]|\\.)*+"?|([\[{])|([\]}])', re.DOTALL)
+_SURROGATE: Final = re.compile(r"\\u[dD][89abcdefABCDEF]")
+
+
+class NotStrictJSON(ValueError):
+    """A text is no JSON object that every parser reads alike."""
+
+
+def strict_json(data: bytes) -> dict[str, Any]:
+    """Parse a JSON object that every parser reads alike (RFC 8259, I-JSON of RFC 7493).
+
+    Raises:
+        NotStrictJSON: not UTF-8, a byte order mark, duplicate members, lone surrogates, NaN, infinities, whole numbers
+            of more than 20 digits, deeper than 32 levels, or no object.
+    """
+    try:
+        text = data.decode("utf-8")
+        _check_depth(text)
+        value = _DECODER.decode(text)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError):
+        value = None
+    if type(value) is not dict:
+        raise NotStrictJSON("not a strict JSON object")
+    return value
+
+
+def _check_depth(text: str) -> None:
+    if text.count("{") + text.count("[") <= MAX_JSON_DEPTH:
+        return
+    depth = 0
+    for found in _BRACKETS.finditer(text):
+        depth += 1 if found[1] else -1 if found[2] else 0
+        if depth > MAX_JSON_DEPTH:
+            raise NotStrictJSON
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise NotStrictJSON
+    return members
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20:
+        raise NotStrictJSON
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if value - value != 0:
+        raise NotStrictJSON
+    return value
+
+
+def _constant(name: str) -> NoReturn:
+    raise NotStrictJSON
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_int=_integer, parse_float=_float, parse_constant=_constant
+)

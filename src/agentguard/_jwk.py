@@ -1,0 +1,105 @@
+"""Public keys as JWKs (RFC 7517): what is accepted, their ids (RFC 7638), and the one algorithm of each."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, TypeGuard
+
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+from agentguard.errors import ConfigurationError
+
+Public: TypeAlias = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
+
+# For each algorithm the kty and crv of its keys. A JWK without `alg` gets the first that fits.
+_KINDS: Final[Mapping[str, tuple[str, str]]] = {
+    "ES256": ("EC", "P-256"),
+    "ES384": ("EC", "P-384"),
+    "EdDSA": ("OKP", "Ed25519"),
+    "Ed25519": ("OKP", "Ed25519"),
+    "RS256": ("RSA", ""),
+    "PS256": ("RSA", ""),
+}
+_JWK: Final[Mapping[str, Any]] = {"EC": ECAlgorithm, "OKP": OKPAlgorithm, "RSA": RSAAlgorithm}
+_PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+_THUMBPRINT: Final[Mapping[str, tuple[str, ...]]] = {
+    "EC": ("crv", "kty", "x", "y"),
+    "OKP": ("crv", "kty", "x"),
+    "RSA": ("e", "kty", "n"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A public key with its id and the one algorithm it is used with (RFC 8725 section 3.1)."""
+
+    kid: str
+    algorithm: str
+    key: Public
+
+    def jwk(self) -> dict[str, str]:
+        """Return it as a JWK (RFC 7517)."""
+        return {**members_of(self.key), "kid": self.kid, "alg": self.algorithm, "use": "sig"}
+
+
+def members_of(key: Public) -> dict[str, str]:
+    kind = "OKP" if isinstance(key, ed25519.Ed25519PublicKey) else "RSA" if isinstance(key, rsa.RSAPublicKey) else "EC"
+    jwk = _JWK[kind].to_jwk(key, as_dict=True)
+    return {name: jwk[name] for name in _THUMBPRINT[kind]}
+
+
+def public_key(key: Public) -> PublicKey:
+    members = members_of(key)
+    canonical = json.dumps(members, separators=(",", ":"), sort_keys=True).encode()
+    kid = base64.urlsafe_b64encode(hashlib.sha256(canonical).digest()).rstrip(b"=").decode()
+    return PublicKey(kid, only_algorithm(members["kty"], members.get("crv", "")), key)
+
+
+def only_algorithm(kty: str, crv: str) -> str:
+    return next((name for name, kind in _KINDS.items() if kind == (kty, crv)), "")
+
+
+def from_jwk(entry: object, position: int) -> PublicKey:
+    problem = _jwk_problem(entry)
+    if not problem and isinstance(entry, dict):
+        kty = entry["kty"]
+        key = _parsed_jwk(kty, entry)
+        if is_usable(key):
+            return PublicKey(entry["kid"], entry.get("alg") or only_algorithm(kty, entry.get("crv", "")), key)
+        problem = "its members make no key of its kind, or an RSA key under 2048 bits"
+    raise ConfigurationError(f"key {position} of the JWK set: {problem}")
+
+
+def _jwk_problem(entry: object) -> str:
+    if not isinstance(entry, dict):
+        return "not an object"
+    kty, crv, kid = entry.get("kty"), entry.get("crv", ""), entry.get("kid")
+    if kty == "oct" or not _PRIVATE_MEMBERS.isdisjoint(entry):
+        return "private or symmetric key material; publish public keys only"
+    if not isinstance(kid, str) or not 0 < len(kid) <= 256:
+        return "its kid must be a text of 1 to 256 characters"
+    operations = entry.get("key_ops", ["verify"])
+    if entry.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
+        return 'not for signatures; leave it out of this set, or write "use": "sig"'
+    algorithm = entry["alg"] if "alg" in entry else only_algorithm(kty, crv) if isinstance(kty, str) else ""
+    if not isinstance(algorithm, str) or _KINDS.get(algorithm) != (kty, crv):
+        return f"its alg does not fit its kty and crv; known are {', '.join(_KINDS)}"
+    return ""
+
+
+def _parsed_jwk(kty: str, entry: Mapping[str, Any]) -> object:
+    try:
+        return _JWK[kty].from_jwk(dict(entry))
+    except Exception:  # PyJWT's and cryptography's errors about the members; reported by position
+        return None
+
+
+def is_usable(key: object) -> TypeGuard[Public]:
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1))
+    return isinstance(key, ed25519.Ed25519PublicKey) or (isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048)

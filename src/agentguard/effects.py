@@ -1,0 +1,74 @@
+"""What follows from a call once it ended: its result is kept for provenance, and tasks end or are stopped by it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from agentguard._drive import run_shielded
+from agentguard.matching import counted, levels_of
+from agentguard.model.decision import Outcome, Reason
+from agentguard.ports import Exhausted
+from agentguard.results import whole_of
+from agentguard.task import TaskState
+
+if TYPE_CHECKING:
+    from agentguard.running import Running
+
+_log: Final = logging.getLogger("agentguard")
+
+
+def keep_result(call: Running) -> None:
+    """Record what a `from` of the tree looks at; a call that raised, or whose stream was left, leaves nothing."""
+    results = call.task.tree.results
+    if results.idle or not call.started or call.ended.error is not None:
+        return
+    try:
+        steps = zip((level.scope for level in levels_of(call.task).levels), call.decision.steps, strict=True)
+        path = tuple([link.id for link in call.task.path])
+        results.record(call.call, call.ended.value if call.parts is None else whole_of(call.parts), path, steps)
+    except Exception as error:
+        _log.error("the result of call %s was not kept: %s", call.id, type(error).__name__)
+
+
+async def take_effect(call: Running) -> None:
+    """End the tasks whose step says so; suspend those that were denied as often as their intent lets.
+
+    Nothing here reaches the caller.
+    """
+    if not _has_effects(call):
+        return
+    try:
+        await run_shielded(lambda: _follow(call), suspends=call.guard.release_suspends)
+    except Exception as error:
+        _log.error("what follows from call %s was not done: %s", call.id, type(error).__name__)
+
+
+def _has_effects(call: Running) -> bool:
+    denied = call.decision.outcome is Outcome.DENY and call.decision.reason is not Reason.SUSPENDED
+    return bool(call.ending) or (denied and bool(counted(levels_of(call.task), "denials")))
+
+
+async def _follow(call: Running) -> None:
+    if call.decision.outcome is Outcome.DENY:
+        await _count_denial(call)
+    elif call.started and not _retries_left(call):
+        for task in call.ending:
+            await call.guard.close_task(task, TaskState.ENDED, "end_task")
+
+
+async def _count_denial(call: Running) -> None:
+    now = call.guard.monotonic()
+    for level, candidate in counted(levels_of(call.task), "denials", spare=1):
+        if not level.task.is_open():
+            continue  # nothing could start, and its counters are gone
+        reserved = await call.guard.budgets.reserve([[candidate]], now)
+        if isinstance(reserved, Exhausted) and not level.task.why_stopped:
+            level.task.why_stopped = "as many calls were denied as the intent lets"
+            await call.guard.stopping.suspend(f"task:{level.task.id}", level.task.why_stopped)
+
+
+def _retries_left(call: Running) -> bool:
+    """Whether the very same call may run again, as its tool raised: then it is not over."""
+    retries = call.reservation.retries if call.reservation is not None else ()
+    return call.ended.error is not None and any(left > 0 for _, left, _ in retries)

@@ -1,0 +1,47 @@
+"""`tools.yaml`: what is declared about tools that others wrote."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+from agentguard.intent.document import Problems, nearest
+from agentguard.model.call import ToolSpec
+
+_FORM: Final = "{version: 1, tools: {NAME: {effect: read}}}"
+_FIELDS: Final = frozenset(ToolSpec.__dataclass_fields__) - {"defaults", "parameters", "credential"} | {"args"}
+
+
+def load_tools(path: str | os.PathLike[str]) -> Mapping[str, Mapping[str, Any]]:
+    """Read a tools.yaml: for each tool the fields of its ToolSpec, as `guard_tool` and `guard_tools` take them.
+
+    Args:
+        path: the file, `{version: 1, tools: {NAME: {effect, audience, scopes, ...}}}`.
+
+    Raises:
+        ConfigurationError: with all mistakes at once, each with file, line and path.
+    """
+    from agentguard.intent.strict_file import read_strict_file
+
+    document = read_strict_file(path)
+    problems, tree = Problems(document), document.tree
+    if not isinstance(tree, dict) or set(tree) != {"version", "tools"} or not isinstance(tree["tools"], dict):
+        problems.add((), f"a tools file has the form {_FORM}")
+    elif tree["version"] != 1:
+        problems.add(("version",), f"version {tree['version']}; this release reads version 1")
+    else:
+        for tool, fields in tree["tools"].items():
+            _look(tool, fields, problems)
+    problems.raise_if_any(f"{document.file} is wrong:")
+    assert isinstance(tree, dict)  # noqa: S101  # anything else was a problem
+    return {tool: fields or {} for tool, fields in tree["tools"].items()}
+
+
+def _look(tool: str, fields: object, problems: Problems) -> None:
+    if not isinstance(fields, dict):
+        problems.add(("tools", tool), "write a mapping of fields, such as {effect: read}")
+        return
+    for name in fields:
+        if name not in _FIELDS:
+            problems.add(("tools", tool, name), f"no field of a tool{nearest(name, _FIELDS)}")
