@@ -10,6 +10,7 @@ BENCHES = (
     ("bench.intent",),
     ("bench.agentdojo", "--guard", "none"),
     ("bench.agentdojo", "--guard", "tools"),
+    ("bench.agentdojo", "--suites", "workspace,banking", "--guard", "intents", "--synthetic"),
 )
 
 

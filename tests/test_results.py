@@ -13,8 +13,9 @@ import pytest
 
 from agentguard import Denied, Guard, Intent, any_, guarded, step
 from agentguard.intent import Constraint, from_
+from agentguard.ports import Origin
 from agentguard.results import Store
-from agentguard.testing.fakes import fake_guard
+from agentguard.testing.fakes import Answering, fake_guard
 from tests.tools import pay, ran
 
 PEOPLE = {"people": [{"name": "ann", "account": "a1"}, {"name": "bo", "account": "b1"}], "secret.key": "k1"}
@@ -269,3 +270,15 @@ def test_numbers_are_compared_exactly(guard: Guard) -> None:
         with pytest.raises(Denied):
             refund("acme", Decimal("9.990001"))
         refund("acme", Decimal("9.990"))
+
+
+def test_person_who_approves_sees_where_the_value_comes_from_and_what_competes_with_it() -> None:
+    approver = Answering()
+    source = from_(tool="people.list", field="people[].account")
+    intent = Intent("x", step("pay", account=source).then_ask(by="subject"), reads=["people.list"])
+    with fake_guard(approver=approver) as guard, guard.task("bot", on_behalf_of="alice", intent=intent):
+        people()
+        assert pay("a1")
+    request = approver.asked[0]
+    assert request.by == "subject"
+    assert request.origins == (Origin("account", "people.list", "people[].account", ("a1", "b1")),)

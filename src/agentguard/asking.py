@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
-from agentguard.explanation import shown_arguments
+from agentguard.explanation import shown, shown_arguments
+from agentguard.intent import Step
+from agentguard.intent.provenance import From
+from agentguard.matching import Level, levels_of
 from agentguard.model.call import ToolCall
 from agentguard.model.canonical import readable
-from agentguard.model.decision import AccessRequest
+from agentguard.model.decision import AccessRequest, Outcome
 from agentguard.model.lease import Grant, LeaseKey
-from agentguard.ports import ApprovalRequest
+from agentguard.ports import ApprovalRequest, Origin
 
 if TYPE_CHECKING:
     from agentguard.task import Task
+
+_MOST: Final = 20
 
 
 def access_request(task: Task, call: ToolCall, environment: str, steps: tuple[str, ...]) -> AccessRequest:
@@ -34,12 +39,30 @@ def access_request(task: Task, call: ToolCall, environment: str, steps: tuple[st
     )  # fmt: skip
 
 
-def approval_request(task: Task, call: ToolCall, step: str) -> ApprovalRequest:
-    """The question to a person: these exact arguments, once."""
+def approval_request(task: Task, call: ToolCall, steps: tuple[str, ...]) -> ApprovalRequest:
+    """The question to a person: these exact arguments, once, with where their values come from."""
+    used = list(_steps_used(task, steps))
+    subject = any(step.by == "subject" for _, step in used if step.outcome is Outcome.ASK)
     return ApprovalRequest(
         call=call.id, tool=call.spec.name, arguments=shown_arguments(call), digest=call.digest,
-        chain=task.chain.text(), purpose=task.root.intent.purpose, step=step,
+        chain=task.chain.text(), purpose=task.root.intent.purpose, step=steps[-1],
+        by="subject" if subject else "operator", origins=tuple(_origins(used)),
     )  # fmt: skip
+
+
+def _steps_used(task: Task, steps: tuple[str, ...]) -> Iterator[tuple[Level, Step]]:
+    for level, name in zip(levels_of(task).levels, steps, strict=False):
+        yield from ((level, step) for step in level.intent.intent.steps if step.id == name)
+
+
+def _origins(used: Iterable[tuple[Level, Step]]) -> Iterator[Origin]:
+    for level, step in used:
+        for argument, said in step.args.items():
+            for item in said.walk():
+                if isinstance(item, From) and level.results is not None:
+                    found, _ = level.results.of(item.source)
+                    values = sorted({shown(value) for call in found for value in call.values})
+                    yield Origin(argument, item.tool or item.step, str(item.field or item.arg), tuple(values[:_MOST]))
 
 
 def grant_for(task: Task, call: ToolCall, arguments_hash: str, now: float) -> Grant:

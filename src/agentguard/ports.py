@@ -65,9 +65,32 @@ class Approval:
     id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value may come from, for the person who approves it.
+
+    Args:
+        argument: the argument that is looked at.
+        source: the tool, or the step, whose result it has to stand in.
+        field: where in it.
+        candidates: what stands there, the value itself among it, at most 20.
+    """
+
+    argument: str
+    source: str
+    field: str
+    candidates: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalRequest:
-    """What a person is asked: bound to these exact arguments, good once."""
+    """What a person is asked: bound to these exact arguments, good once.
+
+    Args:
+        call, tool, arguments, digest, chain, purpose, step: what would run, for whom and why.
+        by: who is to be asked, `operator` or `subject`.
+        origins: for each value that comes out of an earlier result, the competing candidates.
+    """
 
     call: str
     tool: str
@@ -77,6 +100,7 @@ class ApprovalRequest:
     purpose: str
     step: str
     by: str = "operator"
+    origins: tuple[Origin, ...] = ()
 
 
 @runtime_checkable

@@ -176,7 +176,7 @@ class Running:
             return
         await self._refuse_more_questions()
         self.task.counts.asked += 1
-        request = approval_request(self.task, self.call, self.decision.steps[-1])
+        request = approval_request(self.task, self.call, self.decision.steps)
         self._append(Event.APPROVAL_ASKED, {"digest": self.hash})
         try:
             approval = await self.guard.approver.ask(request)

@@ -31,7 +31,9 @@ _AGENT: Final = (
     "limits", "examples",
 )  # fmt: skip
 _TOP: Final = ("version", *_AGENT[:3], "params", *_AGENT[3:])
-_STEP: Final = ("id", "tool", "args", "times", "total", "budget", "distinct", "after", "attempts", "then")
+_STEP: Final = (
+    "id", "tool", "args", "times", "total", "budget", "distinct", "after", "attempts", "then", "accept_untrusted",
+)  # fmt: skip
 _FORBID: Final = ("tool", "tags", "seen", "args")
 _ANY_SET: Final = ValueSet((), may_be_empty=True)  # stands in for a set that is wrong, so that its name is known
 _UNKNOWN: Final = Step("unknown")  # stands in for a step that is wrong, so that the next ones keep their numbers
@@ -181,6 +183,7 @@ class _Reader:
             tuple(self.sequence(node, "after", path)),
             ends_task,
             by,
+            node.get("accept_untrusted") or "",
         )
         return self.notes.take(path, make, _UNKNOWN)
 

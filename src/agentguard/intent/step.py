@@ -113,6 +113,7 @@ class Step:
         earlier: ids of the steps that must have happened before.
         ends_task: whether the task ends with this call.
         by: who is asked, `operator` or `subject`.
+        accepted: why a value out of a field that an outsider can write may feed this write; empty where none may.
     """
 
     tool: str
@@ -127,6 +128,7 @@ class Step:
     earlier: tuple[str, ...] = ()
     ends_task: bool = False
     by: str = "operator"
+    accepted: str = ""
 
     def __post_init__(self) -> None:
         if found := list(self._mistakes()):
@@ -156,6 +158,8 @@ class Step:
             yield ("then", "by"), f"a person is asked as {' or '.join(ASKED)}"
         elif self.by != ASKED[0] and self.outcome is not Outcome.ASK:
             yield ("then", "by"), "nobody is asked here; write then: {ask: true, by: subject}"
+        if not isinstance(self.accepted, str) or len(self.accepted) > 200:
+            yield ("accept_untrusted",), "say in a sentence of at most 200 characters why that is safe here"
         if self.ends_task and self.outcome is not Outcome.PERMIT:
             yield ("then",), "a step ends the task or asks; for both, ask in one step and end in the next"
 
@@ -201,6 +205,10 @@ class Step:
     def then_end_task(self) -> Step:
         """Permit the call, and end the task once its outcome is recorded."""
         return replace(self, ends_task=True)
+
+    def accept_untrusted(self, why: str) -> Step:
+        """Let values out of fields that an outsider can write feed this write; lint asks for the reason."""
+        return replace(self, accepted=why)
 
     def after(self, *ids: str) -> Step:
         """Admit nothing before these steps have happened."""

@@ -73,6 +73,7 @@ def _step(step: Step) -> dict[str, Any]:
         distinct=list(step.unrepeated),
         after=list(step.earlier),
         then=_then(step),
+        accept_untrusted=step.accepted,
     )
 
 
