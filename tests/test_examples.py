@@ -63,7 +63,7 @@ def test_every_example_is_executed_and_short() -> None:
         assert len((ROOT / "examples" / f"{name}.py").read_text("utf-8").splitlines()) < 80, name
 
 
-SLOW = {"wrap_toolkit"}
+SLOW = {"wrap_toolkit", "five_minutes", "fastapi_service"}  # they import LangChain or FastAPI anew
 
 
 @pytest.mark.parametrize(

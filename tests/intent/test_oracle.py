@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from functools import cache
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,6 +41,8 @@ from agentguard.model.call import ToolCall
 from agentguard.ports import Answer, Approval, ApprovalRequest
 from tests.intent import oracle
 from tests.intent.calls import call_of
+
+pytestmark = pytest.mark.slow  # many generated cases
 
 TOOLS = ("pay", "send")
 NAMES = ("a", "b")

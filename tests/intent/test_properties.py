@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +35,8 @@ from agentguard.model.call import Effect, ToolCall, ToolSpec
 from agentguard.model.canonical import canonical
 from agentguard.model.decision import STRICTNESS
 from tests.intent.calls import admitted, call_of, check
+
+pytestmark = pytest.mark.slow  # many generated cases
 
 TOOLS = ("pay", "mail.send", "mail.read", "account.read")
 NAMES = ("a", "b", "c")
