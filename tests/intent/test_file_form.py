@@ -316,3 +316,16 @@ def test_head_of_the_file_is_needed() -> None:
 
 def test_name_is_made_from_the_purpose_where_the_file_has_none() -> None:
     assert Intent.from_yaml("version: 1\npurpose: Read mail\nreads: [mail.read]\n").name == "read-mail"
+
+
+def test_reason_to_accept_untrusted_values_is_kept_and_goes_round() -> None:
+    text = (
+        "version: 1\nintent: x\npurpose: p\nsteps:\n  - tool: pay\n    args: {to: any}\n"
+        "    accept_untrusted: the address is checked by the bank\n"
+    )
+    intent = Intent.from_yaml(text)
+    assert intent.steps[0].accepted == "the address is checked by the bank"
+    assert Intent.from_yaml(intent.to_yaml()) == intent
+    assert intent == Intent("p", step("pay", to=any_).accept_untrusted("the address is checked by the bank"), name="x")
+    with pytest.raises(ConfigurationError, match="accept_untrusted"):
+        Intent.from_yaml(text.replace("the address is checked by the bank", "7"))

@@ -158,7 +158,8 @@ class Step:
             yield ("then", "by"), f"a person is asked as {' or '.join(ASKED)}"
         elif self.by != ASKED[0] and self.outcome is not Outcome.ASK:
             yield ("then", "by"), "nobody is asked here; write then: {ask: true, by: subject}"
-        if not isinstance(self.accepted, str) or len(self.accepted) > 200:
+        accepted: object = self.accepted
+        if not isinstance(accepted, str) or len(accepted) > 200:
             yield ("accept_untrusted",), "say in a sentence of at most 200 characters why that is safe here"
         if self.ends_task and self.outcome is not Outcome.PERMIT:
             yield ("then",), "a step ends the task or asks; for both, ask in one step and end in the next"
