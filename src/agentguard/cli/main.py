@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from agentguard.cli import audit
+from agentguard.cli import audit, explain, lint, schema
 from agentguard.cli.output import UNUSABLE, complain
 from agentguard.errors import AgentguardError
 
@@ -17,7 +17,7 @@ class Command(Protocol):
     def add(self, commands: Any) -> None: ...
 
 
-COMMANDS: Final[tuple[Command, ...]] = (audit,)
+COMMANDS: Final[tuple[Command, ...]] = (audit, lint, explain, schema)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except AgentguardError as error:
-        complain(f"agentguard: {error}")
+        for line in f"agentguard: {error}".split("\n"):
+            complain(line)
     except OSError as error:
         complain(f"agentguard: {error.filename}: {error.strerror}" if error.strerror else f"agentguard: {error}")
     except KeyboardInterrupt:

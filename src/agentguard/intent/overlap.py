@@ -19,11 +19,12 @@ from agentguard.intent.structures import Each, Items, Keys
 from agentguard.intent.text import Text
 from agentguard.intent.truth import HOLD, MISSING, Facts, Truth
 from agentguard.model.call import ToolCall, ToolSpec
+from agentguard.model.decision import Outcome
 
 _NOTHING_KNOWN: Final = Facts()
 _ABSENT: Final = Absent()
 # Values that many kinds hold for, tried beside the literals of the two constraints.
-_TRIED: Final = ("x", "Thank you", Decimal(1), Decimal(0), True, None, (), {}, "2027-03-31")
+_TRIED: Final[tuple[Any, ...]] = ("x", "Thank you", Decimal(1), Decimal(0), True, None, (), {}, "2027-03-31")
 
 
 def overlapping(first: Step, second: Step, spec: ToolSpec) -> bool:
@@ -121,7 +122,7 @@ def _same_kind_covers(wide: Any, narrow: Any, name: str, spec: ToolSpec) -> bool
     match wide:
         case Text():
             fits = wide.max is None or (narrow.max is not None and narrow.max <= wide.max)
-            return fits and set(narrow.hosts) <= set(wide.hosts)
+            return fits and set(narrow.hosts) <= set(wide.hosts) and narrow.source in (None, wide.source)
         case Email():
             return set(narrow.domains) <= set(wide.domains)
         case Items():
@@ -151,5 +152,5 @@ def earlier_steps(steps: Iterable[Step]) -> Mapping[str, tuple[Step, ...]]:
     for step in steps:
         found[step.tool] = (*found.get(step.tool, ()), step)
     return FrozenMapping(
-        {tool: tuple(sorted(group, key=lambda step: step.outcome == "ask")) for tool, group in found.items()}
+        {tool: tuple(sorted(group, key=lambda step: step.outcome is Outcome.ASK)) for tool, group in found.items()}
     )
