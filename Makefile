@@ -11,6 +11,8 @@ INTEGRATIONS := integrations/langchain
 PROJECTS := pyproject.toml $(INTEGRATIONS:%=%/pyproject.toml)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Where it is set, pytest compiles every test anew at each run.
+unexport PYTHONDONTWRITEBYTECODE
 
 # uv is quick; pip does the same where a mirror is configured for pip alone. Both refuse a file whose hash differs.
 install = $(UV) pip install --quiet --python $(BIN)/python --require-hashes -r $(1) \
@@ -30,7 +32,7 @@ test: setup lint  # everything
 	$(BIN)/pytest
 
 check: setup lint  # what to run before a commit; under a minute
-	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -q -m "not slow" tests
 
 lint: setup
 	$(BIN)/ruff format --check

@@ -13,6 +13,8 @@ import pytest
 
 import agentguard
 
+pytestmark = pytest.mark.slow  # each look is a process of its own
+
 HEAVY = (
     "cryptography",
     "httpx",

@@ -28,6 +28,8 @@ from bench.agentdojo.guards import IntentOf, tool_names
 from bench.agentdojo.replay import Load, Moment, Person, Replay, Run
 from bench.agentdojo.tools import specs_of, toolbox
 
+pytestmark = pytest.mark.slow  # it imports AgentDojo
+
 ROOT = Path(__file__).parents[2]
 SPECS: dict[str, dict[str, Any]] = {
     "read_notes": {"effect": "read"},
