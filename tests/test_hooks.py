@@ -63,3 +63,19 @@ def test_tools_file_is_read_strictly_with_all_mistakes_in_one_error(tmp_path: Pa
     path.write_text("tools: {}\n")
     with pytest.raises(ConfigurationError, match="version: 1"):
         load_tools(path)
+
+
+def test_tools_file_that_names_parameters_and_defaults_for_lint_serves_guarded_tools_too(tmp_path: Path) -> None:
+    from agentguard.cli.tools_file import read_tools
+
+    path = tmp_path / "tools.yaml"
+    path.write_text(
+        "version: 1\ntools:\n  look: {effect: read, parameters: [a, b], defaults: {b: 1}}\n"
+        "  send: {effect: write, args: {to: {default: ann}}}\n"
+    )
+    assert load_tools(path) == {
+        "look": {"effect": "read", "args": {"b": {"default": 1}}},
+        "send": {"effect": "write", "args": {"to": {"default": "ann"}}},
+    }
+    assert read_tools(path).specs["send"].defaults == {"to": "ann"}
+    guard_tool(lambda a, b: a, "look", **load_tools(path)["look"])

@@ -10,7 +10,7 @@ from agentguard.intent.document import Problems, nearest
 from agentguard.model.call import ToolSpec
 
 _FORM: Final = "{version: 1, tools: {NAME: {effect: read}}}"
-_FIELDS: Final = frozenset(ToolSpec.__dataclass_fields__) - {"defaults", "parameters", "credential"} | {"args"}
+_FIELDS: Final = frozenset(ToolSpec.__dataclass_fields__) - {"credential"} | {"args"}
 
 
 def load_tools(path: str | os.PathLike[str]) -> Mapping[str, Mapping[str, Any]]:
@@ -35,7 +35,14 @@ def load_tools(path: str | os.PathLike[str]) -> Mapping[str, Mapping[str, Any]]:
             _look(tool, fields, problems)
     problems.raise_if_any(f"{document.file} is wrong:")
     assert isinstance(tree, dict)  # noqa: S101  # anything else was a problem
-    return {tool: fields or {} for tool, fields in tree["tools"].items()}
+    return {tool: _declared(fields) for tool, fields in tree["tools"].items()}
+
+
+def _declared(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields for a tool whose signature is there: `parameters` and `defaults` stand in for one where it is not."""
+    args = {name: {"default": value} for name, value in fields.get("defaults", {}).items()} | fields.get("args", {})
+    kept = {name: value for name, value in fields.items() if name not in ("parameters", "defaults", "args")}
+    return {**kept, **({"args": args} if args else {})}
 
 
 def _look(tool: str, fields: object, problems: Problems) -> None:

@@ -19,7 +19,7 @@ _TOOLS_FORM: Final = "{version: 1, tools: {refund.create: {effect: write}}}"
 _TUPLES: Final = ("scopes", "untrusted", "record")
 _SETS: Final = ("data", "tags", "secret", "hidden", "null_is_empty", "parameters")
 _TEXTS: Final = ("name", "audience", "resource", "lease", "returns", "credential")
-_FIELDS: Final = (*_TEXTS, "effect", *_TUPLES, *_SETS, "bytes", "defaults")
+_FIELDS: Final = (*_TEXTS, "effect", *_TUPLES, *_SETS, "bytes", "defaults", "args")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def _spec(tool: str, fields: Any, problems: Problems) -> ToolSpec | None:
         elif (why := _field_problem(key, value)) != "":
             problems.add((*path, key), why)
         else:
-            made[key] = _field(key, value)
+            made |= _field(key, value)
     if len(problems) > before:
         return None
     try:
@@ -99,11 +99,16 @@ def _field_problem(key: str, value: Any) -> str:
         return "write text"
     if key == "bytes" and not isinstance(value, bool):
         return "write true or false"
+    if key == "args":
+        fits = isinstance(value, dict) and all(isinstance(e, dict) and set(e) == {"default"} for e in value.values())
+        return "" if fits else "write each argument's default: args: {limit: {default: 10}}"
     return "write a mapping of argument and value" if key == "defaults" and not isinstance(value, dict) else ""
 
 
-def _field(key: str, value: Any) -> Any:
+def _field(key: str, value: Any) -> dict[str, Any]:
+    if key == "args":
+        return _field("defaults", {name: entry["default"] for name, entry in value.items()})
     if key == "defaults":
-        return {name: canonical(default, name) for name, default in value.items()}
+        return {key: {name: canonical(default, name) for name, default in value.items()}}
     makers = {"effect": Effect, **dict.fromkeys(_TUPLES, tuple), **dict.fromkeys(_SETS, frozenset)}
-    return partial(makers[key], value)() if key in makers else value
+    return {key: partial(makers[key], value)() if key in makers else value}
