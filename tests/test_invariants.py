@@ -440,6 +440,23 @@ def test_credential_in_an_exception_its_notes_and_its_cause_is_replaced(guard: G
 
 
 @pytest.mark.control("6 a credential is never seen")
+def test_exception_that_cannot_be_searched_is_not_passed_on(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsearchable(error: BaseException, search: Any) -> BaseException:
+        raise RecursionError
+
+    monkeypatch.setattr("agentguard.running.clean_exception", unsearchable)
+
+    @guarded("leaky", audience=tools.API)
+    def leaky() -> None:
+        raise ValueError(f"401 for {current_credential().token}")
+
+    with guard.task("bot", on_behalf_of="alice", intent=Intent("x", step("leaky"))):
+        with pytest.raises(RuntimeError, match="ValueError") as raised:
+            leaky()
+    assert CANARY not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.control("6 a credential is never seen")
 def test_credential_in_streamed_parts_is_found_also_where_it_is_split(guard: Guard) -> None:
     @guarded("stream", audience=tools.API)
     def stream() -> Iterator[str]:

@@ -284,7 +284,12 @@ class Running:
         try:
             return self._searched(ended, search)
         except Exception:
-            return Ended(MARK) if ended.error is None else ended  # what cannot be searched is not passed on
+            # What cannot be searched is not passed on, neither as a value nor as an exception.
+            return (
+                Ended(MARK)
+                if ended.error is None
+                else Ended(error=RuntimeError(f"{type(ended.error).__name__}: {MARK}"))
+            )
         finally:
             self.hits |= search.hits
 
