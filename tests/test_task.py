@@ -478,9 +478,9 @@ from agentguard import Intent, guarded, step
 from agentguard.testing import FakeIssuer, fake_guard
 
 class Loud(FakeIssuer):
-    async def revoke(self, lease):
-        await super().revoke(lease)
+    async def revoke(self, lease, handle=None):
         print("revoked", lease.id)
+        return await super().revoke(lease)
 
 @guarded("pay", audience="https://payments.test")
 def pay(): pass
@@ -523,7 +523,7 @@ def test_exhausted_step_falls_through_to_the_next_that_admits_the_call(guard: Gu
 
 
 class Stuck(FakeIssuer):
-    async def revoke(self, lease: Any) -> None:
+    async def revoke(self, lease: Any, handle: Any = None) -> Any:
         import anyio
 
         await anyio.sleep(60)
@@ -595,10 +595,10 @@ def test_task_that_the_keeper_is_ending_is_left_only_when_its_leases_are_gone() 
     begun, go = threading.Event(), threading.Event()
 
     class Slow(FakeIssuer):
-        async def revoke(self, lease: Any) -> None:
+        async def revoke(self, lease: Any, handle: Any = None) -> Any:
             begun.set()
             go.wait(5)
-            await super().revoke(lease)
+            return await super().revoke(lease)
 
     issuer = Slow()
     guard = fake_guard(issuer=issuer)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from agentguard.explanation import shown, shown_arguments
 from agentguard.intent import Step
 from agentguard.intent.provenance import From
+from agentguard.intent.tree import hash_of, step_tree
 from agentguard.matching import Level, levels_of
-from agentguard.model.call import ToolCall
-from agentguard.model.canonical import readable
+from agentguard.model.call import Effect, ToolCall, ToolSpec
+from agentguard.model.canonical import canonical, readable
 from agentguard.model.decision import AccessRequest, Outcome
 from agentguard.model.lease import Grant, LeaseKey
 from agentguard.ports import ApprovalRequest, Origin
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from agentguard.task import Task
 
 _MOST: Final = 20
+DETAILS_TYPE: Final = "agentguard_tool_call"
 
 
 def access_request(task: Task, call: ToolCall, environment: str, steps: tuple[str, ...]) -> AccessRequest:
@@ -65,26 +67,63 @@ def _origins(used: Iterable[tuple[Level, Step]]) -> Iterator[Origin]:
                     yield Origin(argument, item.tool or item.step, str(item.field or item.arg), tuple(values[:_MOST]))
 
 
-def grant_for(task: Task, call: ToolCall, arguments_hash: str, now: float) -> Grant:
-    """What the issuer is asked for; a single-use credential carries the call's values (RFC 9396)."""
+def grant_for(task: Task, call: ToolCall, arguments_hash: str, now: float, steps: Sequence[str] | None = None) -> Grant:
+    """What the issuer is asked for.
+
+    A single-use credential carries the call's values (RFC 9396), and where `steps` are given each one carries the
+    steps that admitted it, with their bounds; then it serves only calls that the same steps admit.
+    """
     spec, chain = call.spec, task.chain
     resource = spec.resource_of(call.arguments)
     key = LeaseKey(
         tenant=chain.subject.tenant, subject=chain.subject.sub, root=task.root.id, chain=chain.names(), tool=spec.name,
         audience=spec.audience, scopes=spec.scopes, resource=resource,
     )  # fmt: skip
-    details = (_details(call, resource, arguments_hash),) if spec.single_use else ()
+    details: tuple[Mapping[str, Any], ...] = ()
+    if spec.single_use or steps is not None:
+        bounds = _bounds(task, call, steps or ())
+        values = _values(call, arguments_hash) if spec.single_use else {}
+        details = ({**_details(spec, resource), **bounds, **values},)
     return Grant(
         key=key, chain=chain, task=task.id, intent_s256=task.intent.s256, authorization_details=details,
-        single_use=spec.single_use, deadline=now + task.remaining(),
+        details_s256=_hash_of(task, steps) if steps else "", single_use=spec.single_use,
+        reads=spec.effect is Effect.READ, deadline=now + task.remaining(), subject_token=task.subject_token,
     )  # fmt: skip
 
 
-def _details(call: ToolCall, resource: str, arguments_hash: str) -> Mapping[str, Any]:
-    """RFC 9396 details of this one call, so that the resource server can check its values again."""
-    spec = call.spec
-    shown = {name: readable(value) for name, value in call.arguments.items() if name not in spec.secret}
-    return {
-        "type": "agentguard_tool_call", "actions": [spec.name], "locations": [spec.audience], "identifier": resource,
-        "arguments": shown, "arguments_hash": arguments_hash,
-    }  # fmt: skip
+def _details(spec: ToolSpec, resource: str) -> dict[str, Any]:
+    details = {"type": DETAILS_TYPE, "actions": [spec.name], "locations": [spec.audience]}
+    return {**details, "identifier": resource} if resource else details
+
+
+def _values(call: ToolCall, arguments_hash: str) -> dict[str, Any]:
+    """The values of this one call, so that the resource server can check them again."""
+    shown = {name: readable(value) for name, value in call.arguments.items() if name not in call.spec.secret}
+    return {"arguments": shown, "arguments_hash": arguments_hash}
+
+
+def _bounds(task: Task, call: ToolCall, steps: Sequence[str]) -> dict[str, Any]:
+    """The steps that admitted a call, at every level, with what they demand of its arguments; made once."""
+    if not steps:
+        return {}
+    slot = ("bounds", call.spec.name, *steps)
+    found: dict[str, Any] | None = task.cache.get(slot)
+    if found is None:
+        used = [_bounded(step, call.spec) for _, step in _steps_used(task, tuple(steps))]
+        found = task.cache[slot] = {"steps": used} if used else {}
+    return found
+
+
+def _bounded(step: Step, spec: ToolSpec) -> dict[str, Any]:
+    tree = step_tree(step)
+    args = {name: said for name, said in tree.get("args", {}).items() if name not in spec.secret}
+    exact = canonical({"step": step.id, **({"args": args} if args else {})})
+    return dict(readable(exact))
+
+
+def _hash_of(task: Task, steps: Sequence[str]) -> str:
+    slot = ("details", *steps)
+    found: str | None = task.cache.get(slot)
+    if found is None:
+        found = task.cache[slot] = hash_of(list(steps))
+    return found

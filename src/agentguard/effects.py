@@ -39,7 +39,7 @@ async def take_effect(call: Running) -> None:
     if not _has_effects(call):
         return
     try:
-        await run_shielded(lambda: _follow(call), suspends=call.guard.release_suspends)
+        await run_shielded(lambda: _follow(call), suspends=call.guard.release_waits)
     except Exception as error:
         _log.error("what follows from call %s was not done: %s", call.id, type(error).__name__)
 

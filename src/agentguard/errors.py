@@ -8,7 +8,8 @@
     ├── NotCanonical                the caller's: a value has no canonical form (becomes a Denied)
     ├── Unavailable                 a server's, a disk's: what is needed to decide or to record is out of reach
     │   ├── AuditUnavailable        the record could not be written, so nothing may run
-    │   └── CredentialUnavailable   no credential could be had
+    │   ├── CredentialUnavailable   no credential could be had
+    │   └── IdentityUnavailable     the workload could not prove who it is
     ├── TokenRejected               a token did not pass the strict profile (resource server side)
     └── AuditBroken                 a log does not verify
 
@@ -102,6 +103,12 @@ class CredentialUnavailable(Unavailable):
     """No credential could be had, or the one held has ended with its call."""
 
     reason = "credential_unavailable"
+
+
+class IdentityUnavailable(Unavailable):
+    """The workload could not prove who it is, so nothing may run under its name."""
+
+    reason = "identity_unproved"
 
 
 class TokenRejected(AgentguardError):

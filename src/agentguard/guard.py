@@ -14,6 +14,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final
 
+import anyio
+
 from agentguard._drive import drive, run_shielded
 from agentguard.approval.refuse import RefuseAll
 from agentguard.credentials.leaks import LiveSecrets
@@ -33,13 +35,15 @@ from agentguard.opening import Opening
 from agentguard.ports import (
     Approver,
     AuditSink,
+    Authenticator,
     Budgets,
     DecisionPoint,
     Issuer,
     Ledger,
     SubjectVerifier,
     Suspensions,
-)  # fmt: skip
+    waits,
+)
 from agentguard.recording import denial_fields, spec_fields
 from agentguard.refusal import ABANDONED, Ended, Refusal
 from agentguard.registry import OpenRegistry, Registry
@@ -66,7 +70,10 @@ class Guard:
         approver: asks people; the default refuses.
         decision_points: asked in order at every call that the intent admits.
         users: verifies `User.verified`.
+        authenticator: proves what this workload is; without one agents are only named in-process, and records say so.
         budgets, ledger, suspensions: state; the default is this process's memory.
+        grace: seconds past its expiry in which a tool that reads may still use a kept credential while the broker is
+            out of reach: 0 (never) to 30; each use is recorded.
         pseudonym_key: keys the hashes of subjects and arguments in records and spans (at least 16 bytes).
         recall: keep the last 1,000 decisions with their values, for `explain()`.
         clock: seconds since the epoch.
@@ -77,7 +84,8 @@ class Guard:
         self, *, audit: AuditSink, registry: Registry | OpenRegistry, issuer: Issuer | None = None,
         environment: str = "", approver: Approver | None = None, decision_points: Sequence[DecisionPoint] = (),
         users: SubjectVerifier | None = None, budgets: Budgets | None = None, ledger: Ledger | None = None,
-        suspensions: Suspensions | None = None, pseudonym_key: bytes, recall: bool = False,
+        suspensions: Suspensions | None = None, authenticator: Authenticator | None = None, grace: float = 0.0,
+        pseudonym_key: bytes, recall: bool = False,
         clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         if len(pseudonym_key) < 16:
@@ -88,14 +96,22 @@ class Guard:
         self.budgets: Budgets = budgets or MemoryBudgets()
         self.suspensions: Suspensions = suspensions or MemorySuspensions()
         self.issuer, self.pseudonym_key, self.now, self.monotonic = issuer, pseudonym_key, clock, monotonic
-        self.leases = Leases(issuer, ledger or MemoryLedger(), self._record, clock) if issuer is not None else None
+        self.authenticator = authenticator
+        ledger = (ledger or MemoryLedger()) if issuer is not None else None
+        self.leases = Leases(issuer, ledger, self._record, clock, grace=grace) if issuer and ledger else None
         self.secrets = self.leases.secrets if self.leases is not None else LiveSecrets()
-        ports = (self.audit, issuer, self.approver, *self.decision_points, users, self.budgets, self.suspensions)
-        waiting = [type(port).__name__ for port in ports if port is not None and getattr(port, "suspends", True)]
+        ports = (
+            self.audit, issuer, ledger, self.approver, *self.decision_points, users, authenticator, self.budgets,
+            self.suspensions,
+        )  # fmt: skip
+        self._ports = tuple([port for port in ports if port is not None])
+        waiting = [type(port).__name__ for port in self._ports if getattr(port, "suspends", True)]
         self.suspends = waiting[0] if waiting else ""  # a port that a synchronous caller cannot wait for
-        self.remote = issuer is not None and bool(getattr(issuer, "remote", True))
-        releasing = (issuer, self.budgets, self.suspensions)
-        self.release_suspends = any(getattr(port, "suspends", True) for port in releasing if port is not None)
+        self.remote = any(bool(getattr(port, "remote", port is issuer)) for port in self._ports)
+        releasing = [port for port in (issuer, ledger, self.budgets, self.suspensions) if port is not None]
+        self.release_suspends = any(getattr(port, "suspends", True) for port in releasing)
+        self.release_waits = any(map(waits, releasing))
+        self.details = bool(getattr(issuer, "details", False))  # it puts the steps and their bounds into its tokens
         self.resolvers: dict[str, Resolver] = {}
         self.closed = False
         self._recall = recall
@@ -137,7 +153,7 @@ class Guard:
             refusal = Refusal(Reason.POLICY_ERROR, f"{type(bug).__name__} while the call was being decided")
         finally:
             try:
-                await run_shielded(call.release, suspends=self.release_suspends)  # 10 first thing, cannot be cancelled
+                await run_shielded(call.release, suspends=self.release_waits)  # 10 first thing, cannot be cancelled
             except Exception as late:  # out of time: the ledger and the keeper have what is left
                 _log.error("call %s was not released in time: %s", call.id, type(late).__name__)
             finally:
@@ -296,6 +312,9 @@ class Guard:
         if isinstance(self.suspensions, MemorySuspensions):
             self.suspensions = MemorySuspensions()
         self.keeper.after_fork()
+        for port in self._ports:
+            if port is not self.audit and (forked := getattr(port, "after_fork", None)) is not None:
+                forked()
         if self.leases is not None:
             self.leases.forget_all()
             self.secrets = self.leases.secrets
@@ -306,7 +325,21 @@ class Guard:
             return
         self.closed = True
         self.keeper.stop()
-        self.audit.close()
+        for port in (*self._ports[1:], self.audit):  # the log last: what closing does is recorded
+            if (close := getattr(port, "close", None)) is not None:
+                _closed(close, port)
+
+    def recover(self) -> int:
+        """End what dead processes left behind, and return how many leases that were; `agentguard.load` calls this.
+
+        What could not be ended at once is tried again for as long as this guard lives.
+        """
+        if self.leases is None:
+            return 0
+        found = drive(self.leases.recover())
+        if found:
+            self.keeper.start()
+        return found
 
     def __enter__(self) -> Guard:
         return self
@@ -320,7 +353,18 @@ class Guard:
         return self
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        if self.remote:  # what is left is revoked at servers, which must not block the loop
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self.close)
+        else:
+            self.close()
 
     def __repr__(self) -> str:
         return f"<Guard {self.environment or 'no environment'} pid {os.getpid()}{' closed' if self.closed else ''}>"
+
+
+def _closed(close: Callable[[], object], port: object) -> None:
+    try:
+        close()
+    except Exception as error:
+        _log.error("%s could not be closed: %s", type(port).__name__, type(error).__name__)

@@ -40,6 +40,11 @@ class Keeper:
         """End this task when its time is over."""
         with self._lock:
             self._tasks[task.id] = task
+        self.start()
+
+    def start(self) -> None:
+        """Start the thread, once."""
+        with self._lock:
             if self._thread is None and not self._stopped.is_set():
                 self._thread = threading.Thread(
                     target=_keep, args=(self._guard, self._stopped), name="agentguard-keeper", daemon=True
@@ -65,7 +70,7 @@ class Keeper:
             if guard.monotonic() >= task.deadline:
                 self._run(guard, lambda task=task: guard.close_task(task, TaskState.ENDED, "expired"))  # type: ignore[misc]  # bound now
         if guard.leases is not None:
-            self._run(guard, guard.leases.retry_failed)
+            self._run(guard, guard.leases.tend)
 
     def _run(self, guard: Guard, work: Callable[[], Awaitable[None]]) -> None:
         try:

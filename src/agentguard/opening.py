@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from agentguard._drive import RELEASE_SECONDS, run_shielded, wait_for
@@ -119,6 +120,7 @@ class Opening:
         resumed = task.state is TaskState.PARKED
         if task.parent is None and not resumed:
             task.settle_chain(Chain(await self._subject(task), (task.agent.agent,)))
+        await self._identify(task)
         self._refuse_unfit(task)
         if not resumed:
             task.deadline = guard.monotonic() + (min(task.ttl, task.parent.remaining()) if task.parent else task.ttl)
@@ -146,6 +148,33 @@ class Opening:
             except Exception as error:
                 why = f"the user's token was refused: {getattr(error, 'why', type(error).__name__)}"
         raise self._refused(Event.TASK_DENIED, agent.agent.name, Reason.USER_UNVERIFIED, why)
+
+    async def _identify(self, task: Task) -> None:
+        """Bind the agent to what this workload proved to be, before any tool is reached."""
+        guard, registered = self._guard, task.agent.agent
+        if guard.authenticator is None:
+            return
+        try:
+            identity = await guard.authenticator.identify(guard.now())
+        except Exception as error:
+            why = str(error) if isinstance(error, Unavailable) else type(error).__name__
+            raise self._unproved(task, f"this workload could not prove who it is: {why}") from None
+        if identity.proof is Proof.IN_PROCESS:
+            return
+        if registered.registered and identity.name != registered.identity:
+            wanted = f"is registered for {registered.identity!r}" if registered.identity else "has no identity there"
+            raise self._unproved(
+                task, f"this workload is {identity.name!r}, and agent {registered.name!r} {wanted}; see agentguard.yaml"
+            )
+        if not guard.now() < identity.expires_at:
+            raise self._unproved(task, f"the identity of this workload, {identity.name!r}, has expired")
+        proved = replace(registered, identity=identity.name, proof=Proof.ATTESTED)
+        chain = task.chain
+        task.settle_chain(Chain(chain.subject, (*chain.agents[:-1], proved)))
+
+    def _unproved(self, task: Task, text: str) -> Denied:
+        event = Event.DELEGATION_DENIED if task.parent else Event.TASK_DENIED
+        return self._refused(event, task.agent.agent.name, Reason.IDENTITY_UNPROVED, text)
 
     def _refuse_unfit(self, task: Task) -> None:
         guard, event = self._guard, Event.DELEGATION_DENIED if task.parent else Event.TASK_DENIED
@@ -176,9 +205,9 @@ class Opening:
             await self._ending_elsewhere(task)
             return
         task.why_ended = why
-        suspends = self._guard.release_suspends
+        waits = self._guard.release_waits
         try:
-            await run_shielded(lambda: self._revoke(task, state), suspends=suspends)
+            await run_shielded(lambda: self._revoke(task, state), suspends=waits)
         except Exception as late:  # out of time: the ledger and the keeper have what is left; the caller keeps its own
             _log.error("task %s was not revoked in time: %s", task.id, type(late).__name__)
         finally:
@@ -232,6 +261,7 @@ class Opening:
             facts = task.cache["facts"] = {
                 "task": task.id, "root": task.root.id, "agent": chain.actor.name, "subject": subject,
                 "subject_proof": chain.subject.proof.value, "agent_proof": chain.actor.proof.value,
+                **({"agent_identity": chain.actor.identity} if chain.actor.proof is Proof.ATTESTED else {}),
                 "delegation": names, "intent": task.intent.name, "intent_s256": task.intent.s256,
                 "environment": guard.environment, "registration": guard.registry.registration,
                 **({"tenant": chain.subject.tenant} if chain.subject.tenant else {}),

@@ -2,8 +2,9 @@
 
 Every port that has async methods also has `suspends`: False promises that its methods finish without waiting for an
 event loop when they are driven by hand (HTTP goes through `_http`, which blocks for a synchronous caller). A port that
-does not say so is taken to suspend, and a synchronous `with guard.task(...)` refuses it. `remote` True says that it
-crosses the network, so a synchronous caller inside a running event loop is refused too: it would block the loop.
+does not say so is taken to suspend, and a synchronous `with guard.task(...)` refuses it. `waits` True says that under
+an event loop it does suspend, so that what must not be cancelled is shielded; a synchronous caller inside a running
+event loop is refused where a port is `remote`, because it would block the loop.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from agentguard.model.decision import AccessRequest, Decision
-from agentguard.model.lease import Grant, Issued, Lease
-from agentguard.model.principal import Subject
+from agentguard.model.lease import Ending, Grant, Issued, Lease, LeaseState, Secret
+from agentguard.model.principal import Identity, Subject
 from agentguard.model.record import Position, Record
 
 
@@ -35,9 +36,12 @@ class DecisionPoint(Protocol):
 class Issuer(Protocol):
     """Issues short-lived credentials. Safe for concurrent use.
 
-    `prepare` makes the lease's id before anything is asked for, so that the ledger can hold it first.
-    A raise from `issue` means that a credential may exist; `revoke` with the prepared lease must end it.
-    `revoke` is idempotent; a raise means "not revoked yet, ask again".
+    `prepare` makes the lease's id and the latest time at which it ends before anything is asked for, so that the ledger
+    can hold it first; it does no I/O. `issue` ends within `grant.deadline`, and what it returns ends no later than the
+    prepared lease. A raise from `issue` means that a credential may exist, and `revoke` is called with the prepared
+    lease and no handle: it ends what may exist, or says by when that ends by itself.
+    `revoke` is idempotent; a raise means "not revoked yet, ask again". It works after a restart, from the lease and the
+    handle of `Issued` alone.
     """
 
     suspends: bool
@@ -45,7 +49,40 @@ class Issuer(Protocol):
 
     def prepare(self, grant: Grant, now: float) -> Lease: ...
     async def issue(self, grant: Grant, lease: Lease, now: float) -> Issued: ...
-    async def revoke(self, lease: Lease) -> None: ...
+    async def revoke(self, lease: Lease, handle: Secret | None = None) -> Ending: ...
+
+
+@runtime_checkable
+class ParentIssuer(Issuer, Protocol):
+    """An issuer that hangs a task's leases under one credential, so that one revocation ends them all.
+
+    `parent` returns the grant (`parent=True`) of that credential, or None where there is none for this grant; it is
+    obtained first, like any other, and passed to `issue_under`. `renew` prolongs a parent up to a time, and returns it
+    with its new end, or None if it cannot be prolonged.
+    """
+
+    def parent(self, grant: Grant) -> Grant | None: ...
+    async def issue_under(self, parent: Issued, grant: Grant, lease: Lease, now: float) -> Issued: ...
+    async def renew(self, issued: Issued, until: float, now: float) -> Issued | None: ...
+
+
+@runtime_checkable
+class Authenticator(Protocol):
+    """Proves what this workload is. A raise means that nobody is identified, so nothing runs."""
+
+    suspends: bool
+
+    async def identify(self, now: float) -> Identity: ...
+
+
+@runtime_checkable
+class IdentityTokens(Protocol):
+    """Tokens that prove this workload to somebody: for client authentication and for logins at a vault.
+
+    A raise (`IdentityUnavailable`) means that there is none for this audience.
+    """
+
+    async def token(self, audience: str, now: float) -> Secret: ...
 
 
 class Answer(StrEnum):
@@ -231,20 +268,49 @@ class Suspensions(Protocol):
     async def suspended(self, keys: Sequence[str]) -> str: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """A row of the ledger that somebody has to end.
+
+    Args:
+        lease: as it was prepared or issued.
+        state: how far it came.
+        handle: what the issuer needs to revoke it, if it was issued and needs anything.
+        attempts: how often that was tried.
+    """
+
+    lease: Lease
+    state: LeaseState
+    handle: Secret | None = None
+    attempts: int = 0
+
+
 @runtime_checkable
 class Ledger(Protocol):
     """Every credential that may exist, from before it is asked for until it is provably gone.
 
-    A raise from `pending` means that nothing may be issued.
+    A raise from `pending` means that nothing may be issued; once it returned, the row survives this process. `ended`
+    with REVOKED drops the row; with EXPIRES or WITH_PARENT it stays until the lease's end, or its parent's.
+    `failed` notes an attempt to revoke that failed; `irrevocable` marks what is only swept from now on.
+    `outstanding` is what may be alive: issued or possibly issued, not revoked, not expired for every verifier.
+    `adopt` takes over the rows of owners that are dead, and of no others, and returns them, parents first. `beat` says
+    that this owner lives.
     """
 
     suspends: bool
 
     async def pending(self, lease: Lease) -> None: ...
-    async def active(self, lease: Lease) -> None: ...
-    async def revoked(self, lease: Lease) -> None: ...
-    async def failed(self, lease: Lease, why: str) -> None: ...
+    async def active(self, lease: Lease, handle: Secret | None = None) -> None: ...
+    async def failed(self, lease: Lease, why: str, *, irrevocable: bool = False) -> None: ...
+    async def ended(self, lease: Lease, ending: Ending) -> None: ...
     async def outstanding(self, now: float) -> Sequence[Lease]: ...
+    async def adopt(self, now: float) -> Sequence[Owed]: ...
+    async def beat(self, now: float) -> None: ...
+
+
+def waits(port: object) -> bool:
+    """Tell whether a port's methods may wait under an event loop."""
+    return any(getattr(port, name, name == "suspends") for name in ("suspends", "waits", "remote"))
 
 
 @runtime_checkable

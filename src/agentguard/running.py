@@ -13,7 +13,7 @@ from agentguard.access import Caller, CurrentCall, _caller
 from agentguard.asking import access_request, approval_request, grant_for
 from agentguard.binding import Binder
 from agentguard.credentials.leaks import MARK, Search, clean_exception
-from agentguard.credentials.leases import Use
+from agentguard.credentials.held import Use
 from agentguard.effects import keep_result
 from agentguard.errors import ApprovalRequired, CredentialUnavailable, Denied, NotCanonical, Unavailable
 from agentguard.intent import Facts
@@ -21,6 +21,7 @@ from agentguard.matching import counted, levels_of, match
 from agentguard.model.call import ToolCall, ToolSpec
 from agentguard.model.canonical import Canonical, canonical, digest, keyed_digest, run_copy
 from agentguard.model.decision import Decision, Outcome, Reason
+from agentguard.model.lease import Grant
 from agentguard.model.record import Event, Record
 from agentguard.policy.combine import decide_all
 from agentguard.ports import Answer, Exhausted, Reservation
@@ -55,6 +56,7 @@ class Running:
         "_opened",
         "_position",
         "_recorded",
+        "_renewed",
         "_use",
         "arguments",
         "call",
@@ -89,7 +91,7 @@ class Running:
         self.ending: tuple[Task, ...] = ()
         self.parts: list[Any] | None = None
         self._use: Use | None = None
-        self.started = self._recorded = self._opened = False
+        self.started = self._recorded = self._opened = self._renewed = False
         self._position: Any = None
         self.call = _UNBOUND
         self.hash = ""
@@ -237,18 +239,45 @@ class Running:
                 raise Refusal(
                     Reason.CREDENTIAL_UNAVAILABLE, "this guard has no issuer, and the tool needs a credential"
                 )
-            grant = grant_for(self.task, self.call, self.hash, self.guard.now())
             try:
-                self._use = await self.guard.leases.obtain(grant)
+                self._use = await self.guard.leases.obtain(self._grant())
             except CredentialUnavailable as error:
                 raise Refusal(Reason.CREDENTIAL_UNAVAILABLE, str(error)) from None
             credential = self._use.credential
+            credential.take(self._use.held.issued, self.renew)
             self.task.counts.issued += not self._use.cached
             self.span.credential(credential.lease, self._use.cached)
         retried = self.reservation.id if self.reservation else self.call.id
         names = self.task.cache.get("names") or self.task.cache.setdefault("names", self.task.chain.names())
         self.visible = CurrentCall(self.call.id, self.tool.spec.name, self.task.id, names, retried, credential)
         self.arguments = self.tool.binder.call_arguments(*self._copies, credential)
+
+    def _grant(self) -> Grant:
+        steps = self.decision.steps if self.guard.details else None
+        return grant_for(self.task, self.call, self.hash, self.guard.now(), steps)
+
+    async def renew(self) -> None:
+        """Obtain another credential for the running call, because its target refused the one it has, or it ends.
+
+        Raises:
+            CredentialUnavailable: the call may not go on, has had another one already, or none could be had.
+        """
+        use, leases = self._use, self.guard.leases
+        if use is None or leases is None or self._renewed:
+            raise CredentialUnavailable(
+                "the target refused a credential that was just issued, so no other is asked for"
+            )
+        self._renewed = True
+        try:
+            self.identify()
+        except Refusal as no:
+            raise CredentialUnavailable(f"the call may not go on: {no.reason}") from None
+        if stopped := await self.guard.suspensions.suspended(suspension_keys(self.task)):
+            raise CredentialUnavailable(f"{stopped} is suspended")
+        fresh = await leases.replace(use, self._grant())
+        self._use = replace(fresh, credential=use.credential)
+        use.credential.take(fresh.held.issued)
+        self.task.counts.issued += not fresh.cached
 
     # 8 -------------------------------------------------------------------------------------------------------
     async def gate(self) -> None:

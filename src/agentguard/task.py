@@ -21,9 +21,10 @@ from agentguard.errors import ApprovalRequired, ConfigurationError, Denied
 from agentguard.intent import CompiledIntent, Intent
 from agentguard.model.canonical import MAX_BYTES, is_nfc
 from agentguard.model.decision import Decision, Miss, Outcome, Reason
+from agentguard.model.lease import SubjectToken
 from agentguard.model.principal import Chain
 from agentguard.results import Store
-from agentguard.user import OnBehalfOf
+from agentguard.user import OnBehalfOf, User
 
 if TYPE_CHECKING:
     from agentguard.registry import RegisteredAgent
@@ -135,6 +136,11 @@ class Task:
     def settle_chain(self, chain: Chain) -> None:
         """Set once, when the subject is known."""
         self._chain = chain
+
+    @property
+    def subject_token(self) -> SubjectToken | None:
+        """What proves the subject to an authorization server, if the user brought it."""
+        return self.user.subject_token if isinstance(self.user, User) else None
 
     # --- entering and leaving --------------------------------------------------------------------------------
 
@@ -341,7 +347,7 @@ def refuse_blocking(host: Host) -> None:
         )
     if host.remote and loop_running():
         raise ConfigurationError(
-            "a remote issuer would block the running event loop; use `async with guard.task(...)` and async tools"
+            "a remote port would block the running event loop; use `async with guard.task(...)` and async tools"
         )
 
 

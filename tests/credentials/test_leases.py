@@ -17,7 +17,7 @@ from agentguard import CredentialUnavailable
 from agentguard._drive import drive, run_shielded
 from agentguard.credentials.leases import Leases, Use
 from agentguard.credentials.ledger import MemoryLedger
-from agentguard.model.lease import Grant, Issued, Lease, LeaseKey, Secret
+from agentguard.model.lease import Ending, Grant, Issued, Lease, LeaseKey, Secret
 from agentguard.model.principal import Agent, Chain, Subject
 from agentguard.model.record import Event
 from agentguard.testing import FakeClock, FakeIssuer
@@ -276,17 +276,17 @@ class BrokenLedger(MemoryLedger):
         self._check("pending")
         await super().pending(lease)
 
-    async def active(self, lease: Lease) -> None:
+    async def active(self, lease: Lease, handle: Secret | None = None) -> None:
         self._check("active")
-        await super().active(lease)
+        await super().active(lease, handle)
 
-    async def revoked(self, lease: Lease) -> None:
-        self._check("revoked")
-        await super().revoked(lease)
+    async def ended(self, lease: Lease, ending: Ending) -> None:
+        self._check("ended")
+        await super().ended(lease, ending)
 
-    async def failed(self, lease: Lease, why: str) -> None:
+    async def failed(self, lease: Lease, why: str, *, irrevocable: bool = False) -> None:
         self._check("failed")
-        await super().failed(lease, why)
+        await super().failed(lease, why, irrevocable=irrevocable)
 
     def _check(self, what: str) -> None:
         if what in self.broken:
@@ -310,7 +310,7 @@ def test_credential_whose_row_cannot_be_completed_is_taken_back() -> None:
 
 
 @never_lost
-@pytest.mark.parametrize("broken", [("revoked",), ("revoked", "failed"), ("failed",)])
+@pytest.mark.parametrize("broken", [("ended",), ("ended", "failed"), ("failed",)])
 def test_ledger_that_fails_at_the_end_reaches_nobody_and_is_told_again(broken: tuple[str, ...]) -> None:
     ledger = BrokenLedger(*broken)
     room = Room(ledger=ledger)
@@ -383,7 +383,7 @@ def test_failure_of_the_leader_is_the_failure_of_those_who_wait() -> None:
         return await asyncio.gather(*asked, return_exceptions=True)
 
     outcomes = asyncio.run(work())
-    assert {type(outcome) for outcome in outcomes} == {CredentialUnavailable}
+    assert all(isinstance(outcome, CredentialUnavailable) for outcome in outcomes)
 
 
 class InTicks(FakeIssuer):
@@ -399,10 +399,11 @@ class InTicks(FakeIssuer):
         await ticks(2)
         return Issued(lease, Secret(f"canary-{lease.id}-".ljust(48, "x")))
 
-    async def revoke(self, lease: Lease) -> None:
+    async def revoke(self, lease: Lease, handle: Secret | None = None) -> Ending:
         await ticks(2)
         if self.live.pop(lease.id, None) is not None:
             self.revoked.append(lease.id)
+        return Ending.REVOKED
 
 
 async def ticks(count: int) -> None:
@@ -454,6 +455,7 @@ def test_failed_revocation_is_recorded_once_retried_and_its_success_recorded(roo
     assert drive(room.leases.release(use)) == "failed"
     for _ in range(3):
         drive(room.leases.retry_failed())
+        room.clock.advance(5)
     assert room.events().count("credential.revoke_failed") == 1
     assert bool(room.leases.secrets)  # it may be alive, so it is still looked for
     room.issuer.revoke_error = None
@@ -481,10 +483,10 @@ async def test_revocation_that_is_cut_off_is_asked_for_again() -> None:
     class Stuck(FakeIssuer):
         stuck = True
 
-        async def revoke(self, lease: Lease) -> None:
+        async def revoke(self, lease: Lease, handle: Secret | None = None) -> Ending:
             if self.stuck:
                 await anyio.sleep(60)
-            await super().revoke(lease)
+            return await super().revoke(lease)
 
     issuer = Stuck(suspends=True)
     room = Room(issuer)

@@ -2,50 +2,28 @@
 
 from __future__ import annotations
 
-import random
+import math
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from dataclasses import replace
+from typing import Any, Final
+
+import anyio
 
 from agentguard._drive import driven, loop_running, run_shielded, wait_for
+from agentguard.credentials.held import Held, Kept, Key, Use, key_of, refresh_time
 from agentguard.credentials.leaks import LiveSecrets
 from agentguard.credentials.ledger import MemoryLedger
-from agentguard.errors import CredentialUnavailable
-from agentguard.model.lease import Credential, Grant, Issued, Lease, LeaseKey
+from agentguard.credentials.revocation import Recorder, Revocations
+from agentguard.errors import ConfigurationError, CredentialUnavailable, Unavailable
+from agentguard.model.lease import LEEWAY, Credential, Grant, Issued, Lease
 from agentguard.model.record import Event
-from agentguard.ports import Issuer, Ledger
+from agentguard.ports import Issuer, Ledger, ParentIssuer, waits
 
-Key: TypeAlias = tuple[LeaseKey, str]
-Record: TypeAlias = Callable[[Event, Mapping[str, Any]], None]
-_HALF: Final = 0.5
-_JITTER: Final = 0.1
-_AGAIN: Final = 1.0  # seconds until a refresh that failed is tried again
-_LAST: Final = 5.0  # seconds before its expiry from which a kept credential is not handed out any more
-
-
-@dataclass(slots=True, eq=False)
-class Held:
-    """A lease in use by at least one call, or kept for the next."""
-
-    issued: Issued
-    key: Key
-    refresh_at: float
-    single_use: bool
-    users: int = 0
-    retired: bool = False
-    revoked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """One call's share of a lease."""
-
-    held: Held
-    credential: Credential
-    cached: bool
+_AT_ONCE: Final = 8  # revocations that one task's end asks for side by side
+MOST_KEPT: Final = 10_000
 
 
 class Leases:
@@ -56,23 +34,40 @@ class Leases:
         ledger: knows every credential that may exist, before it is asked for.
         record: writes an audit record; a raise means that nothing may be issued.
         clock: seconds since the epoch.
+        grace: seconds past its expiry in which a tool that reads may still be given a kept credential while the broker
+            is out of reach; 0 for never, at most the 30 that verifiers are granted. Each use is recorded.
+        most: kept leases; the least recently used idle one beyond it is revoked.
+
+    Raises:
+        ConfigurationError: the grace is out of range.
     """
 
-    def __init__(self, issuer: Issuer, ledger: Ledger, record: Record, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, issuer: Issuer, ledger: Ledger, record: Recorder, clock: Callable[[], float], *,
+        grace: float = 0.0, most: int = MOST_KEPT,
+    ) -> None:  # fmt: skip
+        if not 0 <= grace <= LEEWAY:
+            raise ConfigurationError(f"grace {grace!r}: write seconds from 0 to {LEEWAY}")
         self.secrets = LiveSecrets()
         self._issuer, self._ledger, self._record, self._clock = issuer, ledger, record, clock
+        self._parents = issuer if isinstance(issuer, ParentIssuer) else None
+        self._waits, self._grace, self._most = waits(issuer) or waits(ledger), grace, most
+        self._start()
+
+    def _start(self) -> None:
         self._lock = threading.Lock()
-        self._kept: dict[Key, Held] = {}
+        self._revocations = Revocations(self._issuer, self._ledger, self.secrets, self._record, self._clock)
+        self._kept = Kept(self._most)
+        # INVARIANT: a lease that was asked for is in `_all`, with `_revocations`, or gone.
         self._all: dict[str, dict[str, Held]] = {}
         self._flights: dict[Key, Future[None]] = {}
-        # INVARIANT: a lease that was asked for is in `_all`, in `_failed`, or gone; whatever stops a revocation, a
-        # cancellation and the five seconds of a shield included, leaves it in `_failed`.
-        self._failed: dict[str, Lease] = {}
 
     def open_task(self, task: str) -> None:
         """From now on leases may be held for this task."""
         with self._lock:
             self._all.setdefault(task, {})
+
+    # --- obtaining --------------------------------------------------------------------------------------------
 
     async def obtain(self, grant: Grant) -> Use:
         """Return a live credential for a grant: a kept one, or a new one that exactly one caller asks for.
@@ -81,26 +76,28 @@ class Leases:
             CredentialUnavailable: the issuer failed, the ledger or the audit log could not be written, or the task has
                 ended meanwhile (then what was issued is revoked).
         """
-        key = (grant.key, grant.task)
+        key = key_of(grant)
         if grant.single_use:
-            return self._use(await self._issue(grant, key), cached=False)
+            return _use(await self._issue(grant, key), cached=False)
         while True:
             held, flight, leads = self._look(key)
             if held is not None:
-                return self._use(held, cached=True)
+                return _use(held, cached=True)
             if leads:
                 return await self._lead(grant, key, flight)
             if driven() and loop_running():  # whoever asks may need this very loop: it is not waited for
-                return self._use(await self._issue(grant, key), cached=False)
+                return _use(await self._issue(grant, key), cached=False)
             await wait_for(flight)
 
     def _look(self, key: Key) -> tuple[Held | None, Future[None], bool]:
         with self._lock:
-            held = self._kept.get(key)
-            if held is not None and self._clock() < held.refresh_at and not held.revoked:
-                held.users += 1
-                return held, _NO_FLIGHT, False
-            flight = self._flights.get(key)
+            held, flight = self._kept.get(key), self._flights.get(key)
+            if held is not None and not held.revoked:
+                now = self._clock()
+                # Whoever comes while another caller refreshes is served by what is still good.
+                if now < held.refresh_at or (flight is not None and now < held.good_until()):
+                    held.users += 1
+                    return held, _NO_FLIGHT, False
             if flight is not None:
                 return None, flight, False
             flight = self._flights[key] = Future()
@@ -108,55 +105,110 @@ class Leases:
 
     async def _lead(self, grant: Grant, key: Key, flight: Future[None]) -> Use:
         """Ask for the credential on behalf of all who wait; a cancelled leader sends them round again."""
-        failure = ""
+        failure: CredentialUnavailable | None = None
         try:
-            return self._use(await self._issue(grant, key), cached=False)
+            renewed = await self._renewed(key, grant.deadline) if grant.parent else None
+            return _use(renewed or await self._issue(grant, key), cached=False)
         except Exception as error:
-            kept = self._still_good(key)
+            kept = self._still_good(grant, key, error)
             if kept is not None:
-                return self._use(kept, cached=True)
-            failure = str(error) or type(error).__name__
+                return _use(kept, cached=True)
+            failure = CredentialUnavailable(str(error) or type(error).__name__)
             raise
         finally:
             with self._lock:
                 self._flights.pop(key, None)
-            if failure:
-                flight.set_exception(CredentialUnavailable(failure))
+            if failure is not None:
+                flight.set_exception(failure)
             else:
                 flight.set_result(None)
 
-    def _still_good(self, key: Key) -> Held | None:
+    def _still_good(self, grant: Grant, key: Key, error: Exception) -> Held | None:
         """A refresh failed: the kept credential serves until shortly before its end, and those who wait find it."""
-        now = self._clock()
+        now, grace = self._clock(), 0.0
+        if self._grace and grant.reads and isinstance(error, _Outage):
+            grace = self._grace
         with self._lock:
             held = self._kept.get(key)
-            if held is None or held.revoked or now >= held.issued.lease.expires_at - _LAST:
+            if held is None or held.revoked or now >= held.good_until(grace):
                 return None
             held.users += 1
-            held.refresh_at = min(now + _AGAIN, held.issued.lease.expires_at - _LAST)
-            return held
+            held.put_off(now)
+        if now >= held.good_until():
+            fields = {"lease": held.issued.lease.id, "task": grant.task, "why": str(error)}
+            try:
+                self._record(Event.CREDENTIAL_GRACE, fields)
+            except Exception:  # no record, no grace
+                held.users -= 1
+                return None
+        return held
+
+    async def _renewed(self, key: Key, deadline: float = math.inf) -> Held | None:
+        """Prolong a parent by one more life, so that what hangs under it lives on; None where a new one is needed."""
+        with self._lock:
+            held = self._kept.get(key)
+        if held is None or held.revoked or self._parents is None:
+            return None
+        now = self._clock()
+        try:
+            renewed = await self._parents.renew(held.issued, min(deadline, now + held.life), now)
+            if renewed is None:
+                return None
+            await self._ledger.active(renewed.lease, renewed.handle)
+            fields = {"lease": renewed.lease.id, "task": key[1], "expires_by": int(renewed.lease.expires_by)}
+            self._record(Event.CREDENTIAL_RENEWED, fields)
+        except Exception:
+            return None
+        with self._lock:
+            if held.revoked:
+                return None
+            held.issued, held.users, held.refresh_at = renewed, held.users + 1, refresh_time(renewed.lease, now)
+        return held
 
     async def _issue(self, grant: Grant, key: Key) -> Held:
+        parent = await self._parent(grant)
         now = self._clock()
         lease = self._issuer.prepare(grant, now)
+        if parent is not None:
+            lease = replace(lease, parent=parent.issued.lease.id)
         with self._lock:
             home = self._all.get(grant.task)
+        issued: Issued | None = None
         try:
             # INVARIANT: the ledger knows the lease before the issuer is asked; a failure from here on: "may exist".
             await self._ledger.pending(lease)
-            issued = await self._issuer.issue(grant, lease, now)
+            issued = await self._asked(parent, grant, lease, now)
             self.secrets.add(issued)
-            await self._ledger.active(issued.lease)
+            await self._ledger.active(issued.lease, issued.handle)
             self._record(Event.CREDENTIAL_ISSUED, _issued_fields(issued.lease))
-            held, idle = self._keep(grant, key, issued, home)
+            held, idle = self._keep(grant, Held.new(issued, key, grant.single_use, parent), home)
         except BaseException as error:
-            await self._shielded(lambda: self._end_lease(lease, "rolled_back"))
+            await self._shielded(lambda: self._roll_back(lease, issued, parent))
             if isinstance(error, Exception) and not isinstance(error, CredentialUnavailable):
-                raise CredentialUnavailable(f"the issuer or the ledger failed: {type(error).__name__}") from None
+                raise _failure(error) from None
             raise
-        if idle is not None:
-            await self._shielded(lambda: self._end(idle, "refreshed"))
+        for other in idle:
+            await self._shielded(lambda other=other: self._end(other, "refreshed"))  # type: ignore[misc]  # bound now
         return held
+
+    async def _parent(self, grant: Grant) -> Held | None:
+        """The credential that this one is to hang under; the lease is one more user of it."""
+        above = self._parents.parent(grant) if self._parents is not None and not grant.parent else None
+        return (await self.obtain(above)).held if above is not None else None
+
+    async def _asked(self, parent: Held | None, grant: Grant, lease: Lease, now: float) -> Issued:
+        if parent is None or self._parents is None:
+            return await self._issuer.issue(grant, lease, now)
+        return await self._parents.issue_under(parent.issued, grant, lease, now)
+
+    async def _roll_back(self, lease: Lease, issued: Issued | None, parent: Held | None) -> None:
+        """What may exist ends; the parent has one user less."""
+        try:
+            await self._revocations.end(
+                issued.lease if issued else lease, issued.handle if issued else None, "rolled_back"
+            )
+        finally:
+            await self._let_go(parent)
 
     async def _shielded(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """A cancelled caller ends after its clean-up; one that takes too long is owed, and asked for again."""
@@ -164,92 +216,63 @@ class Leases:
         async def whole() -> None:
             await work()
 
-        suspends = getattr(self._issuer, "suspends", True) or getattr(self._ledger, "suspends", True)
         with suppress(TimeoutError):
-            await run_shielded(whole, suspends=suspends)
+            await run_shielded(whole, suspends=self._waits)
 
-    def _keep(self, grant: Grant, key: Key, issued: Issued, home: dict[str, Held] | None) -> tuple[Held, Held | None]:
-        """Keep a new lease under its key; return it, and the older one if nobody uses that any more.
+    def _keep(self, grant: Grant, held: Held, home: dict[str, Held] | None) -> tuple[Held, list[Held]]:
+        """Keep a new lease under its key; return it, and those that nobody uses any more.
 
         `home` is where the task's leases were when this one was asked for: a task that ended, was parked or suspended
         meanwhile has another one, or none.
         """
-        lease = issued.lease
-        life = lease.expires_at - lease.issued_at
-        half = lease.issued_at + life * random.uniform(_HALF - _JITTER / 2, _HALF + _JITTER / 2)  # noqa: S311  # jitter
-        held, idle = Held(issued, key, half, grant.single_use, users=1), None
         with self._lock:
             if home is None or self._all.get(grant.task) is not home:
                 raise CredentialUnavailable("the task ended or was stopped while its credential was being issued")
-            home[lease.id] = held
-            if not grant.single_use:
-                older = self._kept.get(key)
-                self._kept[key] = held
-                if older is not None:
-                    older.retired = True
-                    idle = older if older.users <= 0 else None
-        return held, idle
+            home[held.issued.lease.id] = held
+            return held, [] if grant.single_use else self._kept.put(held)
 
-    def _use(self, held: Held, *, cached: bool) -> Use:
-        return Use(held, Credential(held.issued), cached)
+    # --- ending -----------------------------------------------------------------------------------------------
 
     async def release(self, use: Use) -> str:
         """End one call's share: the credential forgets its secret, a single-use or retired lease is revoked.
 
         Returns:
-            `kept`, `revoked` or `failed`.
+            `kept`, `revoked`, `expires` or `failed`.
         """
         use.credential.release()
-        held = use.held
+        return await self._let_go(use.held)
+
+    async def _let_go(self, held: Held | None) -> str:
+        if held is None:
+            return "kept"
         with self._lock:
             held.users -= 1
             ends = held.users <= 0 and (held.single_use or held.retired) and not held.revoked
         if held.revoked:
-            return "revoked"
+            return held.status or "revoked"
         return await self._end(held, "call_end") if ends else "kept"
+
+    async def replace(self, use: Use, grant: Grant) -> Use:
+        """Return another credential for a call whose target refused the one it has; nobody is given that one again."""
+        with self._lock:
+            use.held.retired = True
+            self._kept.drop(use.held)
+        fresh = await self.obtain(grant)
+        await self._shielded(lambda: self._let_go(use.held))
+        return fresh
 
     async def _end(self, held: Held, why: str) -> str:
         with self._lock:
             if held.revoked:
-                return "revoked"
+                return held.status or "revoked"
             held.revoked = True
             self._all.get(held.issued.lease.task, {}).pop(held.issued.lease.id, None)
-            if self._kept.get(held.key) is held:
-                del self._kept[held.key]
-        return await self._end_lease(held.issued.lease, why)
-
-    async def _end_lease(self, lease: Lease, why: str) -> str:
-        done = False
+            self._kept.drop(held)
         try:
-            done = await self._revoke(lease, why)
+            held.status = await self._revocations.end(held.issued.lease, held.issued.handle, why)
         finally:
-            if not done:
-                with self._lock:
-                    self._failed[lease.id] = lease
-        return "revoked" if done else "failed"
-
-    async def _revoke(self, lease: Lease, why: str, *, again: bool = False) -> bool:
-        """Ask the issuer; a failure is recorded once, and never raised."""
-        try:
-            await self._issuer.revoke(lease)
-            self.secrets.discard(lease.id)
-            await self._ledger.revoked(lease)
-        except Exception as error:
-            if not again:
-                with suppress(Exception):  # its row says "may exist" already
-                    await self._ledger.failed(lease, type(error).__name__)
-                fields = {"why": why, "error": type(error).__name__}
-                self._try_record(Event.CREDENTIAL_REVOKE_FAILED, lease, fields)
-            return False
-        self._try_record(Event.CREDENTIAL_REVOKED, lease, {"why": why})
-        return True
-
-    def _try_record(self, event: Event, lease: Lease, fields: Mapping[str, Any]) -> None:
-        """A failed record never keeps a credential alive."""
-        try:
-            self._record(event, {"lease": lease.id, "task": lease.task, **fields})
-        except Exception:  # noqa: S110  # the next call finds the audit log unavailable and is denied
-            pass
+            await self._let_go(held.parent)
+        return held.status
 
     async def revoke(self, lease_id: str, why: str) -> None:
         """Revoke one lease now, whoever uses it."""
@@ -266,24 +289,82 @@ class Leases:
                 self._all[task] = {}
             leases = list(home.values()) if home else []
             for held in leases:
-                if self._kept.get(held.key) is held:
-                    del self._kept[held.key]
+                self._kept.drop(held)
         try:
-            return [await self._end(held, why) for held in leases].count("revoked")
+            await self._each(lambda held: self._end(held, why), [held for held in leases if held.parent is None])
+            for held in leases:
+                if held.parent is not None:
+                    await self._end_under(held, why)
         finally:
-            with self._lock:
-                self._failed.update({held.issued.lease.id: held.issued.lease for held in leases if not held.revoked})
+            for held in leases:
+                if not held.revoked:
+                    self._revocations.owe(held.issued.lease, held.issued.handle)
+        return [held.status for held in leases].count("revoked")
+
+    async def _end_under(self, held: Held, why: str) -> None:
+        """A lease under a parent ended with it, or ends as soon as the parent can be ended."""
+        with self._lock:
+            if held.revoked:
+                return
+            held.revoked = True
+        if held.parent is not None and held.parent.status == "revoked":
+            held.status = "revoked"
+            await self._revocations.gone(held.issued.lease, why)
+        else:
+            held.status = "failed"
+            self._revocations.owe(held.issued.lease, held.issued.handle)
+
+    async def _each(self, work: Callable[[Held], Awaitable[Any]], leases: list[Held]) -> None:
+        """One after the other, or side by side where that saves waiting."""
+        if driven() or not self._waits or len(leases) < 2:
+            for held in leases:
+                await work(held)
+            return
+        limit = anyio.CapacityLimiter(_AT_ONCE)
+
+        async def one(held: Held) -> None:
+            async with limit:
+                await work(held)
+
+        async with anyio.create_task_group() as group:
+            for held in leases:
+                group.start_soon(one, held)
+
+    # --- the keeper's work ------------------------------------------------------------------------------------
 
     async def retry_failed(self) -> None:
         """Ask again for what could not be revoked; an expired lease is forgotten."""
+        await self._revocations.retry()
+
+    async def tend(self) -> None:
+        """Say that this owner lives, prolong the parents of leases in use, and retry what failed."""
+        with suppress(Exception):  # a ledger that fails here fails louder when a credential is to be issued
+            await self._ledger.beat(self._clock())
+        for held in self._parents_due():
+            await self._prolong(held)
+        await self.retry_failed()
+
+    def _parents_due(self) -> Iterable[Held]:
+        if self._parents is None:
+            return ()
+        now = self._clock()
         with self._lock:
-            failed = list(self._failed.items())
-        for identifier, lease in failed:
-            expired = lease.expires_by <= self._clock()
-            if expired or await self._revoke(lease, "retried", again=True):
-                self.secrets.discard(identifier)
-                with self._lock:
-                    self._failed.pop(identifier, None)
+            homes = [list(home.values()) for home in self._all.values()]
+        used = {id(held.parent): held.parent for home in homes for held in home if held.parent is not None}
+        return [held for held in used.values() if now >= held.refresh_at]
+
+    async def _prolong(self, held: Held) -> None:
+        if await self._renewed(held.key) is None:
+            held.put_off(self._clock())
+        else:
+            await self._let_go(held)  # nobody uses it for this
+
+    async def recover(self) -> int:
+        """Take over what dead processes left in the ledger, and end it; return how many leases that were."""
+        rows = await self._ledger.adopt(self._clock())
+        self._revocations.adopt(rows)
+        await self._revocations.retry()
+        return len(rows)
 
     async def outstanding(self) -> int:
         """How many credentials may be alive now."""
@@ -291,18 +372,31 @@ class Leases:
 
     def forget_all(self) -> None:
         """After a fork the leases belong to the parent: the child forgets them and revokes nothing."""
-        self._lock = threading.Lock()
         self.secrets = LiveSecrets()
         if isinstance(self._ledger, MemoryLedger):
             self._ledger = MemoryLedger()
-        self._kept, self._all, self._flights, self._failed = {}, {}, {}, {}
+        self._start()
+
+
+class _Outage(CredentialUnavailable):
+    """The broker or the ledger is out of reach; it did not refuse."""
+
+
+def _failure(error: Exception) -> CredentialUnavailable:
+    if isinstance(error, Unavailable):
+        return _Outage(f"the issuer or the ledger is out of reach: {error}")
+    return _Outage(f"the issuer or the ledger failed: {type(error).__name__}")
 
 
 _NO_FLIGHT: Final[Future[None]] = Future()
 
 
+def _use(held: Held, *, cached: bool) -> Use:
+    return Use(held, Credential(held.issued), cached)
+
+
 def _issued_fields(lease: Lease) -> Mapping[str, Any]:
-    return {
+    fields: dict[str, Any] = {
         "lease": lease.id,
         "task": lease.task,
         "issuer": lease.issuer,
@@ -312,5 +406,7 @@ def _issued_fields(lease: Lease) -> Mapping[str, Any]:
         "tool": lease.key.tool,
         "type": lease.type,
         "fingerprint": lease.fingerprint,
-        "expires_by": int(lease.expires_by),
     }
+    if not lease.lasts:
+        fields["expires_by"] = int(lease.expires_by)
+    return fields | {name: value for name in ("jti", "name", "parent") if (value := getattr(lease, name))}

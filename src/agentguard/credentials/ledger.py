@@ -4,50 +4,57 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from agentguard.model.lease import Lease, LeaseState
-
-
-@dataclass(slots=True)
-class _Row:
-    lease: Lease
-    state: LeaseState
-    why: str = ""
+from agentguard.model.lease import Ending, Lease, LeaseState, Secret
+from agentguard.ports import Owed
 
 
 class MemoryLedger:
-    """The ledger of an issuer that lives in this process: when the process dies, no credential outlives its expiry."""
+    """The ledger of an issuer that lives in this process: when the process dies, no credential outlives its expiry.
+
+    An issuer outside this process needs a ledger that survives it: `state: {sqlite: FILE}`.
+    """
 
     suspends = False
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._rows: dict[str, _Row] = {}
+        self._rows: dict[str, tuple[Lease, LeaseState]] = {}
 
     async def pending(self, lease: Lease) -> None:
         """A credential is about to be asked for, so it may exist from now on."""
-        with self._lock:
-            self._rows[lease.id] = _Row(lease, LeaseState.PENDING)
+        self._set(lease, LeaseState.PENDING)
 
-    async def active(self, lease: Lease) -> None:
-        """The credential exists."""
-        with self._lock:
-            self._rows[lease.id] = _Row(lease, LeaseState.ACTIVE)
+    async def active(self, lease: Lease, handle: Secret | None = None) -> None:
+        """The credential exists; one that was prolonged has another end."""
+        self._set(lease, LeaseState.ACTIVE)
 
-    async def revoked(self, lease: Lease) -> None:
-        """The credential is gone; its row is no longer needed."""
-        with self._lock:
-            self._rows.pop(lease.id, None)
-
-    async def failed(self, lease: Lease, why: str) -> None:
+    async def failed(self, lease: Lease, why: str, *, irrevocable: bool = False) -> None:
         """It could not be revoked; the row stays until it was, or until it expired."""
-        with self._lock:
-            self._rows[lease.id] = _Row(lease, LeaseState.REVOKING, why)
+        self._set(lease, LeaseState.IRREVOCABLE if irrevocable else LeaseState.REVOKING)
+
+    async def ended(self, lease: Lease, ending: Ending) -> None:
+        """The credential is gone, or ends by itself: then its row stays until it did."""
+        if ending is Ending.REVOKED:
+            with self._lock:
+                self._rows.pop(lease.id, None)
+        else:
+            self._set(lease, LeaseState.EXPIRES)
 
     async def outstanding(self, now: float) -> Sequence[Lease]:
         """Issued or possibly issued, not revoked, not expired for every verifier."""
         with self._lock:
-            for identifier in [i for i, row in self._rows.items() if row.lease.expires_by <= now]:
+            for identifier in [i for i, (lease, _) in self._rows.items() if lease.expires_by <= now]:
                 del self._rows[identifier]
-            return [row.lease for row in self._rows.values()]
+            return [lease for lease, _ in self._rows.values()]
+
+    async def adopt(self, now: float) -> Sequence[Owed]:
+        """Nothing: what another process held is not known here."""
+        return ()
+
+    async def beat(self, now: float) -> None:
+        """Nobody else looks."""
+
+    def _set(self, lease: Lease, state: LeaseState) -> None:
+        with self._lock:
+            self._rows[lease.id] = lease, state

@@ -26,7 +26,7 @@ import msgspec
 from agentguard._jwt import MAX_ACTORS, MAX_TOKEN
 from agentguard.errors import ConfigurationError, CredentialUnavailable
 from agentguard.keys import KeySet, SigningKey
-from agentguard.model.lease import Grant, Issued, Lease, Secret
+from agentguard.model.lease import Ending, Grant, Issued, Lease, Secret
 from agentguard.model.principal import Chain, checked_name
 
 MAX_LIFETIME: Final = 30  # exp + leeway stays within a minute of the issue
@@ -140,10 +140,11 @@ class LocalIssuer:
             raise CredentialUnavailable("the lease was revoked, has expired or belongs to another process")
         return Issued(_with_fingerprint(lease, secret), secret)
 
-    async def revoke(self, lease: Lease) -> None:
+    async def revoke(self, lease: Lease, handle: Secret | None = None) -> Ending:
         """End a lease, issued or only prepared; once more changes nothing."""
         if lease.issuer == self._issuer:
             self._live.end(lease.id)
+        return Ending.REVOKED
 
     def revoked(self, iss: str, jti: str) -> bool:
         """Tell whether a token is not live: revoked, expired, or never issued here. Keyed as RFC 7519 says, by both."""

@@ -44,7 +44,7 @@ def _tree(intent: Intent, parent: Intent | None, agent: str) -> dict[str, Any]:
         ttl=None if intent.ttl is None else duration_text(intent.ttl),
         everywhere={name: said.form() for name, said in intent.everywhere.items()},
         reads=list(intent.reads),
-        steps=[_step(step) for step in intent.steps],
+        steps=[step_tree(step) for step in intent.steps],
         forbid=[_forbid(entry) for entry in intent.forbid],
         agents={name: _tree(sub, intent, name) for name, sub in intent.agents.items()},
         sets={name: said.form() for name, said in intent.sets.items() if not parent or parent.sets.get(name) != said},
@@ -61,7 +61,8 @@ def _without_defaults(**entries: Any) -> dict[str, Any]:
     return {key: value for key, value in entries.items() if value not in (None, "", [], {})}
 
 
-def _step(step: Step) -> dict[str, Any]:
+def step_tree(step: Step) -> dict[str, Any]:
+    """Return a step as its file form."""
     return _without_defaults(
         id=step.id,
         tool=step.tool,

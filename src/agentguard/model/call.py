@@ -35,7 +35,8 @@ class ToolSpec:
     Args:
         name: `[a-z0-9_]+(.[a-z0-9_]+)*`.
         effect: read, write or destructive.
-        audience: origin of the API the credential is for, or empty for a tool that needs none.
+        audience: the API's origin, or the database (`postgresql://db.example.com/app`), that the credential is for;
+            empty for a tool that needs none.
         scopes: scopes the credential carries.
         resource: a template such as `account/{account}`; its holes are percent-encoded arguments.
         data: classes of data the tool returns or takes.
@@ -139,10 +140,13 @@ def _audience_problem(audience: str) -> str:
         return ""
     parts = urlsplit(audience)
     local = parts.hostname in ("127.0.0.1", "::1", "localhost")
-    if parts.scheme == "https" or (parts.scheme == "http" and local):
+    if parts.scheme in ("https", "postgresql") or (parts.scheme == "http" and local):
         bad = parts.username or parts.query or parts.fragment or not parts.hostname
         return f"audience {audience!r} holds a user, query or fragment" if bad else ""
-    return f"audience {audience!r}: write the API's origin, https://api.example.com (http only on loopback)"
+    return (
+        f"audience {audience!r}: write the API's origin, https://api.example.com (http only on loopback), "
+        "or a database, postgresql://db.example.com/app"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ class Reason(StrEnum):
     TASK_ENDED = "task_ended"
     UNKNOWN_AGENT = "unknown_agent"
     USER_UNVERIFIED = "user_unverified"
+    IDENTITY_UNPROVED = "identity_unproved"
     SUSPENDED = "suspended"
     EXPIRED = "expired"
     NOT_ALLOWED = "not_allowed"
@@ -57,6 +58,7 @@ _PUBLIC: Final[Mapping[Reason, str]] = MappingProxyType({
     Reason.NO_TASK: "no task is active",
     Reason.TASK_ENDED: "the task has ended",
     Reason.UNKNOWN_AGENT: "this agent is not registered",
+    Reason.IDENTITY_UNPROVED: "the workload could not prove who it is",
     Reason.SUSPENDED: "the task is suspended",
     Reason.EXPIRED: "the task or agent has expired",
     Reason.NOT_ALLOWED: "this agent may not use it",

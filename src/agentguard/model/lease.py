@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 
 from agentguard.errors import CredentialUnavailable
 from agentguard.model.principal import Chain
@@ -28,6 +29,19 @@ class LeaseKey:
     resource: str
 
 
+@dataclass(frozen=True, slots=True)
+class SubjectToken:
+    """What proves the subject to an authorization server: the subject token of RFC 8693 section 2.1.
+
+    Args:
+        secret: the token.
+        type: its token type identifier (RFC 8693 section 3).
+    """
+
+    secret: Secret = field(repr=False)
+    type: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
     """What an issuer is asked for.
@@ -38,8 +52,12 @@ class Grant:
         task: the task's id.
         intent_s256: hash of the intent, carried in the token.
         authorization_details: RFC 9396 details, or empty.
+        details_s256: tells details apart, so that a lease serves only calls under the same ones; empty without any.
         single_use: one call only.
+        reads: the tool only reads.
         deadline: seconds since the epoch after which nothing may be issued: the task's end.
+        subject_token: what proves the subject, if there is such a thing.
+        parent: this is a grant for the credential under which a task's leases at one broker hang.
     """
 
     key: LeaseKey
@@ -47,8 +65,12 @@ class Grant:
     task: str
     intent_s256: str
     authorization_details: tuple[Mapping[str, Any], ...] = ()
+    details_s256: str = ""
     single_use: bool = False
+    reads: bool = False
     deadline: float = 0.0
+    subject_token: SubjectToken | None = None
+    parent: bool = False
 
 
 class LeaseState(StrEnum):
@@ -58,8 +80,33 @@ class LeaseState(StrEnum):
     ACTIVE = "active"
     REVOKING = "revoking"
     REVOKED = "revoked"
+    EXPIRES = "expires"
     EXPIRED = "expired"
     IRREVOCABLE = "irrevocable"
+
+
+class Ending(StrEnum):
+    """What `Issuer.revoke` achieved.
+
+    REVOKED: it is gone, or never was.
+    EXPIRES: its server cannot revoke it; it ends by itself, by `Lease.expires_by`.
+    WITH_PARENT: it cannot be ended alone and ends when its parent does.
+    """
+
+    REVOKED = "revoked"
+    EXPIRES = "expires"
+    WITH_PARENT = "with_parent"
+
+
+class Placement(StrEnum):
+    """How a credential is put on a request."""
+
+    BEARER = "bearer"  # RFC 6750 section 2.1
+    DPOP = "dpop"  # RFC 9449 section 7.1
+    HEADER = "header"
+    QUERY = "query"
+    BASIC = "basic"  # RFC 7617
+    LOGIN = "login"  # a name and a password, for a database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +114,19 @@ class Lease:
     """What was issued: everything about a credential but its secret.
 
     Args:
-        id: the `jti`.
-        issuer: the `iss`.
+        id: the lease's own id; the `jti` where the issuer lets us choose it.
+        issuer: who issued it: the `iss`, or the broker's name.
         key: what it may be used for.
         task: the task that holds it.
         issued_at, expires_at: seconds since the epoch.
         fingerprint: first 16 base16 digits of the SHA-256 of the secret.
-        type: `at+jwt` for the local issuer.
+        type: what it is, for records: `at+jwt`, `access_token`, `login`, `static`, ...
+        placement: how it is put on a request.
+        name: the header's or query parameter's name, or the user name; never secret.
+        jti: the id that its server gave it, where that is not `id`.
+        parent: id of the lease under which it hangs, or empty.
+        lasts: it does not end by itself at `expires_at`, so it must be revoked.
+        verifier_leeway: seconds after `expires_at` in which a verifier may still accept it.
     """
 
     id: str
@@ -84,11 +137,17 @@ class Lease:
     expires_at: float
     fingerprint: str = ""
     type: str = "at+jwt"
+    placement: Placement = Placement.BEARER
+    name: str = ""
+    jti: str = ""
+    parent: str = ""
+    lasts: bool = False
+    verifier_leeway: int = LEEWAY
 
     @property
     def expires_by(self) -> float:
-        """When every verifier refuses it: expiry and the leeway."""
-        return self.expires_at + LEEWAY
+        """When every verifier refuses it, expiry and leeway; infinite for one that lasts."""
+        return math.inf if self.lasts else self.expires_at + self.verifier_leeway
 
 
 class Secret:
@@ -122,12 +181,29 @@ class Secret:
         raise TypeError("a secret can be neither copied nor pickled")
 
 
+class Prover(Protocol):
+    """A key that a credential is bound to (RFC 9449); it stays where it was made."""
+
+    def proof(self, method: str, url: str, token: str = "", nonce: str = "") -> str:
+        """Return a new proof for one request: a `dpop+jwt` with a fresh `jti`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """What an issuer returns: the lease, and its secret."""
+    """What an issuer returns.
+
+    Args:
+        lease: everything about the credential but its secret.
+        secret: the token or password.
+        handle: what `Issuer.revoke` needs beside the lease, if anything; kept sealed in the ledger.
+        prover: the key it is bound to, or None for a bearer credential.
+    """
 
     lease: Lease
     secret: Secret
+    handle: Secret | None = None
+    prover: Prover | None = None
 
 
 class Credential:
@@ -136,11 +212,18 @@ class Credential:
     `token` raises `CredentialUnavailable` once the call has ended, also in a thread that outlived it.
     """
 
-    __slots__ = ("_secret", "lease")
+    __slots__ = ("_again", "_prover", "_secret", "lease")
 
     def __init__(self, issued: Issued) -> None:
+        self._again: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self.take(issued)
+
+    def take(self, issued: Issued, again: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        """Stand for this one from now on; the guard calls it, and says with `again` how to obtain another."""
         self.lease = issued.lease
         self._secret: Secret | None = issued.secret
+        self._prover = issued.prover
+        self._again = again or self._again
 
     @property
     def token(self) -> str:
@@ -149,12 +232,50 @@ class Credential:
         Raises:
             CredentialUnavailable: the call it was obtained for has ended.
         """
+        return self._revealed().reveal()
+
+    @property
+    def username(self) -> str:
+        """The user name of a login, such as a database role's; empty for a token."""
+        return self.lease.name if self.lease.placement in (Placement.LOGIN, Placement.BASIC) else ""
+
+    @property
+    def password(self) -> str:
+        """The password of a login; never put it into a message, a result or a log.
+
+        Raises:
+            CredentialUnavailable: the call it was obtained for has ended, or it is no login.
+        """
+        if self.lease.placement not in (Placement.LOGIN, Placement.BASIC):
+            raise CredentialUnavailable(f"a credential of type {self.lease.type} has no password; read its token")
+        return self._revealed().reveal()
+
+    def _revealed(self) -> Secret:
         secret = self._secret
         if secret is None:
             raise CredentialUnavailable(
                 "the call this credential was obtained for has ended; obtain it inside the call"
             )
-        return secret.reveal()
+        return secret
+
+    def proof(self, method: str, url: str, nonce: str = "") -> str:
+        """Return a DPoP proof for one request with this token, or "" for one that is bound to no key (RFC 9449).
+
+        Raises:
+            CredentialUnavailable: the call it was obtained for has ended.
+        """
+        token = self.token
+        return self._prover.proof(method, url, token, nonce) if self._prover is not None else ""
+
+    async def renew(self) -> None:
+        """Let go of this one, because its target refused it or it ends, and stand for a new one.
+
+        Raises:
+            CredentialUnavailable: the call or its task has ended or is stopped, or no other credential could be had.
+        """
+        if self._again is None or self._secret is None:
+            raise CredentialUnavailable("this credential cannot be renewed; its call has ended")
+        await self._again()
 
     @property
     def audience(self) -> str:
@@ -168,7 +289,7 @@ class Credential:
 
     def release(self) -> None:
         """Forget the secret."""
-        self._secret = None
+        self._secret = self._prover = self._again = None
 
     def __repr__(self) -> str:
         return f"<Credential {self.lease.id} for {self.audience}, {'live' if self.live else 'ended'}>"

@@ -14,11 +14,12 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,255}")
 
 
 class Proof(StrEnum):
-    """How much is known about who somebody is."""
+    """How much is known about who somebody is; ATTESTED: the platform vouches for the workload."""
 
     VERIFIED = "verified"
     ASSERTED = "asserted"
     IN_PROCESS = "in_process"
+    ATTESTED = "attested"
     ITSELF = "itself"
 
 
@@ -63,6 +64,23 @@ class Agent:
     identity: str = ""
     proof: Proof = Proof.IN_PROCESS
     registered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a workload is, as its platform proves it.
+
+    Args:
+        name: the SPIFFE ID, or the `sub` of its token; empty for one that is only named in-process.
+        proof: `IN_PROCESS` or `ATTESTED`.
+        expires_at: seconds since the epoch; infinite where nothing expires.
+        issuer: the trust domain, or the token's `iss`.
+    """
+
+    name: str
+    proof: Proof
+    expires_at: float
+    issuer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

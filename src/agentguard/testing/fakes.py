@@ -9,7 +9,7 @@ import anyio
 
 from agentguard.errors import AuditUnavailable
 from agentguard.guard import Guard
-from agentguard.model.lease import Grant, Issued, Lease, Secret
+from agentguard.model.lease import Ending, Grant, Issued, Lease, Secret
 from agentguard.model.record import Position, Record
 from agentguard.ports import Answer, Approval, ApprovalRequest, AuditSink
 from agentguard.registry import OpenRegistry
@@ -67,7 +67,7 @@ class FakeIssuer:
         self.issued.append(lease.id)
         return Issued(lease, Secret(f"canary-{lease.id}-".ljust(48, "x")))
 
-    async def revoke(self, lease: Lease) -> None:
+    async def revoke(self, lease: Lease, handle: Secret | None = None) -> Ending:
         """Revoke; idempotent."""
         if self.suspends:
             await anyio.sleep(0.001)
@@ -75,6 +75,7 @@ class FakeIssuer:
             raise self.revoke_error
         if self.live.pop(lease.id, None) is not None:
             self.revoked.append(lease.id)
+        return Ending.REVOKED
 
 
 class FailingAudit:
