@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from agentguard import CredentialUnavailable, Guard, GuardAuth, Intent, any_, current_call, guard_tool, step
-from agentguard.access import origin
+from agentguard.clients.placing import origin
 from agentguard.testing import FakeIssuer, fake_guard
 
 CANARY = "canary-lease-"

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agentguard.access import Caller as Caller
     from agentguard.access import CurrentCall as CurrentCall
-    from agentguard.access import GuardAuth as GuardAuth
     from agentguard.access import current_call as current_call
     from agentguard.access import current_credential as current_credential
+    from agentguard.clients.httpx import GuardAuth as GuardAuth
     from agentguard.config import load as load
     from agentguard.config import local as local
     from agentguard.errors import AgentguardError as AgentguardError
@@ -73,7 +73,8 @@ if TYPE_CHECKING:
     from agentguard.wrap import spec_of as spec_of
 
 _ROOMS = {
-    "access": "Caller CurrentCall GuardAuth current_call current_credential",
+    "access": "Caller CurrentCall current_call current_credential",
+    "clients.httpx": "GuardAuth",
     "config": "load local",
     "errors": "AgentguardError ApprovalRequired AuditUnavailable ConfigurationError CredentialUnavailable Denied",
     "guard": "Guard",
