@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,47 +15,15 @@ from hypothesis import strategies as st
 
 from agentguard import CredentialUnavailable
 from agentguard._drive import drive, run_shielded
-from agentguard.credentials.leases import Leases, Use
+from agentguard.credentials.held import Use
 from agentguard.credentials.ledger import MemoryLedger
-from agentguard.model.lease import Ending, Grant, Issued, Lease, LeaseKey, Secret
-from agentguard.model.principal import Agent, Chain, Subject
-from agentguard.model.record import Event
-from agentguard.testing import FakeClock, FakeIssuer
+from agentguard.model.lease import Ending, Grant, Issued, Lease, Secret
+from agentguard.testing import FakeIssuer
+from tests.credentials.rooms import Room, grant
 
 never_lost = pytest.mark.control("8 no credential is lost sight of")
 ledger_first = pytest.mark.control("8 the ledger knows every credential first")
 never_shared = pytest.mark.control("8 leases are never shared")
-
-
-class Room:
-    """Leases with all their fakes."""
-
-    def __init__(self, issuer: FakeIssuer | None = None, ledger: Any = None) -> None:
-        self.issuer, self.ledger, self.clock = issuer or FakeIssuer(), ledger or MemoryLedger(), FakeClock()
-        self.records: list[tuple[Event, Mapping[str, Any]]] = []
-        self.full = False
-        self.leases = Leases(self.issuer, self.ledger, self._record, self.clock)
-        self.leases.open_task("t")
-
-    def _record(self, event: Event, fields: Mapping[str, Any]) -> None:
-        if self.full:
-            raise OSError(28, "No space left on device")
-        self.records.append((event, fields))
-
-    def events(self) -> list[str]:
-        return [str(event) for event, _ in self.records]
-
-    def outstanding(self) -> int:
-        return drive(self.leases.outstanding())
-
-    def nothing_is_left(self) -> bool:
-        return not self.issuer.live and not self.outstanding() and not self.leases.secrets
-
-
-def grant(task: str = "t", user: str = "alice", tool: str = "pay", **fields: Any) -> Grant:
-    chain = Chain(Subject(user), (Agent("bot"),))
-    key = LeaseKey("", chain.subject.sub, task, chain.names(), tool, "https://api.test", (), fields.pop("resource", ""))
-    return Grant(key=key, chain=chain, task=task, intent_s256="s", deadline=4e9, **fields)
 
 
 @pytest.fixture
@@ -65,7 +33,12 @@ def room() -> Room:
 
 # sharing --------------------------------------------------------------------------------------------------
 
-keys = st.tuples(st.sampled_from("tu"), st.sampled_from(["alice", "bob"]), st.sampled_from(["", "account/1"]))
+keys = st.tuples(
+    st.sampled_from("tu"),
+    st.sampled_from(["alice", "bob"]),
+    st.sampled_from([("bot",), ("other",), ("bot", "helper")]),
+    st.sampled_from(["", "account/1"]),
+)
 
 
 @never_shared
@@ -74,10 +47,11 @@ keys = st.tuples(st.sampled_from("tu"), st.sampled_from(["alice", "bob"]), st.sa
 def test_a_lease_serves_one_key_and_once_all_ended_nothing_is_live(steps: list[tuple[Any, bool, int]]) -> None:
     room, open_, owner = Room(), list[Use](), dict[str, Any]()
     room.leases.open_task("u")
-    for (task, user, resource), single_use, seconds in steps:
+    for (task, user, agents, resource), single_use, seconds in steps:
         room.clock.advance(seconds)
-        use = drive(room.leases.obtain(grant(task, user, resource=resource, single_use=single_use)))
-        wanted = (task, user, resource, id(use) if single_use else 0)
+        asked = grant(task, user, agents=agents, resource=resource, single_use=single_use)
+        use = drive(room.leases.obtain(asked))
+        wanted = (task, user, agents, resource, id(use) if single_use else 0)
         assert owner.setdefault(use.credential.lease.id, wanted) == wanted
         assert use.credential.lease.id in room.issuer.live
         open_.append(use)

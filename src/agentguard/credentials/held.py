@@ -29,6 +29,7 @@ class Held:
     key: Key
     refresh_at: float
     single_use: bool
+    life: float = 0.0  # seconds that it lived at first; a parent is prolonged by so much, and no more
     users: int = 0
     retired: bool = False
     revoked: bool = False
@@ -37,13 +38,9 @@ class Held:
 
     @classmethod
     def new(cls, issued: Issued, key: Key, single_use: bool, parent: Held | None) -> Held:
-        refresh_at = refresh_time(issued.lease, issued.lease.issued_at)
-        return cls(issued, key, refresh_at, single_use, users=1, parent=parent)
-
-    @property
-    def life(self) -> float:
-        """Seconds that it lives in all."""
-        return self.issued.lease.expires_at - self.issued.lease.issued_at
+        lease = issued.lease
+        life = lease.expires_at - lease.issued_at
+        return cls(issued, key, refresh_time(lease, lease.issued_at), single_use, life, users=1, parent=parent)
 
     def good_until(self, grace: float = 0.0) -> float:
         """When it is not handed out any more."""

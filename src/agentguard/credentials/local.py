@@ -89,6 +89,11 @@ class LocalIssuer:
         _issuers.add(self)
 
     @property
+    def name(self) -> str:
+        """The `iss` claim, and what its leases call it."""
+        return self._issuer
+
+    @property
     def keys(self) -> KeySet:
         """The public key, for verifiers."""
         return KeySet.of(self._key)

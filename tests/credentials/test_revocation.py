@@ -1,0 +1,328 @@
+"""What cannot be revoked at once is asked for again, is alerted about, or is said to expire; it is never forgotten."""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+import pytest
+
+from agentguard import CredentialUnavailable
+from agentguard._drive import drive
+from agentguard.errors import Unavailable
+from agentguard.model.lease import Grant, Issued, Lease, LeaseState
+from agentguard.ports import Owed
+from agentguard.testing import FakeIssuer
+from tests.credentials.rooms import Room, Stateless, Vault, grant
+
+honest = pytest.mark.control("8 what is not revoked is not called revoked")
+retried = pytest.mark.control("8 a failed revocation is retried, then swept")
+one_parent = pytest.mark.control("8 one revocation ends what hangs under a parent")
+
+
+# asked again ------------------------------------------------------------------------------------------------
+
+
+def failed_release(room: Room) -> None:
+    use = drive(room.leases.obtain(grant(single_use=True)))
+    room.issuer.revoke_error = ConnectionError()
+    assert drive(room.leases.release(use)) == "failed"
+
+
+class Counting(FakeIssuer):
+    asked = 0
+
+    async def revoke(self, lease, handle=None):
+        self.asked += 1
+        return await super().revoke(lease, handle)
+
+
+@retried
+def test_revocation_is_asked_for_again_with_growing_pauses() -> None:
+    room = Room(Counting())
+    failed_release(room)
+    asked = []
+    for _ in range(40):
+        room.clock.advance(1)
+        drive(room.leases.retry_failed())
+        asked.append(room.issuer.asked)
+    assert asked[0] == 2
+    assert 6 <= asked[-1] <= 7
+    assert asked[-1] - asked[-8] <= 1
+
+
+@retried
+def test_credential_that_cannot_be_revoked_in_seven_attempts_is_an_alert_and_swept_every_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    room = Room(Counting())
+    room.issuer.lasts = True
+    use = drive(room.leases.obtain(grant(single_use=True)))
+    use.held.issued = Issued(lasting(use.held.issued.lease), use.held.issued.secret)
+    room.issuer.revoke_error = ConnectionError()
+    drive(room.leases.release(use))
+    with caplog.at_level(logging.ERROR, "agentguard"):
+        for _ in range(60):
+            room.clock.advance(1)
+            drive(room.leases.retry_failed())
+    assert room.issuer.asked == 7
+    assert room.events().count("credential.irrevocable") == room.events().count("credential.revoke_failed") == 1
+    assert "could not be revoked" in caplog.text
+    room.clock.advance(66)
+    drive(room.leases.retry_failed())
+    assert room.issuer.asked == 8
+    room.issuer.revoke_error = None
+    room.clock.advance(66)
+    drive(room.leases.retry_failed())
+    assert room.nothing_is_left()
+
+
+def lasting(lease: Lease) -> Lease:
+    from dataclasses import replace
+
+    return replace(lease, lasts=True)
+
+
+# what a server cannot revoke --------------------------------------------------------------------------------
+
+
+@honest
+def test_credential_that_its_server_cannot_revoke_is_recorded_with_its_end_and_never_as_revoked() -> None:
+    room = Room(Stateless())
+    drive(room.leases.obtain(grant()))
+    assert drive(room.leases.end_task("t")) == 0
+    assert room.events() == ["credential.issued", "credential.expires"]
+    assert room.records[-1][1]["expires_by"] == int(room.clock() + 60)
+    assert room.outstanding() == 1
+    assert bool(room.leases.secrets)  # it lives, so texts are searched for it
+    room.clock.advance(59)
+    drive(room.leases.retry_failed())
+    assert room.outstanding() == 1
+    room.clock.advance(2)
+    drive(room.leases.retry_failed())
+    assert room.events()[-1] == "credential.expired"
+    assert (room.outstanding(), bool(room.leases.secrets)) == (0, False)
+
+
+@honest
+def test_answer_that_was_lost_counts_as_a_credential_until_it_has_expired() -> None:
+    class Lost(Stateless):
+        async def issue(self, grant: Grant, lease: Lease, now: float) -> Issued:
+            await super().issue(grant, lease, now)
+            raise ConnectionResetError
+
+    room = Room(Lost())
+    with pytest.raises(CredentialUnavailable):
+        drive(room.leases.obtain(grant()))
+    assert room.outstanding() == 1
+    assert room.events() == ["credential.expires"]
+    room.clock.advance(61)
+    drive(room.leases.retry_failed())
+    assert room.outstanding() == 0
+
+
+# parents ----------------------------------------------------------------------------------------------------
+
+
+@one_parent
+def test_leases_of_a_task_hang_under_one_parent_and_one_revocation_ends_them_all() -> None:
+    room = Room(Vault())
+    uses = [drive(room.leases.obtain(grant(tool=f"tool{number}"))) for number in range(5)]
+    assert len({use.held.issued.lease.parent for use in uses}) == 1
+    assert len(room.issuer.issued) == 6
+    for use in uses:
+        drive(room.leases.release(use))
+    assert drive(room.leases.end_task("t")) == 6
+    assert len(room.issuer.asked) == 1
+    assert room.nothing_is_left()
+    assert room.events().count("credential.revoked") == 6
+
+
+@one_parent
+def test_parent_that_cannot_be_revoked_keeps_all_under_it_owed_and_its_retry_ends_them() -> None:
+    room = Room(Vault())
+    for number in range(3):
+        drive(room.leases.obtain(grant(tool=f"tool{number}")))
+    room.issuer.revoke_error = ConnectionError()
+    assert drive(room.leases.end_task("t")) == 0
+    assert room.outstanding() == 4
+    room.issuer.revoke_error = None
+    drive(room.leases.retry_failed())
+    assert len(room.issuer.asked) == 1
+    assert room.nothing_is_left()
+
+
+def test_tasks_users_and_agents_have_parents_of_their_own() -> None:
+    room = Room(Vault())
+    room.leases.open_task("u")
+    grants = [grant(), grant(task="u"), grant(user="bob"), grant(agents=("bot", "helper"))]
+    parents = {drive(room.leases.obtain(asked)).held.issued.lease.parent for asked in grants}
+    assert len(parents) == 4
+
+
+def test_parent_is_prolonged_by_the_keeper_while_a_long_call_runs() -> None:
+    room = Room(Vault())
+    use = drive(room.leases.obtain(grant()))
+    for _ in range(10):
+        room.clock.advance(10)
+        drive(room.leases.tend())
+    assert room.issuer.renewed >= 4
+    assert use.held.parent is not None
+    assert use.held.parent.issued.lease.expires_at > room.clock()
+    assert "credential.renewed" in room.events()
+    drive(room.leases.end_task("t"))
+    assert room.nothing_is_left()
+
+
+def test_parent_that_cannot_be_prolonged_is_followed_by_another_and_ends_with_its_last_lease() -> None:
+    room = Room(Vault())
+    room.issuer.renewable = False
+    first = drive(room.leases.obtain(grant()))
+    room.clock.advance(20)
+    second = drive(room.leases.obtain(grant(tool="other")))
+    old, new = first.held.parent, second.held.parent
+    assert old is not None
+    assert old is not new
+    assert old.issued.lease.id in room.issuer.live
+    drive(room.leases.revoke(first.held.issued.lease.id, "leaked"))
+    assert old.issued.lease.id not in room.issuer.live
+    drive(room.leases.end_task("t"))
+    assert room.nothing_is_left()
+
+
+def test_parent_that_died_at_its_broker_costs_one_denial_and_nothing_else() -> None:
+    room = Room(Vault())
+    drive(room.leases.release(drive(room.leases.obtain(grant()))))
+    room.issuer.live.clear()
+    with pytest.raises(CredentialUnavailable):
+        drive(room.leases.obtain(grant(tool="other")))
+    drive(room.leases.end_task("t"))
+    assert room.nothing_is_left()
+
+
+@pytest.mark.anyio
+async def test_many_leases_end_side_by_side_under_a_loop() -> None:
+    class Slow(FakeIssuer):
+        async def revoke(self, lease, handle=None):
+            await anyio.sleep(0.05)
+            return await super().revoke(lease, handle)
+
+    room = Room(Slow(suspends=True))
+    for number in range(24):
+        await room.leases.obtain(grant(tool=f"tool{number}"))
+    with anyio.fail_after(0.9):
+        assert await room.leases.end_task("t") == 24
+
+
+# grace, refusal, bound ---------------------------------------------------------------------------------------
+
+
+def outage(room: Room) -> None:
+    room.issuer.issue_error = Unavailable("the broker is out of reach")
+
+
+@pytest.mark.control("10 broker down: denied, and grace for reads only")
+@pytest.mark.parametrize(("reads", "seconds", "served"), [(True, 35, True), (True, 41, False), (False, 27, False)])
+def test_grace_serves_reads_only_and_ends(reads: bool, seconds: int, served: bool) -> None:
+    room = Room(grace=10)
+    drive(room.leases.release(drive(room.leases.obtain(grant(reads=reads)))))
+    outage(room)
+    room.clock.advance(seconds)
+    if not served:
+        with pytest.raises(CredentialUnavailable, match="out of reach"):
+            drive(room.leases.obtain(grant(reads=reads)))
+        return
+    assert drive(room.leases.obtain(grant(reads=reads))).credential.lease.id == "lease-1"
+    assert room.events()[-1] == "credential.grace"
+
+
+@pytest.mark.control("10 broker down: denied, and grace for reads only")
+def test_grace_is_never_used_without_a_record_or_after_a_refusal_or_a_revocation() -> None:
+    room = Room(grace=10)
+    drive(room.leases.release(drive(room.leases.obtain(grant(reads=True)))))
+    room.clock.advance(32)
+    room.issuer.issue_error = CredentialUnavailable("invalid_grant")
+    with pytest.raises(CredentialUnavailable, match="invalid_grant"):
+        drive(room.leases.obtain(grant(reads=True)))
+    outage(room)
+    room.full = True
+    with pytest.raises(CredentialUnavailable):
+        drive(room.leases.obtain(grant(reads=True)))
+    room.full = False
+    drive(room.leases.revoke("lease-1", "leaked"))
+    with pytest.raises(CredentialUnavailable):
+        drive(room.leases.obtain(grant(reads=True)))
+
+
+def test_without_grace_a_broker_that_is_down_denies_with_a_reason() -> None:
+    room = Room()
+    outage(room)
+    with pytest.raises(CredentialUnavailable, match="out of reach"):
+        drive(room.leases.obtain(grant(reads=True)))
+
+
+@pytest.mark.anyio
+async def test_callers_are_served_by_what_is_still_good_while_one_refreshes() -> None:
+    class Slow(FakeIssuer):
+        async def issue(self, grant: Grant, lease: Lease, now: float) -> Issued:
+            if lease.id != "lease-1":
+                await anyio.sleep(0.2)
+            return await super().issue(grant, lease, now)
+
+    room = Room(Slow(suspends=True))
+    await room.leases.release(await room.leases.obtain(grant()))
+    room.clock.advance(18)
+    got = []
+
+    async def ask() -> None:
+        got.append((await room.leases.obtain(grant())).credential.lease.id)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        await anyio.sleep(0.05)
+        for _ in range(3):
+            await ask()
+        assert got == ["lease-1"] * 3
+    assert got[-1] == "lease-2"
+
+
+def test_kept_leases_are_bounded_and_the_least_recently_used_one_is_revoked() -> None:
+    room = Room(most=3)
+    for number in range(3):
+        drive(room.leases.release(drive(room.leases.obtain(grant(tool=f"tool{number}")))))
+    drive(room.leases.release(drive(room.leases.obtain(grant(tool="tool0")))))
+    drive(room.leases.release(drive(room.leases.obtain(grant(tool="tool3")))))
+    assert room.issuer.revoked == ["lease-2"]
+    assert len(room.issuer.live) == 3
+
+
+def test_lease_that_a_target_refused_is_given_to_nobody_again_and_ends_with_its_last_user() -> None:
+    room = Room()
+    use, other = (drive(room.leases.obtain(grant())) for _ in range(2))
+    fresh = drive(room.leases.replace(use, grant()))
+    assert fresh.held.issued.lease.id == "lease-2"
+    assert drive(room.leases.obtain(grant())).held.issued.lease.id == "lease-2"
+    assert "lease-1" in room.issuer.live
+    drive(room.leases.release(other))
+    assert "lease-1" not in room.issuer.live
+
+
+# recovery ---------------------------------------------------------------------------------------------------
+
+
+def test_what_a_dead_process_left_is_ended_parents_first() -> None:
+    issuer = Vault()
+    dead = Room(issuer)
+    for number in range(2):
+        drive(dead.leases.obtain(grant(tool=f"tool{number}")))
+    leases = sorted(issuer.live.values(), key=lambda lease: bool(lease.parent), reverse=True)
+
+    class Found(type(dead.ledger)):  # type: ignore[misc]  # the same ledger, with rows of somebody else
+        async def adopt(self, now: float) -> list[Owed]:
+            return [Owed(lease, LeaseState.PENDING) for lease in leases]
+
+    room = Room(issuer, Found())
+    assert drive(room.leases.recover()) == 3
+    assert issuer.live == {}
+    assert len(issuer.asked) == 1
+    assert room.events() == ["credential.revoked"] * 3
