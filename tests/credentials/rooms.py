@@ -66,7 +66,7 @@ class Vault(FakeIssuer):
         self.renewed = 0
 
     def parent(self, grant: Grant) -> Grant | None:
-        key = replace(grant.key, tool="", resource="")
+        key = replace(grant.key, tool="", resource="", audience="https://vault.test")
         return replace(grant, key=key, parent=True, single_use=False, details_s256="")
 
     async def issue_under(self, parent: Issued, grant: Grant, lease: Lease, now: float) -> Issued:

@@ -66,9 +66,10 @@ class Routes:
 
     def parent(self, grant: Grant) -> Grant | None:
         """The grant under which the broker hangs a task's leases, if it does."""
-        issuer = self._route(grant).issuer
-        above = issuer.parent(grant) if isinstance(issuer, ParentIssuer) else None
-        return above
+        route = self._route(grant)
+        above = route.issuer.parent(grant) if isinstance(route.issuer, ParentIssuer) else None
+        # A parent is for no audience of a tool, so its key names the broker.
+        return replace(above, key=replace(above.key, resource=route.name)) if above is not None else None
 
     async def issue(self, grant: Grant, lease: Lease, now: float) -> Issued:
         """Have the broker issue it."""
@@ -123,6 +124,8 @@ class Routes:
 
     def _route(self, grant: Grant) -> Route:
         audience = grant.key.audience
+        if grant.parent:
+            return self._by_name[grant.key.resource]
         parts = urlsplit(audience)
         route = (
             self._by_audience.get(audience)
