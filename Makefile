@@ -21,18 +21,21 @@ install = $(UV) pip install --quiet --python $(BIN)/python --require-hashes -r $
 link = $(UV) pip install --quiet --python $(BIN)/python --offline --no-deps --no-build-isolation \
 	-e . $(INTEGRATIONS:%=-e %)
 
-.PHONY: setup demo test check lint bench lock clean
+.PHONY: setup demo test check lint bench services-up services-down lock clean
 
 setup: .venv/.setup  # the whole development environment
 
 demo: .venv/.demo  # an agent whose task is hijacked; needs no key and no server
 	$(BIN)/python -m examples.support_desk
 
-test: setup lint  # everything
-	$(BIN)/pytest
+# The servers are stopped whatever happens, Ctrl-C too, and the exit code stays that of the tests. A test that does not
+# find its server fails here: it would be skipped otherwise.
+test: setup lint  # everything, with real servers
+	@trap '$(services) down' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
+		$(services) up && AGENTGUARD_SERVICES=required $(BIN)/pytest
 
-check: setup lint  # what to run before a commit; under a minute
-	$(BIN)/pytest -q -m "not slow" tests
+check: setup lint  # what to run before a commit; no servers; under a minute
+	$(BIN)/pytest -q -m "not slow and not services" tests
 
 lint: setup
 	$(BIN)/ruff format --check
@@ -42,6 +45,15 @@ lint: setup
 
 bench: setup  # ratios in one run
 	$(BIN)/python -m bench
+
+# PostgreSQL, OpenBao, an authorization server and a SPIFFE Workload API on free ports of 127.0.0.1, for tests/services.
+services = $(BIN)/python -m tests.services
+
+services-up: setup  # they stay up until services-down; addresses in .services/endpoints.json
+	$(services) up
+
+services-down:
+	@test ! -x $(BIN)/python || $(services) down
 
 .venv/.setup: requirements/dev.lock $(UV) $(PROJECTS)
 	$(call install,$<)
@@ -70,7 +82,9 @@ lock: $(UV)
 	$(compile) $(PROJECTS) --all-extras --group dev --group bench -o requirements/dev.lock
 	$(compile) $(PROJECTS) --group demo -c requirements/dev.lock -o requirements/demo.lock
 	echo uv | $(compile) - -o requirements/installer.lock
+	$(compile) --group services -o requirements/services.lock
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks build dist
+	-@test ! -x $(BIN)/python || $(services) down
+	rm -rf .services .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
