@@ -46,7 +46,7 @@ def agent(name: str, identity: str = "") -> RegisteredAgent:
     )
 
 
-def guard(platform: Platform, *agents: RegisteredAgent, **rooms: Any) -> Guard:
+def guard(platform: Platform | None, *agents: RegisteredAgent, **rooms: Any) -> Guard:
     registry = Registry(
         agents or (agent("support-bot", SPIFFE), agent("helper", SPIFFE), agent("other", "spiffe://agents.test/other"))
     )
@@ -107,9 +107,16 @@ def test_sub_agent_that_is_another_workload_cannot_be_delegated_to_in_this_proce
 
 
 def test_workload_that_is_only_named_says_so() -> None:
-    record = opened(guard(Platform("")))
+    record = opened(guard(Platform(""), agent("support-bot")))
     assert record["agent_proof"] == "in_process"
     assert "agent_identity" not in record
+
+
+@bound
+@pytest.mark.parametrize("platform", [None, Platform("")])
+def test_agent_that_is_bound_to_an_identity_never_works_under_a_mere_name(platform: Platform | None) -> None:
+    with pytest.raises(Denied, match="only named"):
+        opened(guard(platform))
 
 
 def test_identity_is_proved_again_when_a_parked_task_goes_on() -> None:

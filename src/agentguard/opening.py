@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +16,7 @@ from agentguard.intent.sets import Resolver
 from agentguard.matching import need_results
 from agentguard.model.decision import Decision, Miss, Outcome, Reason
 from agentguard.model.duration import seconds
-from agentguard.model.principal import MAX_HOPS, Chain, Proof, Subject, checked_name
+from agentguard.model.principal import MAX_HOPS, Chain, Identity, Proof, Subject, checked_name
 from agentguard.model.record import Event, Record
 from agentguard.task import Task, TaskState
 from agentguard.telemetry import spans
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("agentguard")
 _OPEN: Final = (TaskState.OPEN, TaskState.PARKED)
+_NAMED: Final = Identity("", Proof.IN_PROCESS, math.inf)
 
 
 class Opening:
@@ -152,25 +154,28 @@ class Opening:
     async def _identify(self, task: Task) -> None:
         """Bind the agent to what this workload proved to be, before any tool is reached."""
         guard, registered = self._guard, task.agent.agent
-        if guard.authenticator is None:
-            return
-        try:
-            identity = await guard.authenticator.identify(guard.now())
-        except Exception as error:
-            why = str(error) if isinstance(error, Unavailable) else type(error).__name__
-            raise self._unproved(task, f"this workload could not prove who it is: {why}") from None
-        if identity.proof is Proof.IN_PROCESS:
-            return
+        identity = await self._identity(task)
         if registered.registered and identity.name != registered.identity:
+            proved = f"is {identity.name!r}" if identity.name else "is only named in-process"
             wanted = f"is registered for {registered.identity!r}" if registered.identity else "has no identity there"
             raise self._unproved(
-                task, f"this workload is {identity.name!r}, and agent {registered.name!r} {wanted}; see agentguard.yaml"
+                task, f"this workload {proved}, and agent {registered.name!r} {wanted}; see agentguard.yaml"
             )
         if not guard.now() < identity.expires_at:
             raise self._unproved(task, f"the identity of this workload, {identity.name!r}, has expired")
-        proved = replace(registered, identity=identity.name, proof=Proof.ATTESTED)
-        chain = task.chain
-        task.settle_chain(Chain(chain.subject, (*chain.agents[:-1], proved)))
+        if identity.proof is not Proof.IN_PROCESS:
+            chain, proof = task.chain, replace(registered, identity=identity.name, proof=identity.proof)
+            task.settle_chain(Chain(chain.subject, (*chain.agents[:-1], proof)))
+
+    async def _identity(self, task: Task) -> Identity:
+        guard = self._guard
+        if guard.authenticator is None:
+            return _NAMED
+        try:
+            return await guard.authenticator.identify(guard.now())
+        except Exception as error:
+            why = str(error) if isinstance(error, Unavailable) else type(error).__name__
+            raise self._unproved(task, f"this workload could not prove who it is: {why}") from None
 
     def _unproved(self, task: Task, text: str) -> Denied:
         event = Event.DELEGATION_DENIED if task.parent else Event.TASK_DENIED
