@@ -103,3 +103,42 @@ def is_usable(key: object) -> TypeGuard[Public]:
     if isinstance(key, ec.EllipticCurvePublicKey):
         return isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1))
     return isinstance(key, ed25519.Ed25519PublicKey) or (isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048)
+
+
+def usable_keys(jwks: Mapping[str, Any], max_keys: int) -> tuple[list[PublicKey], list[str]] | str:
+    """Return the keys of a set that can be used, with what is wrong with the others; or why the set is refused.
+
+    A kid that two different keys share, or that came with private or symmetric material, is not used at all.
+    """
+    entries = jwks.get("keys")
+    if not isinstance(entries, list) or len(entries) > max_keys:
+        return f"the answer is no JWK set with at most {max_keys} keys"
+    keys: dict[str, PublicKey] = {}
+    spoiled: set[object] = set()
+    problems: list[str] = []
+    for position, entry in enumerate(entries):
+        key = _parsed(entry, position)
+        if isinstance(key, str):
+            problems.append(key)
+            spoiled |= _exposed(entry)
+        elif keys.setdefault(key.kid, key).jwk() != key.jwk():
+            problems.append(f"key {position} of the JWK set: another key has the same kid, so neither is used")
+            spoiled.add(key.kid)
+    usable = [key for kid, key in keys.items() if kid not in spoiled]
+    return (usable, problems) if usable else "the JWK set holds no key that can be used"
+
+
+def _parsed(entry: object, position: int) -> PublicKey | str:
+    try:
+        return from_jwk(entry, position)
+    except ConfigurationError as error:
+        return str(error)
+    except Exception as error:  # members of other types than anyone would write
+        return f"key {position} of the JWK set: {type(error).__name__}"
+
+
+def _exposed(entry: object) -> set[object]:
+    """The kid of private material: its public half cannot be trusted any more, wherever it stands."""
+    if isinstance(entry, dict) and not _PRIVATE_MEMBERS.isdisjoint(entry) and isinstance(entry.get("kid"), str):
+        return {entry["kid"]}
+    return set()

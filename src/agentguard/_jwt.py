@@ -29,6 +29,7 @@ MAX_ACTORS: Final = 16
 MAX_LEEWAY: Final = 60
 MAX_LIFETIME: Final = 86_400
 ACCESS_TOKEN: Final = frozenset({"at+jwt", "application/at+jwt"})
+BAD_SIGNATURE: Final = "the signature does not verify"
 _END_OF_TIME: Final = 253_402_300_799  # 9999-12-31T23:59:59Z
 _ALWAYS: Final = frozenset({"iss", "aud", "iat", "exp"})
 _TEXTS: Final = ("sub", "jti", "client_id", "azp", "scope")
@@ -146,7 +147,28 @@ _JWS: Final = _signatures()
 _ALGORITHMS: Final = frozenset(_JWS.get_algorithms())
 
 
+def kid_of(token: str) -> str | None:
+    """Return the `kid` in a token's header, so that a remote key set can be looked at first; None if it is no token.
+
+    Nothing is verified by this: it says which key the token claims to be signed with.
+    """
+    try:
+        header = _parsed_header(token)
+    except Exception:  # the token is refused for it when it is examined
+        return None
+    algorithm, kid = header.get("alg"), header.get("kid")
+    known = isinstance(algorithm, str) and algorithm in _ALGORITHMS
+    return kid if known and isinstance(kid, str) and 0 < len(kid) <= 256 else None
+
+
 def _header(token: str, profile: Profile) -> dict[str, Any]:
+    header = _parsed_header(token)
+    if not _typ_fits(header, profile):
+        raise _Refused("the typ of the token is not the one expected here")
+    return header
+
+
+def _parsed_header(token: str) -> dict[str, Any]:
     if type(token) is not str or len(token) > MAX_TOKEN:
         raise _Refused(f"a token is text of at most {MAX_TOKEN} characters")
     if not _COMPACT.fullmatch(token):
@@ -155,8 +177,6 @@ def _header(token: str, profile: Profile) -> dict[str, Any]:
     header = strict_json(binascii.a2b_base64(segment.translate(_STANDARD) + "=" * (-len(segment) % 4)))
     if "crit" in header or "b64" in header:
         raise _Refused("critical header extensions are not supported")
-    if not _typ_fits(header, profile):
-        raise _Refused("the typ of the token is not the one expected here")
     return header
 
 
@@ -183,7 +203,7 @@ def _verified_payload(token: str, header: Mapping[str, Any], keys: Keys) -> byte
     try:
         payload: bytes = _JWS.decode_complete(token, key.key, algorithms=[key.algorithm])["payload"]
     except Exception:  # PyJWT's own errors and what cryptography raises on a malformed signature
-        raise _Refused("the signature does not verify") from None
+        raise _Refused(BAD_SIGNATURE) from None
     return payload
 
 

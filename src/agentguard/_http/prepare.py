@@ -1,0 +1,93 @@
+"""A request as it goes onto the wire. What is wrong with it is a value, not an exception that would quote it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+from urllib.parse import urlencode
+
+import httpcore
+import msgspec
+
+from agentguard._http.address import Origin, split, target
+from agentguard._http.message import ABSENT, Request, Response
+from agentguard._http.network import Deadline
+
+_METHOD: Final = re.compile(r"[A-Z]{1,20}", re.ASCII)
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110 section 5.6.2
+_VALUE: Final = re.compile(r"(?:[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)?", re.ASCII)
+_OURS: Final = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt has no answer.
+
+    Args:
+        why: in words that hold nothing of the request or the answer.
+        sent: the server may have acted on it.
+        again: another attempt may do better.
+    """
+
+    why: str
+    sent: bool
+    again: bool = False
+
+
+Outcome: TypeAlias = Response | Failure
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Prepared:
+    """A request as it goes onto the wire."""
+
+    origin: Origin
+    wire: httpcore.Request
+
+
+def prepared(request: Request, deadline: Deadline) -> Prepared | Failure:
+    """Return a request as it goes onto the wire, or why it cannot."""
+    origin = split(request.url)
+    if isinstance(origin, str):
+        return Failure(f"the URL is refused: {origin}", sent=False)
+    try:
+        body, media = _body(request)
+        headers = _headers(request, origin, body, media)
+    except Exception:  # the error names the value that cannot be encoded
+        return Failure("the form or the JSON of the request cannot be encoded", sent=False)
+    if headers is None or not _METHOD.fullmatch(request.method):
+        return Failure("the method or a header of the request is malformed", sent=False)
+    url = httpcore.URL(
+        scheme=origin.scheme.encode(), host=origin.host.encode(), port=origin.port, target=target(request.url).encode()
+    )
+    pool = deadline.left(httpcore.PoolTimeout)
+    timeouts = {"connect": deadline, "read": deadline, "write": deadline, "pool": pool}
+    wire = httpcore.Request(
+        request.method.encode(), url, headers=headers, content=body, extensions={"timeout": timeouts}
+    )
+    return Prepared(origin, wire)
+
+
+def _body(request: Request) -> tuple[bytes | None, str]:
+    if request.form is not None:
+        return urlencode(request.form).encode("ascii"), "application/x-www-form-urlencoded"
+    if request.json is not ABSENT:
+        return msgspec.json.encode(request.json), "application/json"
+    return None, ""
+
+
+def _headers(request: Request, origin: Origin, body: bytes | None, media: str) -> list[tuple[bytes, bytes]] | None:
+    named = {"accept": "application/json", "user-agent": "agentguard"}
+    if media:
+        named["content-type"] = media
+    for name, value in request.headers.items():
+        # Looked at here, because the wire's own complaint would quote the value, also in its debug log.
+        if name.lower() in _OURS or not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
+            return None
+        named[name.lower()] = value
+    headers = [(b"host", origin.authority.encode()), (b"accept-encoding", b"identity")]
+    headers += [(name.encode(), value.encode()) for name, value in named.items()]
+    if body is not None or request.method not in ("GET", "HEAD", "DELETE"):
+        headers.append((b"content-length", b"%d" % len(body or b"")))
+    return headers
