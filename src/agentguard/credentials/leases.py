@@ -150,8 +150,12 @@ class Leases:
         if held is None or held.revoked or self._parents is None:
             return None
         now = self._clock()
+        until = min(deadline, now + held.life)
+        lease = held.issued.lease
         try:
-            renewed = await self._parents.renew(held.issued, min(deadline, now + held.life), now)
+            # INVARIANT: the ledger never says that a credential ends earlier than it does, so it hears first.
+            await self._ledger.active(replace(lease, expires_at=max(lease.expires_at, until)), held.issued.handle)
+            renewed = await self._parents.renew(held.issued, until, now)
             if renewed is None:
                 return None
             await self._ledger.active(renewed.lease, renewed.handle)
@@ -303,6 +307,9 @@ class Leases:
 
     async def _end_under(self, held: Held, why: str) -> None:
         """A lease under a parent ended with it, or ends as soon as the parent can be ended."""
+        if not held.issued.lease.parent:  # a copy of what lives on: its parent's end does not end it
+            await self._end(held, why)
+            return
         with self._lock:
             if held.revoked:
                 return
