@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentguard.config_file import LocalTokens, SecretSource, Settings, Users, read_settings
+from agentguard.config_file import Settings, Users, read_settings
+from agentguard.config_tokens import SecretSource, Workload
 from agentguard.errors import ConfigurationError
 from agentguard.intent.strict_file import Document, Problems, read_strict
 from agentguard.model.principal import Agent, Proof
@@ -85,7 +86,11 @@ def test_a_complete_file_is_read() -> None:
     assert (bot.task_ttl, bot.max_depth, bot.calls) == (1800.0, 5, (1000, 3600.0))
     assert (researcher.tools, researcher.task_ttl, researcher.max_depth) == (None, 600.0, 3)
     assert read.environment == "prod"
-    assert read.tokens == LocalTokens("https://guard.bank.test", Path("conf/keys/token.pem"))
+    assert read.tokens is not None
+    (broker,) = read.tokens.brokers
+    assert (broker.kind, broker.audiences) == ("local", ())
+    assert broker.said == {"issuer": "https://guard.bank.test", "key": Path("conf/keys/token.pem")}
+    assert read.identity == Workload("static")
     assert read.users == Users("https://login.bank.test", "support", Path("conf/keys/login.json"))
     assert read.pseudonym == SecretSource(env="AG_PSEUDONYM")
 
@@ -206,8 +211,12 @@ def test_dates_in_the_wrong_order_are_a_mistake() -> None:
             "version: 1\npolicies: []",
             "f.yaml:2: policies: unknown key 'policies'; did you mean 'policy'?",
         ),
-        ("version: 1", "version: 1\nidentity: spiffe", "f.yaml:2: identity: write static"),
-        ("version: 1", "version: 1\nidentity: {static: x}", "f.yaml:2: identity: write static"),
+        (
+            "version: 1",
+            "version: 1\nidentity: spiffe",
+            "f.yaml:2: identity: write static, {jwt_file: {...}} or {spiffe: {...}}",
+        ),
+        ("version: 1", "version: 1\nidentity: {static: x}", "f.yaml:2: identity.static: unknown key 'static'"),
         (
             "owners: {business: ann@bank.test}",
             "owners: {control: a}",
@@ -261,11 +270,7 @@ def test_a_secret_written_into_the_file_is_not_repeated() -> None:
     [
         ("policy: [{cedar: policy/}]", "policy"),
         ("approval: {callback: bank.approvals:ask}", "approval"),
-        ("state: {sqlite: state.db}", "state"),
-        ("identity: {spiffe: {socket: unix:///run/spire/agent.sock}}", "identity.spiffe"),
-        ("identity: {jwt_file: {path: token}}", "identity.jwt_file"),
-        ("tokens: {exchange: {issuer: https://as.bank.test}}", "tokens.exchange"),
-        ("tokens: {openbao: {}}", "tokens.openbao"),
+        ("state: {sqlite: state.db, postgres: x, key: {env: A}}", "state.postgres"),
     ],
 )
 def test_a_known_key_whose_room_is_not_built_says_so_and_what_to_write(line: str, path: str) -> None:
@@ -293,7 +298,31 @@ def test_agents_must_be_there() -> None:
 
 
 words = st.sampled_from(
-    ["version", "agents", "audit", "bot", "owners", "limits", "calls", "tokens", "local", "users", "env"]
+    [
+        "version",
+        "agents",
+        "audit",
+        "bot",
+        "owners",
+        "limits",
+        "calls",
+        "tokens",
+        "local",
+        "users",
+        "env",
+        "spiffe",
+        "jwt_file",
+        "sqlite",
+        "key",
+        "exchange",
+        "issuer",
+        "client_id",
+        "openbao",
+        "login",
+        "databases",
+        "postgres",
+        "grants",
+    ]
 )
 trees = st.recursive(
     st.none()
@@ -316,7 +345,7 @@ AGENT_KEYS = (
     "limits",
     "ceiling",
 )
-TOP_KEYS = ("version", "agents", "audit", "environment", "identity", "tokens", "users", "policy")
+TOP_KEYS = ("version", "agents", "audit", "environment", "identity", "tokens", "users", "policy", "state", "http")
 
 
 @given(

@@ -8,6 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, Final, Literal, TypeAlias
 
+from agentguard.config_tokens import (
+    SecretSource,
+    Sqlite,
+    Tokens,
+    Workload,
+    file_of,
+    read_http,
+    read_identity,
+    read_state,
+    read_tokens,
+    secret_of,
+)
 from agentguard.errors import ConfigurationError
 from agentguard.intent.document import Document, Problems, nearest
 from agentguard.intent.node import Node
@@ -26,41 +38,21 @@ _INTENT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _S256: Final = re.compile(r"s256:([A-Za-z0-9_-]{43})")
 
 # Keys of the design whose room does not stand yet, each with what to write meanwhile.
-_NAMED: Final = "write `identity: static`; agents are then named in-process, and every record says so"
-_SIGNED: Final = "write `tokens: {local: {key: FILE}}`; the guard then signs tokens itself"
-_UNBUILT_IDENTITY: Final = dict.fromkeys(("spiffe", "jwt_file"), _NAMED)
-_UNBUILT_TOKENS: Final = dict.fromkeys(("exchange", "client_credentials", "openbao", "postgres"), _SIGNED)
 _UNBUILT_AUDIT: Final = {"key": "leave it out; the log is then a hash chain without signed checkpoints"}
 _UNBUILT: Final = {
     "policy": "leave it out, and put what must always hold into the agents' ceilings",
     "approval": "leave it out; a call that needs a person is then denied",
-    "state": "leave it out; budgets and suspensions then hold in this process only",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class SecretSource:
-    """Where a secret is found: the name of an environment variable, or a file."""
-
-    env: str = ""
-    file: FilePath | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LocalTokens:
-    """The guard signs tokens itself, with this key."""
-
-    issuer: str
-    key: FilePath
-
-
-@dataclass(frozen=True, slots=True)
 class Users:
-    """ID tokens of this issuer for this audience are verified with these keys."""
+    """ID tokens of this issuer for this audience are verified with its keys: of a file, or fetched from a URL."""
 
     issuer: str
     audience: str
-    keys: FilePath
+    keys: FilePath | None = None
+    jwks: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +64,11 @@ class Settings:
     ceilings: Mapping[str, FilePath]
     audit: FilePath
     pseudonym: SecretSource
-    tokens: LocalTokens | None
+    identity: Workload
+    tokens: Tokens | None
     users: Users | None
+    state: Sqlite | None
+    http: Mapping[str, Any]
 
 
 def read_settings(document: Document, problems: Problems) -> Settings:
@@ -85,14 +80,20 @@ def read_settings(document: Document, problems: Problems) -> Settings:
     """
     base = FilePath(document.file).parent
     top = Node(problems, (), document.tree)
-    optional = ("environment", "identity", "tokens", "users")
+    optional = ("environment", "identity", "tokens", "users", "state", "http")
     found = top.fields("version", "agents", "audit", optional=optional, unbuilt=_UNBUILT)
     if "version" in found:
         found["version"].whole(1, 1, 1)
-    if "identity" in found and found["identity"].value != "static":
-        _identity(found["identity"])
+    workload = read_identity(found["identity"], base) if "identity" in found else Workload()
     agents = found["agents"].named("{support-bot: {owners: {...}, purpose: ...}}") if "agents" in found else {}
     listed = tuple(_agent(name, node, agents, base) for name, node in agents.items())
+    tokens = read_tokens(found["tokens"], base) if "tokens" in found else None
+    state = read_state(found["state"], base) if "state" in found else None
+    if tokens and tokens.outside and "state" not in found:
+        found["tokens"].refuse(
+            "credentials of servers outlive this process, so their ledger must: write state: "
+            "{sqlite: state.db, key: {env: AG_STATE_KEY}}"
+        )
     audit, pseudonym = _audit(found.get("audit"), base)
     return Settings(
         environment=found["environment"].text("the environment's name") if "environment" in found else "",
@@ -100,56 +101,31 @@ def read_settings(document: Document, problems: Problems) -> Settings:
         ceilings={agent.agent.name: ceiling for agent, ceiling in listed if agent and ceiling},
         audit=audit,
         pseudonym=pseudonym,
-        tokens=_tokens(found["tokens"], base) if "tokens" in found else None,
+        identity=workload,
+        tokens=tokens,
         users=_users(found["users"], base) if "users" in found else None,
+        state=state,
+        http=read_http(found["http"], base) if "http" in found else {},
     )
-
-
-def _file(node: Node, base: FilePath) -> FilePath | None:
-    name = node.text("the name of a file")
-    return base / name if name else None
-
-
-def _identity(node: Node) -> None:
-    if isinstance(node.value, dict) and _UNBUILT_IDENTITY.keys() & node.value.keys():
-        node.fields(unbuilt=_UNBUILT_IDENTITY)
-    else:
-        node.refuse("write static")
 
 
 def _audit(node: Node | None, base: FilePath) -> tuple[FilePath, SecretSource]:
     found = node.fields("dir", "pseudonym_key", unbuilt=_UNBUILT_AUDIT) if node else {}
     directory = base / found["dir"].text("the name of a directory") if "dir" in found else base
-    return directory, _secret(found["pseudonym_key"], base) if "pseudonym_key" in found else SecretSource()
-
-
-def _secret(node: Node, base: FilePath) -> SecretSource:
-    if not isinstance(node.value, dict) or len(node.value) != 1:
-        # The value itself may be the secret, so the text does not repeat it.
-        node.refuse("write where the secret is, never the secret: {env: NAME} or {file: PATH}")
-        return SecretSource()
-    found = node.fields(optional=("env", "file"))
-    if "env" in found:
-        return SecretSource(env=found["env"].text("the name of an environment variable"))
-    return SecretSource(file=_file(found["file"], base) if "file" in found else None)
-
-
-def _tokens(node: Node, base: FilePath) -> LocalTokens | None:
-    found = node.fields(optional=("local",), unbuilt=_UNBUILT_TOKENS)
-    if "local" not in found:
-        return None
-    local = found["local"].fields("key", optional=("issuer",))
-    issuer = local["issuer"].text("the issuer's URL or name") if "issuer" in local else "agentguard"
-    key = _file(local["key"], base) if "key" in local else None
-    return LocalTokens(issuer, key) if key else None
+    return directory, secret_of(found["pseudonym_key"], base) if "pseudonym_key" in found else SecretSource()
 
 
 def _users(node: Node, base: FilePath) -> Users | None:
-    found = node.fields("issuer", "audience", "keys")
-    if len(found) < 3:
+    found = node.fields("issuer", "audience", optional=("keys", "jwks"))
+    if not {"issuer", "audience"} <= found.keys():
+        return None
+    if ("keys" in found) == ("jwks" in found):
+        node.refuse("write where the issuer's keys are: keys: FILE or jwks: URL, one of them")
         return None
     issuer, audience = found["issuer"].text("the issuer's URL"), found["audience"].text("the client id")
-    keys = _file(found["keys"], base)
+    if "jwks" in found:
+        return Users(issuer, audience, jwks=found["jwks"].text("the URL of the issuer's keys"))
+    keys = file_of(found["keys"], base)
     return Users(issuer, audience, keys) if keys else None
 
 
@@ -162,7 +138,7 @@ def _agent(name: str, node: Node, known: Iterable[str], base: FilePath) -> _List
     values |= {"hand_on": _hand_on(found["hand_on"], known)} if "hand_on" in found else {}
     values |= _limits(found["limits"]) if "limits" in found else {}
     identity = found["identity"].text("the workload's identity") if "identity" in found else ""
-    ceiling = _file(found["ceiling"], base) if "ceiling" in found else None
+    ceiling = file_of(found["ceiling"], base) if "ceiling" in found else None
     if why := dates_problem(values.get("not_before"), values.get("expires")):
         found["expires"].refuse(why)
         del values["expires"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from agentguard._jwt import Keys, Profile, Rejection, examine, is_name
+from agentguard.identity.jwt_file import RemoteKeys
 from agentguard.model.principal import Proof, Subject
 
 _TYPES = frozenset({"jwt", ""})
@@ -14,7 +17,7 @@ class IdTokenVerifier:
     Only `typ` `JWT` or none is taken, so an access token (`at+jwt`) proves no user here.
 
     Args:
-        keys: the issuer's public keys.
+        keys: the issuer's public keys, or a cache of its remote ones.
         issuer: exact `iss`.
         audience: the client id the token was issued to, exact `aud`.
         tenant_claim: the claim that names the tenant, or empty; a token without it is refused.
@@ -29,7 +32,7 @@ class IdTokenVerifier:
 
     def __init__(
         self,
-        keys: Keys,
+        keys: Keys | RemoteKeys,
         issuer: str,
         audience: str,
         tenant_claim: str = "",
@@ -37,7 +40,8 @@ class IdTokenVerifier:
         leeway: int = 30,
         max_lifetime: int = 3600,
     ) -> None:
-        self._keys = keys
+        self._keys: Any = keys
+        self.waits = self.remote = hasattr(keys, "keys_for")
         self._tenant_claim = tenant_claim
         self._profile = Profile(
             typ=_TYPES,
@@ -58,14 +62,16 @@ class IdTokenVerifier:
         Raises:
             TokenRejected: it does not pass; the text holds nothing of it.
         """
-        outcome = self._outcome(token, now)
+        remote = getattr(self._keys, "keys_for", None)
+        keys: Keys = await remote(token) if remote is not None else self._keys
+        outcome = self._outcome(token, keys, now)
         del token  # the traceback keeps this frame
         if isinstance(outcome, Rejection):
             raise outcome.raised()
         return outcome
 
-    def _outcome(self, token: str, now: float) -> Subject | Rejection:
-        claims = examine(token, self._profile, self._keys, now)
+    def _outcome(self, token: str, keys: Keys, now: float) -> Subject | Rejection:
+        claims = examine(token, self._profile, keys, now)
         if isinstance(claims, Rejection):
             return claims
         tenant = claims[self._tenant_claim] if self._tenant_claim else ""

@@ -67,6 +67,19 @@ class Node:
         )
         return ""
 
+    def word(self, *known: str) -> str:
+        """One of a few words; the first where it is none of them."""
+        if isinstance(self.value, str) and self.value in known:
+            return self.value
+        self.refuse(f"write {' or '.join(known)}" + nearest(str(self.value), known))
+        return known[0]
+
+    def flag(self) -> bool:
+        if isinstance(self.value, bool):
+            return self.value
+        self.refuse("write true or false")
+        return False
+
     def items(self, what: str, *, empty: str = "") -> list[Node]:
         """The elements of a list; with `empty` an empty list is a mistake, and that says what to write instead."""
         if not isinstance(self.value, list):

@@ -1,0 +1,281 @@
+"""Makes what `agentguard.yaml` says about identity, tokens and state; each room is imported only where it is named."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from agentguard.config_tokens import Broker, SecretSource, Sqlite, Tokens, Workload
+from agentguard.errors import ConfigurationError
+from agentguard.model.lease import Placement, Secret
+
+if TYPE_CHECKING:
+    from agentguard._http import Http
+    from agentguard.credentials.oauth import AuthorizationServer, PrivateKeyJwt, WorkloadAssertion
+    from agentguard.credentials.openbao import Database, StaticSecret
+    from agentguard.intent.document import Path as Where
+    from agentguard.intent.document import Problems
+    from agentguard.ports import Authenticator, Issuer, Ledger
+
+T = TypeVar("T")
+_KEY_CHARACTERS: Final = 32
+_MAKE_ONE: Final = "make one with: openssl rand -hex 32"
+_RULES: Final = (
+    "max_lifetime", "default_lifetime", "dpop", "target", "targets", "subject", "enrichment", "introspect", "revocable",
+)  # fmt: skip
+
+
+def kept(problems: Problems, where: Where, make: Callable[[], T | None]) -> T | None:
+    """Return what `make` makes, or note its mistake at its place in the file."""
+    try:
+        return make()
+    except ConfigurationError as error:
+        problems.include(where, error)
+        return None
+
+
+class _Noted(Exception):
+    """A mistake that stands in the problems already."""
+
+
+class Brokers:
+    """Makes the brokers of one configuration; they share one HTTP client.
+
+    Args:
+        http: how servers are reached, by keyword of `Http`.
+        identity: what proves this workload; its tokens authenticate clients and log in at vaults.
+        problems: receives the mistakes.
+    """
+
+    def __init__(self, http: Mapping[str, Any], identity: Authenticator | None, problems: Problems) -> None:
+        self._settings, self._identity, self._problems = http, identity, problems
+        self._http: Http | None = None
+        self._where: Where = ()
+
+    def http(self) -> Http:
+        """The one client, made when the first broker needs it."""
+        if self._http is None:
+            from agentguard._http import Http
+
+            self._http = Http(**self._settings)
+        return self._http
+
+    def issuer(self, tokens: Tokens) -> Issuer | None:
+        """All brokers behind one issuer; a single local one stands for itself."""
+        from agentguard.credentials.routes import Route, Routes
+
+        made: list[Route] = []
+        for broker in tokens.brokers:
+            one = None
+            with suppress(_Noted):
+                one = kept(self._problems, broker.where, partial(self._made, broker))
+            if one is not None:
+                made.append(Route(broker.kind, one, broker.audiences))
+        if len(made) < len(tokens.brokers) or not made:
+            return None
+        if not tokens.outside and not made[0].audiences:
+            return made[0].issuer
+        return kept(self._problems, ("tokens",), lambda: Routes(made))
+
+    def _made(self, broker: Broker) -> Issuer | None:
+        make: Mapping[str, Callable[[dict[str, Any]], Issuer | None]] = {
+            "local": self._local, "exchange": self._exchange, "client_credentials": self._client_credentials,
+            "id_jag": self._id_jag, "openbao": self._openbao, "postgres": self._postgres,
+        }  # fmt: skip
+        self._where = broker.where
+        return make[broker.kind](dict(broker.said))
+
+    def _at(self, key: str, make: Callable[[], T]) -> T:
+        """Make a part; its mistake is noted at its own place."""
+        made = kept(self._problems, (*self._where, key), make)
+        if made is None:
+            raise _Noted
+        return made
+
+    # --- each broker ------------------------------------------------------------------------------------------
+
+    def _local(self, said: dict[str, Any]) -> Issuer | None:
+        from agentguard.credentials.local import LocalIssuer
+        from agentguard.keys import SigningKey
+
+        key = self._at("key", partial(SigningKey.from_pem_file, said["key"]))
+        return self._at("issuer", partial(LocalIssuer, key, said.get("issuer", "agentguard")))
+
+    def _server(self, said: dict[str, Any]) -> tuple[AuthorizationServer, PrivateKeyJwt | WorkloadAssertion]:
+        from agentguard.credentials.oauth import AuthorizationServer, ServerMetadata
+
+        client, issuer = self._client(said), said["issuer"]
+        metadata = ServerMetadata(issuer=issuer, **said["metadata"]) if "metadata" in said else None
+        return AuthorizationServer(issuer, client, self.http(), metadata=metadata), client
+
+    def _client(self, said: dict[str, Any]) -> PrivateKeyJwt | WorkloadAssertion:
+        from agentguard.credentials.oauth import PrivateKeyJwt, WorkloadAssertion
+        from agentguard.keys import SigningKey
+
+        if ("key" in said) == ("assertion" in said):
+            raise ConfigurationError("a client proves itself with key: FILE or with assertion: identity; write one")
+        if "key" in said:
+            key = self._at("key", partial(SigningKey.from_pem_file, said["key"]))
+            legacy = said.get("legacy_aud", "")
+            return PrivateKeyJwt(said["client_id"], key, said["issuer"], kid=said.get("kid", ""), legacy_aud=legacy)
+        kind = "spiffe" if type(self._identity).__name__ == "SpiffeIdentity" else "jwt"
+        return WorkloadAssertion(said["client_id"], self._tokens("assertion"), said["issuer"], kind=kind)  # type: ignore[arg-type]  # one of the two
+
+    def _tokens(self, what: str) -> Any:
+        if self._identity is None or not hasattr(self._identity, "token"):
+            raise ConfigurationError(
+                f"{what} needs an identity with tokens: write identity: {{spiffe: ...}} or {{jwt_file: ...}}"
+            )
+        return self._identity
+
+    def _actor(self, said: dict[str, Any], client: PrivateKeyJwt | WorkloadAssertion) -> Any:
+        from agentguard.credentials.oauth import PrivateKeyJwt, SignedActor, WorkloadActor
+
+        if said.get("actor", "signed" if "key" in said else "identity") == "identity":
+            return WorkloadActor(self._tokens("actor: identity"), said["issuer"])
+        if not isinstance(client, PrivateKeyJwt):
+            raise ConfigurationError("actor: signed needs the client's key; write actor: identity")
+        return SignedActor(client)
+
+    def _exchange(self, said: dict[str, Any]) -> Issuer:
+        from agentguard.credentials.oauth import TokenExchange
+
+        server, client = self._server(said)
+        actor = self._actor(said, client)
+        return TokenExchange(server, actor, _rules(said), own_subject=said.get("own_subject", ""))
+
+    def _client_credentials(self, said: dict[str, Any]) -> Issuer:
+        from agentguard.credentials.oauth import ClientCredentials
+
+        return ClientCredentials(self._server(said)[0], _rules(said), subject=said.get("own_subject", ""))
+
+    def _id_jag(self, said: dict[str, Any]) -> Issuer:
+        from agentguard.credentials.oauth import IdJag
+
+        provider, client = self._server(said["provider"])
+        actor = self._actor({**said["provider"], "actor": said.get("actor", "signed")}, client)
+        return IdJag(provider, self._server(said)[0], actor, _rules(said))
+
+    def _openbao(self, said: dict[str, Any]) -> Issuer:
+        from agentguard.credentials.openbao import Database, JwtLogin, OpenBaoIssuer
+
+        login = JwtLogin(tokens=self._tokens("openbao login"), **said["login"])
+        targets: list[Database | StaticSecret] = [
+            Database(audience=audience, **one) for audience, one in said.get("databases", {}).items()
+        ]
+        targets += [_static(audience, one) for audience, one in said.get("secrets", {}).items()]
+        options = {key: said[key] for key in ("ttl", "namespace") if key in said}
+        return OpenBaoIssuer(self.http(), said["address"], login=login, targets=targets, **options)
+
+    def _postgres(self, said: dict[str, Any]) -> Issuer:
+        from agentguard.credentials.postgres import PostgresRoles
+
+        source = said.pop("dsn")
+        _text_of(source)  # a missing one is a mistake of the file, said now
+        return PostgresRoles(partial(_text_of, source), **said)
+
+
+def _rules(said: Mapping[str, Any]) -> Any:
+    from agentguard.credentials.oauth import TokenRules
+
+    return TokenRules(**{key: said[key] for key in _RULES if key in said})
+
+
+_PUT: Final = {"header": Placement.HEADER, "query": Placement.QUERY, "basic": Placement.BASIC, "login": Placement.LOGIN}
+
+
+def _static(audience: str, said: Mapping[str, Any]) -> StaticSecret:
+    from agentguard.credentials.openbao import StaticSecret
+
+    ways = [way for way in _PUT if way in said]
+    plain = {key: value for key, value in said.items() if key not in _PUT}
+    if len(ways) > 1:
+        raise ConfigurationError(f"the secret for {audience} goes to one place; write one of {', '.join(_PUT)}")
+    if not ways:
+        placement = Placement.BASIC if "user_field" in said else Placement.BEARER
+        return StaticSecret(audience=audience, placement=placement, **plain)
+    named = {"name": said[ways[0]]} if ways[0] in ("header", "query") else {"user": said[ways[0]]}
+    return StaticSecret(audience=audience, placement=_PUT[ways[0]], **named, **plain)
+
+
+# --- identity, state, keys ---------------------------------------------------------------------------------------
+
+
+def authenticator(workload: Workload, brokers: Callable[[], Http]) -> Authenticator | None:
+    """Make what proves the workload; None where it is only named."""
+    if workload.kind == "spiffe":
+        from agentguard.identity.spiffe import SpiffeIdentity
+
+        return SpiffeIdentity(**workload.said)
+    if workload.kind == "jwt_file":
+        from agentguard.identity.jwt_file import JwtFileIdentity
+
+        said = dict(workload.said)
+        keys = keys_of(said.pop("keys", None), said.pop("jwks", ""), brokers)
+        return JwtFileIdentity(said.pop("path"), said.pop("issuer"), said.pop("audience"), keys, **said)
+    return None
+
+
+def keys_of(file: Path | None, jwks: str, http: Callable[[], Http]) -> Any:
+    """The issuer's public keys: of a file, or fetched and cached.
+
+    Raises:
+        ConfigurationError: neither or both are given, or the file holds none.
+    """
+    if (file is None) == (not jwks):
+        raise ConfigurationError("write where the issuer's keys are: keys: FILE or jwks: URL, one of them")
+    if file is not None:
+        from agentguard.keys import KeySet
+
+        return KeySet.from_file(file)
+    from agentguard._jwks import Jwks
+
+    return Jwks(http(), jwks)
+
+
+def ledger_of(state: Sqlite) -> Ledger | None:
+    """Open the ledger."""
+    from agentguard.state.sqlite import SqliteLedger
+
+    key = secret_key(state.key)
+    return SqliteLedger(state.file, key) if key is not None else None
+
+
+def secret_key(source: SecretSource) -> Secret | None:
+    """Read a key of at least 32 characters; the error never holds any of it."""
+    if source.file is None and not source.env:
+        return None
+    text = _text_of(source, make=f"; {_MAKE_ONE}").strip()
+    if len(text) < _KEY_CHARACTERS:
+        raise ConfigurationError(f"the key has fewer than {_KEY_CHARACTERS} characters; {_MAKE_ONE}")
+    return Secret(text)
+
+
+def _text_of(source: SecretSource, make: str = "") -> str:
+    if source.file is not None:
+        return _private_text(source.file, make)
+    text = os.environ.get(source.env, "")
+    if not text:
+        raise ConfigurationError(f"the environment variable {source.env} is not set{make}")
+    return text
+
+
+def _private_text(file: Path, make: str) -> str:
+    try:
+        with open(os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as source:
+            status = os.fstat(source.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigurationError(f"{file} is no regular file")
+            if status.st_mode & 0o077:
+                raise ConfigurationError(f"group or others can use {file}; run: chmod 600 {file}")
+            content = source.read(4096)
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}{make}") from None
+    if not content.isascii():
+        raise ConfigurationError(f"{file} holds bytes that are no plain text{make}")
+    return content.decode("ascii").strip()

@@ -1,0 +1,157 @@
+"""Brokers, identity and state in `agentguard.yaml`: read, built, and each mistake named where it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agentguard
+from agentguard import ConfigurationError
+from agentguard.credentials.local import LocalIssuer
+from agentguard.credentials.routes import Routes
+from agentguard.identity.spiffe import SpiffeIdentity
+from agentguard.keys import SigningKey
+
+HEAD = """\
+version: 1
+agents: {support-bot: {owners: {business: ann@bank.test}, purpose: refunds}}
+audit: {dir: audit, pseudonym_key: {file: pseudonym}}
+"""
+STATE = "state: {sqlite: state.db, key: {file: ledger}}\n"
+SPIFFE = "identity: {spiffe: {socket: unix:///tmp/absent.sock, timeout: 1s}}\n"
+EXCHANGE = "issuer: https://as.bank.test, client_id: support-bot, key: client.pem"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("pseudonym", "ledger"):
+        (tmp_path / name).write_text("0123456789abcdef" * 4)
+        (tmp_path / name).chmod(0o600)
+    SigningKey.generate().write_pem_file(tmp_path / "client.pem")
+    tmp_path.chmod(0o700)
+    return tmp_path
+
+
+def load(folder: Path, text: str) -> Any:
+    file = folder / "agentguard.yaml"
+    file.write_text(HEAD + text)
+    return agentguard.load(file)
+
+
+def mistake(folder: Path, text: str) -> str:
+    with pytest.raises(ConfigurationError) as raised:
+        load(folder, text)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"tokens: {{exchange: {{{EXCHANGE}, dpop: true, actor: signed, max_lifetime: 90s}}}}", "<Routes exchange>"),
+        (f"tokens: {{client_credentials: {{{EXCHANGE}, target: audience}}}}", "<Routes client_credentials>"),
+        (
+            f"tokens: {{id_jag: {{{EXCHANGE}, provider: {{issuer: 'https://idp.test', client_id: a, key: client.pem}}}}}}",  # noqa: E501  # a line of the file
+            "<Routes id_jag>",
+        ),
+        (
+            "tokens: {openbao: {address: 'https://vault.test', login: {role: bot, audience: 'https://vault.test'}, ttl: 60s, "  # noqa: E501  # a line of the file
+            "databases: {'postgresql://db.test/app': {role: read}}, "
+            "secrets: {'https://legacy.test': {path: legacy, field: key, header: X-Api-Key}}}}\n" + SPIFFE,
+            "<Routes openbao>",
+        ),
+        (
+            "tokens: {postgres: {dsn: {file: ledger}, audience: 'postgresql://db.test/app', "
+            "grants: {table/invoices: {public.invoices: {'db:read': [SELECT]}}}}}",
+            "<Routes postgres>",
+        ),
+    ],
+)
+def test_each_broker_is_made_from_the_file(folder: Path, text: str, shown: str) -> None:
+    with load(folder, f"{text}\n{STATE}") as guard:
+        assert repr(guard.issuer) == shown
+        assert guard.remote
+        assert not guard.suspends
+
+
+def test_several_brokers_stand_side_by_side_with_audiences_of_their_own(folder: Path) -> None:
+    text = f"tokens: {{local: {{key: client.pem}}, exchange: {{{EXCHANGE}, audiences: ['https://pay.test']}}, grace: 20s}}\n"  # noqa: E501  # a line of the file
+    with load(folder, text + STATE) as guard:
+        assert isinstance(guard.issuer, Routes)
+        assert len(guard.keys) == 1
+
+
+def test_lone_local_issuer_stands_for_itself_and_needs_no_file_for_its_ledger(folder: Path) -> None:
+    with load(folder, "tokens: {local: {key: client.pem, issuer: https://guard.test}}\n") as guard:
+        assert isinstance(guard.issuer, LocalIssuer)
+    assert not (folder / "state.db").exists()
+
+
+def test_spiffe_identity_is_made_and_its_tokens_authenticate_the_client(folder: Path) -> None:
+    text = (
+        "tokens: {exchange: {issuer: https://as.test, client_id: 'spiffe://bank.test/bot', assertion: identity}}\n"
+        + SPIFFE
+    )
+    with load(folder, text + STATE) as guard:
+        assert isinstance(guard.authenticator, SpiffeIdentity)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"tokens: {{exchange: {{{EXCHANGE}}}}}\n", "tokens: credentials of servers outlive this process"),
+        ("tokens: {exchange: {issuer: a}}\n" + STATE, "tokens.exchange.client_id: this key is missing"),
+        ("tokens: {exchange: {issuer: 'https://a.test', client_id: b}}\n" + STATE, "key: FILE or with assertion"),
+        (f"tokens: {{exchange: {{{EXCHANGE}, dpop: please}}}}\n" + STATE, "tokens.exchange.dpop: write true or false"),
+        (f"tokens: {{exchange: {{{EXCHANGE}, subject: sane}}}}\n" + STATE, "did you mean 'same'"),
+        (f"tokens: {{exchange: {{{EXCHANGE}, max_lifetime: 2d}}}}\n" + STATE, "tokens.exchange.max_lifetime: write"),
+        (
+            "tokens: {exchange: {issuer: 'http://as.test', client_id: b, key: client.pem}}\n" + STATE,
+            "tokens.exchange: ",
+        ),
+        ("tokens: {vault: {}}\n" + STATE, "unknown key 'vault'"),
+        ("tokens: {grace: 20s}\n", "tokens: name a broker"),
+        (f"tokens: {{exchange: {{{EXCHANGE}}}, grace: 31s}}\n" + STATE, "tokens.grace: write a duration"),
+        (
+            f"tokens: {{exchange: {{{EXCHANGE}}}, client_credentials: {{{EXCHANGE}}}}}\n" + STATE,
+            "one may be without audiences",
+        ),
+        (
+            "tokens: {openbao: {address: 'https://v.test', login: {role: b, audience: c}, databases: {'postgresql://d/x': {role: r}}}}\n"  # noqa: E501  # a line of the file
+            + STATE,
+            "openbao login needs an identity with tokens",
+        ),
+        (
+            "tokens: {postgres: {dsn: {env: AG_NO_SUCH}, audience: 'postgresql://d/x', grants: {t: {public.t: {r: [SELECT]}}}}}\n"  # noqa: E501  # a line of the file
+            + STATE,
+            "AG_NO_SUCH is not set",
+        ),
+        (
+            "tokens: {postgres: {dsn: {file: ledger}, audience: 'postgresql://d/x', grants: {t: {public.t: {r: [DROP]}}}}}\n"  # noqa: E501  # a line of the file
+            + STATE,
+            "write a list out of SELECT",
+        ),
+        ("state: {sqlite: state.db}\n", "state.key: this key is missing"),
+        ("state: {sqlite: state.db, key: {file: absent}}\n", "absent cannot be read"),
+        ("identity: {jwt_file: {path: t, issuer: a, audience: b}}\n", "keys: FILE or jwks: URL"),
+        ("identity: {spiffe: {socket: 'tcp://1.2.3.4:1'}}\n", "identity: "),
+        ("identity: [static]\n", "identity: write static, {jwt_file"),
+        (
+            "http: {networks: ['10.0.0.0/33']}\nusers: {issuer: 'https://i.test', audience: a, jwks: 'https://i.test/k'}\n",  # noqa: E501  # a line of the file
+            "users",
+        ),
+        ("users: {issuer: 'https://i.test', audience: a}\n", "users: write where the issuer's keys are"),
+    ],
+)
+def test_mistake_is_named_where_it_stands(folder: Path, text: str, expected: str) -> None:
+    found = mistake(folder, text)
+    assert expected in found
+    assert re.search(r"agentguard\.yaml:\d+: ", found) or "SELECT" in expected
+    assert not (folder / "state.db").exists()
+
+
+def test_secrets_of_the_file_are_in_no_error(folder: Path) -> None:
+    text = "tokens: {postgres: {dsn: 'postgresql://admin:hunter2@db/x', audience: 'postgresql://d/x', grants: {}}}\n"
+    assert "hunter2" not in mistake(folder, text + STATE)
