@@ -251,21 +251,95 @@ class Budgets(Protocol):
     async def forget(self, scope: str) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """One suspension that stands.
+
+    Args:
+        key: who is stopped.
+        why: as it was given.
+        since: seconds since the epoch.
+        epoch: grows with each suspension of the store, so that others can ask what is new.
+    """
+
+    key: str
+    why: str
+    since: float
+    epoch: int
+
+
 @runtime_checkable
 class Suspensions(Protocol):
-    """Who is stopped: agents, tasks and subjects, by key (`agent:NAME`, `task:ID`, `subject:SUB`, `all`).
+    """Who is stopped, by key: `agent:NAME`, `task:ID`, `subject:SUB`, `chain:PREFIX`, `all`.
 
     `start` marks a call as running if none of the keys is suspended: one atomic step. `suspend` returns after it
-    committed, so nothing starts after it returned.
+    committed, so nothing starts after it returned, in this process and in all that share the store. Where several hosts
+    share it, a call that only `reads` may trust what it heard from the store at most a second ago; one that heard
+    nothing for longer, or lost its listener, is refused by a raise.
+    `news` returns the epoch and the stops that were set after `since`, so that whoever holds leases under them ends
+    them.
     """
 
     suspends: bool
 
-    async def start(self, call: str, keys: Sequence[str]) -> str: ...
+    async def start(self, call: str, keys: Sequence[str], *, reads: bool = False) -> str: ...
     async def finish(self, call: str) -> None: ...
     async def suspend(self, key: str, why: str) -> None: ...
     async def lift(self, key: str) -> None: ...
     async def suspended(self, keys: Sequence[str]) -> str: ...
+    async def standing(self) -> Sequence[Stop]: ...
+    async def news(self, since: int) -> tuple[int, Sequence[Stop]]: ...
+
+
+class Verdict(StrEnum):
+    """Where a question to a person stands."""
+
+    OPEN = "open"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    USED = "used"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A question to a person that outlives the call it was asked for.
+
+    Args:
+        id: names it for people.
+        binding: digest of all it is bound to: agent, chain, tool, exact arguments, step, policy version.
+        request: what the person sees.
+        task: the task that asked.
+        asked_at, expires_at: seconds since the epoch.
+        verdict: where it stands.
+        by: who answered.
+    """
+
+    id: str
+    binding: str
+    request: ApprovalRequest
+    task: str
+    asked_at: float
+    expires_at: float
+    verdict: Verdict = Verdict.OPEN
+    by: str = ""
+
+
+@runtime_checkable
+class Approvals(Protocol):
+    """Questions to people, and their answers.
+
+    `answer` is taken once, and only while the question is open and in date; it tells whether it counted. `use` takes an
+    approval for exactly this binding, once, and returns its question. `open` lists what waits.
+    """
+
+    suspends: bool
+
+    async def ask(self, question: Question) -> None: ...
+    async def answer(self, id: str, verdict: Verdict, by: str, now: float) -> bool: ...
+    async def find(self, id: str, now: float) -> Question | None: ...
+    async def use(self, binding: str, now: float) -> Question | None: ...
+    async def open(self, now: float) -> Sequence[Question]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,13 @@ from agentguard._drive import run_shielded
 from agentguard.access import Caller, CurrentCall, _caller
 from agentguard.asking import access_request, approval_request, grant_for
 from agentguard.binding import Binder
-from agentguard.credentials.leaks import MARK, Search, clean_exception
 from agentguard.credentials.held import Use
+from agentguard.credentials.leaks import MARK, Search, clean_exception
 from agentguard.effects import keep_result
 from agentguard.errors import ApprovalRequired, CredentialUnavailable, Denied, NotCanonical, Unavailable
 from agentguard.intent import Facts
 from agentguard.matching import counted, levels_of, match
-from agentguard.model.call import ToolCall, ToolSpec
+from agentguard.model.call import Effect, ToolCall, ToolSpec
 from agentguard.model.canonical import Canonical, canonical, digest, keyed_digest, run_copy
 from agentguard.model.decision import Decision, Outcome, Reason
 from agentguard.model.lease import Grant
@@ -285,7 +285,11 @@ class Running:
         self.identify()
         if self._mutable:
             self._refuse_changes()
-        stopped = await self.guard.suspensions.start(self.call.id, suspension_keys(self.task))
+        reads = self.tool.spec.effect is Effect.READ
+        try:
+            stopped = await self.guard.suspensions.start(self.call.id, suspension_keys(self.task), reads=reads)
+        except Exception as error:
+            raise Refusal(Reason.SUSPENDED, f"the suspensions cannot be read ({_cause(error)})") from None
         if stopped:
             raise Refusal(Reason.SUSPENDED, f"{stopped} is suspended", level=stopped)
         self.started = True

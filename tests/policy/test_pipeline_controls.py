@@ -219,8 +219,8 @@ def test_task_that_ends_while_the_call_is_marked_as_running_is_seen_last_of_all(
     tasks: list[Task] = []
 
     class Ending(MemorySuspensions):
-        async def start(self, call: str, keys: Any) -> str:
-            answer = await super().start(call, keys)
+        async def start(self, call: str, keys: Any, *, reads: bool = False) -> str:
+            answer = await super().start(call, keys, reads=reads)
             await tasks[0].host.close_task(tasks[0], type(tasks[0].state)("ended"), "meanwhile")
             return answer
 

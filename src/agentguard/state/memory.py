@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Final
 
-from agentguard.ports import Candidate, Charge, Exhausted, Reservation, Settlement
+from agentguard.ports import Candidate, Charge, Exhausted, Reservation, Settlement, Stop
 
 # Sums are exact: an application that sets its own decimal context must not round what it has spent.
 _EXACT: Final = Context(prec=4000, traps=[InvalidOperation, Inexact])
@@ -176,12 +177,14 @@ class MemorySuspensions:
 
     suspends = False
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._lock = threading.Lock()
-        self._stopped: dict[str, str] = {}
+        self._clock = clock
+        self._stopped: dict[str, Stop] = {}
+        self._epoch = 0
         self._running: set[str] = set()
 
-    async def start(self, call: str, keys: Sequence[str]) -> str:
+    async def start(self, call: str, keys: Sequence[str], *, reads: bool = False) -> str:
         """Mark a call as running and return "", or return the key that is suspended."""
         with self._lock:
             if self._stopped:
@@ -199,7 +202,8 @@ class MemorySuspensions:
     async def suspend(self, key: str, why: str) -> None:
         """Stop a key; nothing starts under it after this returned."""
         with self._lock:
-            self._stopped[key] = why
+            self._epoch += 1
+            self._stopped[key] = Stop(key, why, self._clock(), self._epoch)
 
     async def lift(self, key: str) -> None:
         """Let a key go on."""
@@ -210,3 +214,13 @@ class MemorySuspensions:
         """Return the first suspended key, or ""."""
         with self._lock:
             return next((key for key in keys if key in self._stopped), "") if self._stopped else ""
+
+    async def standing(self) -> Sequence[Stop]:
+        """Return every stop that stands, the oldest first."""
+        with self._lock:
+            return sorted(self._stopped.values(), key=lambda stop: stop.epoch)
+
+    async def news(self, since: int) -> tuple[int, Sequence[Stop]]:
+        """Return the epoch, and the stops that were set after `since`."""
+        with self._lock:
+            return self._epoch, [stop for stop in self._stopped.values() if stop.epoch > since]
