@@ -1,0 +1,149 @@
+"""One authorization server as its client sees it: its metadata, its keys, and requests that prove who asks."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from agentguard._dpop import DpopKey, DpopNonces, origin_of
+from agentguard._http import Http, HttpFailure, Request, Response
+from agentguard._jwks import Jwks
+from agentguard._jwt import Keys
+from agentguard.credentials.oauth.answer import Refused, error_code
+from agentguard.credentials.oauth.client_auth import ClientAuthentication, Fields
+from agentguard.credentials.oauth.metadata import LIFETIME, Discovery, ServerMetadata
+from agentguard.errors import AgentguardError, ConfigurationError
+from agentguard.model.lease import Secret
+
+SEND_SECONDS: Final = 15.0
+_ACCEPT: Final = {"Accept": "application/json"}
+_log: Final = logging.getLogger("agentguard")
+# Makes the fields of one attempt; `now` is in seconds since the epoch.
+MakeFields = Callable[[float], Awaitable[Fields]]
+
+
+class AuthorizationServer:
+    """An authorization server and this client's way to prove itself to it. Safe for threads and event loops.
+
+    Args:
+        issuer: its identifier, exactly as in its tokens (RFC 8414 section 2).
+        client: proves this client; for this issuer only.
+        http: the client for all requests; shared, and closed by `close`.
+        metadata: its endpoints, where they are not to be discovered.
+        nonces: the DPoP nonces of all servers.
+        lifetime: seconds that discovered metadata is good for.
+        clock: seconds since the epoch.
+        monotonic: seconds for deadlines.
+
+    Raises:
+        ConfigurationError: a URL is refused, or the client or metadata is for another issuer.
+    """
+
+    def __init__(
+        self,
+        issuer: str,
+        client: ClientAuthentication,
+        http: Http,
+        *,
+        metadata: ServerMetadata | None = None,
+        nonces: DpopNonces | None = None,
+        lifetime: float = LIFETIME,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        for what, other in (("client", client.issuer), ("metadata", metadata.issuer if metadata else issuer)):
+            # INVARIANT: an assertion is made for one server and sent to no other (RFC 9700 section 4.4, mix-up).
+            if other != issuer:
+                raise ConfigurationError(f"the {what} is for issuer {other!r}, not for {issuer!r}")
+        self.issuer, self.client = issuer, client
+        self.nonces = nonces or DpopNonces()
+        self.clock, self.monotonic = clock, monotonic
+        self._http = http
+        self._discovery = Discovery(issuer, http, lifetime=lifetime, clock=monotonic)
+        self._fixed = metadata.checked(http.networks) if metadata else None
+        self._jwks: tuple[str, Jwks] | None = None
+
+    async def metadata(self, until: float) -> ServerMetadata | Refused:
+        """Return where it answers, or why that is not known.
+
+        Args:
+            until: monotonic seconds.
+        """
+        found = self._fixed or await self._discovery.metadata(max(0.0, until - self.monotonic()))
+        return Refused(f"{self.issuer}: {found}", may_exist=False) if isinstance(found, str) else found
+
+    async def post(self, url: str, fields: MakeFields, until: float, key: DpopKey | None = None) -> Response | Refused:
+        """Send a form with proof of this client, and of a key where there is one; each attempt has fresh proofs.
+
+        A server that wants a DPoP nonce is asked once more (RFC 9449 section 8).
+
+        Args:
+            url: the endpoint.
+            fields: makes the rest of the form.
+            until: monotonic seconds.
+            key: the key to prove.
+        """
+        answer = await self._sent(url, fields, until, key)
+        if key is not None and isinstance(answer, Response) and _wants_nonce(answer):
+            answer = await self._sent(url, fields, until, key)
+        return answer
+
+    async def _sent(self, url: str, fields: MakeFields, until: float, key: DpopKey | None) -> Response | Refused:
+        made, known = 0, await self.metadata(until)
+        if isinstance(known, Refused):
+            return known
+
+        async def make() -> Request:
+            nonlocal made
+            now = self.clock()
+            proof = {"DPoP": key.proof("POST", url, nonce=self.nonces.get(origin_of(url)))} if key else {}
+            form = [*await fields(now), *await self.client.fields(known.token_endpoint, now)]
+            made += 1
+            return Request(method="POST", url=url, headers={**_ACCEPT, **proof}, form=form)
+
+        try:
+            answer = await self._http.send(make, deadline=max(0.001, until - self.monotonic()))
+        except HttpFailure as failure:
+            return Refused(f"the authorization server gave no answer: {failure}", failure.sent)
+        except AgentguardError as error:
+            return Refused(f"this client cannot prove itself to {self.issuer}: {error}", made > 0)
+        except Exception as error:  # an adapter that breaks proves nothing; its text may hold a token
+            return Refused(f"this client cannot prove itself to {self.issuer}: {type(error).__name__}", made > 0)
+        if nonce := answer.headers.get("dpop-nonce", ""):
+            self.nonces.put(origin_of(url), nonce)
+        return answer
+
+    async def keys_for(self, token: Secret, until: float) -> Keys | str:
+        """Return the keys that a token of this server may be signed with, or why there are none."""
+        known = await self.metadata(until)
+        if isinstance(known, Refused):
+            return known.why
+        if not known.jwks_uri:
+            return "the server publishes no keys (jwks_uri), so its tokens cannot be verified"
+        try:
+            if self._jwks is None or self._jwks[0] != known.jwks_uri:
+                self._jwks = known.jwks_uri, Jwks(self._http, known.jwks_uri)
+            return await self._jwks[1].keys_for(token.reveal())
+        except AgentguardError as error:
+            return str(error)
+        except Exception as error:  # whatever breaks there held the token
+            return f"the server's keys could not be had: {type(error).__name__}"
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def after_fork(self) -> None:
+        """Wait for nobody of the parent process; its connections are not touched."""
+        self._discovery.after_fork()
+        self.nonces.after_fork()
+        self._jwks = None
+
+    def __repr__(self) -> str:
+        return f"<AuthorizationServer {self.issuer} as {self.client.client_id}>"
+
+
+def _wants_nonce(answer: Response) -> bool:
+    return answer.status in (400, 401) and error_code(answer) == "use_dpop_nonce"
