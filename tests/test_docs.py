@@ -42,6 +42,24 @@ def test_quick_start_files_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert guard.registry.names() == ("support-bot", "researcher")
 
 
+def test_configuration_of_the_credentials_page_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import agentguard
+    from agentguard.keys import SigningKey
+
+    (registry,) = blocks(ROOT / "docs" / "credentials.md", "yaml")
+    tmp_path.chmod(0o700)
+    (tmp_path / "keys").mkdir()
+    for name in ("tokens.pem", "client.pem"):
+        SigningKey.generate().write_pem_file(tmp_path / "keys" / name)
+    (tmp_path / "keys" / "admin-dsn").write_text("postgresql://admin@reports.bank.test/reports")
+    (tmp_path / "keys" / "admin-dsn").chmod(0o600)
+    (tmp_path / "agentguard.yaml").write_text(registry)
+    for name in ("AG_PSEUDONYM", "AG_STATE_KEY"):
+        monkeypatch.setenv(name, "0123456789abcdef" * 4)
+    with agentguard.load(tmp_path / "agentguard.yaml") as guard:
+        assert repr(guard.issuer) == "<Routes exchange, openbao, postgres, local>"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: os.path.relpath(page, ROOT))
 def test_links_of_a_page_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):

@@ -26,7 +26,8 @@ T = TypeVar("T")
 _KEY_CHARACTERS: Final = 32
 _MAKE_ONE: Final = "make one with: openssl rand -hex 32"
 _RULES: Final = (
-    "max_lifetime", "default_lifetime", "dpop", "target", "targets", "subject", "enrichment", "introspect", "revocable",
+    "max_lifetime", "default_lifetime", "dpop", "target", "targets", "subject", "details", "enrichment", "introspect",
+    "revocable", "leeway",
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from agentguard._drive import wait_for
 from agentguard._http.address import Address, Network, parsed_address, refusal
 
 Resolve: TypeAlias = Callable[[str, int], Iterable[str]]
+_PIECE: Final = 64 << 10  # bytes that are held back at most, so that a request leaves in one piece
 _LOOKUPS: Final = 32  # at once; a resolver that hangs must not eat up the threads of the process
 
 
@@ -158,15 +159,38 @@ class Wire(httpcore.NetworkBackend):
         raise httpcore.ConnectError
 
 
+class _Unsent:
+    """What is written before anything is read: head and body of a request leave in one piece."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def full(self, buffer: bytes) -> bool:
+        self._parts.append(buffer)
+        self._size += len(buffer)
+        return self._size > _PIECE
+
+    def taken(self) -> bytes:
+        parts, self._parts, self._size = self._parts, [], 0
+        return b"".join(parts)
+
+
 class _Stream(httpcore.NetworkStream):
     def __init__(self, plain: httpcore.NetworkStream) -> None:
-        self._plain = plain
+        self._plain, self._unsent = plain, _Unsent()
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        self._flush(timeout)
         return self._plain.read(max_bytes, _left(timeout, httpcore.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._plain.write(buffer, _left(timeout, httpcore.WriteTimeout))
+        if self._unsent.full(buffer):
+            self._flush(timeout)
+
+    def _flush(self, timeout: float | None) -> None:
+        if piece := self._unsent.taken():
+            self._plain.write(piece, _left(timeout, httpcore.WriteTimeout))
 
     def close(self) -> None:
         self._plain.close()
@@ -218,13 +242,19 @@ class AsyncWire(httpcore.AsyncNetworkBackend):
 
 class _AsyncStream(httpcore.AsyncNetworkStream):
     def __init__(self, plain: httpcore.AsyncNetworkStream) -> None:
-        self._plain = plain
+        self._plain, self._unsent = plain, _Unsent()
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  # as above
+        await self._flush(timeout)
         return await self._plain.read(max_bytes, _left(timeout, httpcore.ReadTimeout))
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  # as above
-        await self._plain.write(buffer, _left(timeout, httpcore.WriteTimeout))
+        if self._unsent.full(buffer):
+            await self._flush(timeout)
+
+    async def _flush(self, timeout: float | None) -> None:  # noqa: ASYNC109  # as above
+        if piece := self._unsent.taken():
+            await self._plain.write(piece, _left(timeout, httpcore.WriteTimeout))
 
     async def aclose(self) -> None:
         await self._plain.aclose()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 import httpcore
 import msgspec
@@ -17,6 +18,7 @@ from agentguard._http.network import Deadline
 _METHOD: Final = re.compile(r"[A-Z]{1,20}", re.ASCII)
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110 section 5.6.2
 _VALUE: Final = re.compile(r"(?:[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)?", re.ASCII)
+_UNRESERVED: Final = re.compile(r"[A-Za-z0-9_.~-]*", re.ASCII)  # RFC 3986 section 2.3
 _OURS: Final = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
 
 
@@ -71,10 +73,20 @@ def prepared(request: Request, deadline: Deadline) -> Prepared | Failure:
 
 def _body(request: Request) -> tuple[bytes | None, str]:
     if request.form is not None:
-        return urlencode(request.form).encode("ascii"), "application/x-www-form-urlencoded"
+        return form_encoded(request.form), "application/x-www-form-urlencoded"
     if request.json is not ABSENT:
         return msgspec.json.encode(request.json), "application/json"
     return None, ""
+
+
+def form_encoded(form: Iterable[tuple[str, str]]) -> bytes:
+    """The pairs as a form; what needs no escape, as a token does, is not looked at character by character."""
+    pairs = [f"{_escaped(name)}={_escaped(value)}" for name, value in form]
+    return "&".join(pairs).encode("ascii")
+
+
+def _escaped(text: str) -> str:
+    return text if _UNRESERVED.fullmatch(text) else quote_plus(text)
 
 
 def _headers(request: Request, origin: Origin, body: bytes | None, media: str) -> list[tuple[bytes, bytes]] | None:

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agentguard import _jwt
-from agentguard._json import NotStrictJSON, strict_json
 from agentguard._jwt import ACCESS_TOKEN, Keys, Profile, Rejection, actors_of, examine
 from agentguard.credentials.oauth.answer import Answer, Asked, details_differ
 
@@ -35,7 +33,7 @@ class Verified:
 def verify_access_token(answer: Answer, asked: Asked, issuer: str, keys: Keys, now: float) -> Verified | str:
     """Return what a JWT access token says, or in what it differs (RFC 9068 section 4)."""
     profile = access_token_profile(issuer, asked)
-    claims = examine_bound(answer.token.reveal(), profile, keys, now, asked.thumbprint)
+    claims = examine(answer.token.reveal(), profile, keys, now)
     if isinstance(claims, Rejection):
         return f"the token it issued does not verify: {claims.why}"
     return differing(claims, asked) or Verified(claims["exp"], "at+jwt", claims["jti"])
@@ -50,36 +48,8 @@ def access_token_profile(issuer: str, asked: Asked) -> Profile:
         required=_REQUIRED,
         leeway=asked.leeway,
         max_lifetime=asked.max_lifetime,
+        thumbprint=asked.thumbprint,
     )
-
-
-def examine_bound(
-    token: str, profile: Profile, keys: Keys, now: float, thumbprint: str = ""
-) -> Mapping[str, Any] | Rejection:
-    """Return the claims of a token that is bound to the key with this thumbprint, or why it is refused.
-
-    Args:
-        token: the compact form.
-        profile: what is accepted.
-        keys: the issuer's public keys.
-        now: seconds since the epoch.
-        thumbprint: exact `cnf.jkt` (RFC 9449 section 6.1); empty for a token that is bound to no key.
-    """
-    if not thumbprint:
-        return examine(token, profile, keys, now)
-    try:
-        header = _jwt._header(token, profile)
-        claims = strict_json(_jwt._verified_payload(token, header, keys))
-        if claims.pop("cnf", None) != {"jkt": thumbprint}:
-            return Rejection("it is not bound to the key of the proof")
-        _jwt._check_claims(claims, profile, now)
-    except _jwt._Refused as refused:
-        return Rejection(refused.why)
-    except NotStrictJSON:
-        return Rejection("the token is no strict JSON")
-    except Exception:  # deny by default: whatever breaks here breaks on the token
-        return Rejection("the token is malformed")
-    return claims
 
 
 def verify_introspection(document: Mapping[str, Any], answer: Answer, asked: Asked, now: float) -> Verified | str:

@@ -11,8 +11,8 @@ from typing import Final
 
 from agentguard._dpop import DpopKey
 from agentguard._http import Response
-from agentguard._jwt import Keys, Profile, Rejection
-from agentguard.credentials.oauth.access_token import differing, examine_bound
+from agentguard._jwt import Keys, Profile, Rejection, examine
+from agentguard.credentials.oauth.access_token import differing
 from agentguard.credentials.oauth.actor import Actor
 from agentguard.credentials.oauth.answer import Answer, Asked, Refused, read_answer
 from agentguard.credentials.oauth.client_auth import Fields
@@ -101,9 +101,9 @@ class IdJag(TokenIssuer):
             required=_REQUIRED,
             leeway=asked.leeway,
             max_lifetime=MAX_ASSERTION,
+            thumbprint=key.thumbprint if key else "",
         )
-        now, thumbprint = self._provider.clock(), key.thumbprint if key else ""
-        claims = examine_bound(answer.token.reveal(), profile, keys, now, thumbprint)
+        claims = examine(answer.token.reveal(), profile, keys, self._provider.clock())
         if isinstance(claims, Rejection):
             return f"the assertion does not verify: {claims.why}"
         if claims.get("resource", asked.audience) not in (asked.audience, [asked.audience]):
