@@ -88,6 +88,10 @@ class Jwks:
             await self._refresh(wait=not self._failure or not self._age() < self._max_stale)
         return self._usable()
 
+    def fresh(self) -> KeySet | None:
+        """Return the keys if they are within their lifetime; what they do not verify goes through `keys_for`."""
+        return self._held if self._age() < self._lifetime else None
+
     async def keys_for(self, token: str) -> KeySet:
         """Return the keys to verify a token with; an unknown `kid` has them fetched, where the cool-down lets it.
 

@@ -164,9 +164,11 @@ class _Attempts:
         if isinstance(outcome, Failure):
             self._sent = unsure or outcome.sent
             return Failure(outcome.why, self._sent, outcome.again)
+        self._sent = unsure or outcome.status in _MAY_HAVE_ACTED
         return replace(outcome, unsure=True) if unsure else outcome
 
 
+_MAY_HAVE_ACTED: Final = (500, 502, 504)  # a 503 says that it did not
 _CLOSED: Final = Failure("the HTTP client is closed", sent=False)
 
 

@@ -138,11 +138,7 @@ class TokenIssuer:
 
     async def _verified(self, answer: Answer, asked: Asked, asked_at: float, until: float) -> Verified | Refused:
         if is_jwt(answer.token):
-            keys = await self._server.keys_for(answer.token, until)
-            now = self._server.clock()
-            verified = (
-                keys if isinstance(keys, str) else verify_access_token(answer, asked, self._server.issuer, keys, now)
-            )
+            verified = await self._verified_jwt(answer, asked, until)
         elif self._rules.introspect:
             said = await introspect_token(self._server, answer.token, until)
             now = self._server.clock()
@@ -152,6 +148,15 @@ class TokenIssuer:
         if isinstance(verified, Verified):
             return verified
         return Refused(verified, token=answer.token, unsure=answer.unsure)
+
+    async def _verified_jwt(self, answer: Answer, asked: Asked, until: float) -> Verified | str:
+        issuer, clock = self._server.issuer, self._server.clock
+        fresh = self._server.fresh_keys()
+        verified = verify_access_token(answer, asked, issuer, fresh, clock()) if fresh is not None else ""
+        if isinstance(verified, Verified):
+            return verified
+        keys = await self._server.keys_for(answer.token, until)  # perhaps its key is a new one
+        return keys if isinstance(keys, str) else verify_access_token(answer, asked, issuer, keys, clock())
 
     async def _given_up(self, lease: Lease, refused: Refused) -> Refused:
         """Revoke what was issued all the same, and remember for `revoke` what is left to do."""

@@ -115,6 +115,10 @@ class AuthorizationServer:
             self.nonces.put(origin_of(url), nonce)
         return answer
 
+    def fresh_keys(self) -> Keys | None:
+        """Return the keys if they are at hand and within their lifetime."""
+        return self._jwks[1].fresh() if self._jwks is not None else None
+
     async def keys_for(self, token: Secret, until: float) -> Keys | str:
         """Return the keys that a token of this server may be signed with, or why there are none."""
         known = await self.metadata(until)
