@@ -8,10 +8,12 @@ import sys
 BENCHES = (
     ("bench.call",),
     ("bench.intent",),
+    ("bench.remote",),
     ("bench.agentdojo", "--guard", "none"),
     ("bench.agentdojo", "--guard", "tools"),
     ("bench.agentdojo", "--suites", "workspace,banking", "--guard", "intents", "--synthetic"),
 )
+# These need the servers of `make services-up`, or minutes; run them by name: bench.crash, bench.soak.
 
 
 def main() -> int:

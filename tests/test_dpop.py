@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm
 
-from agentguard._dpop import DpopKey, DpopNonces, base64url, htu, origin_of
+from agentguard._dpop import DpopKey, base64url, htu, origin_of
 from agentguard._jwk import from_jwk, public_key
+from agentguard._nonces import DpopNonces
 from agentguard.keys import SigningKey
 from agentguard.testing import FakeClock
 from tests.credentials.oauth_server import header, payload, thumbprint

@@ -36,6 +36,12 @@ SEEN: dict[str, tuple[str, ...]] = {
         f"{CHAIN}: refund.create: budget_exhausted at support-bot",
         "outstanding credentials: 0",
     ),
+    "postgres_jit": (
+        "invoices: [(300,)]",
+        "payroll: permission denied for table payroll",
+        "roles after the task: []",
+        "the session it left open: terminating connection",
+    ),
     "fastapi_service": (
         'alice GET /alice        200 "user:alice > desk read account/alice"',
         'bob   GET /bob          200 "user:bob > desk read account/bob"',
@@ -65,11 +71,13 @@ def test_every_example_is_executed_and_short() -> None:
         assert len((ROOT / "examples" / f"{name}.py").read_text("utf-8").splitlines()) < 80, name
 
 
+SERVERS = {"postgres_jit"}
 SLOW = {"wrap_toolkit", "five_minutes", "fastapi_service"}  # they import LangChain or FastAPI anew
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in EXAMPLES]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in EXAMPLES if name not in SERVERS],
 )
 def test_example_prints_what_it_promises(name: str) -> None:
     done = run(f"examples.{name}")

@@ -1,4 +1,4 @@
-"""Proof of possession of a key at the application level (DPoP, RFC 9449): the proofs, and the nonces of servers.
+"""Proof of possession of a key at the application level (DPoP, RFC 9449): the proofs.
 
 A credential that is bound to a key is of no use to whoever only copied it. The key is made for one lease, stays in this
 process and is written nowhere.
@@ -9,11 +9,8 @@ from __future__ import annotations
 import binascii
 import functools
 import hashlib
-import re
 import secrets
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
@@ -22,8 +19,6 @@ import msgspec
 
 from agentguard.keys import SigningKey
 
-MOST_ORIGINS: Final = 256
-_NONCE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,1024}")  # RFC 9449 section 8.1
 _PORTS: Final = {"http": 80, "https": 443}
 _URLSAFE: Final = bytes.maketrans(b"+/", b"-_")
 
@@ -101,35 +96,3 @@ def origin_of(url: str) -> str:
     authority = f"[{host}]" if ":" in host else host
     port = f":{parts.port}" if parts.port not in (None, _PORTS.get(parts.scheme)) else ""
     return f"{parts.scheme}://{authority}{port}"
-
-
-class DpopNonces:
-    """The last nonce of each server, by origin, so that none is ever sent to another. Safe for threads.
-
-    Args:
-        most: origins that are remembered; the least recently heard of is forgotten.
-    """
-
-    def __init__(self, most: int = MOST_ORIGINS) -> None:
-        self._most = most
-        self.after_fork()
-
-    def get(self, origin: str) -> str:
-        """Return the nonce that this origin wants to see next, or an empty text."""
-        with self._lock:
-            return self._nonces.get(origin, "")
-
-    def put(self, origin: str, nonce: str) -> None:
-        """Remember what a server sent as `DPoP-Nonce`; what is none is passed over (RFC 9449 section 8.1)."""
-        if not _NONCE.fullmatch(nonce):
-            return
-        with self._lock:
-            self._nonces[origin] = nonce
-            self._nonces.move_to_end(origin)
-            if len(self._nonces) > self._most:
-                self._nonces.popitem(last=False)
-
-    def after_fork(self) -> None:
-        """Start anew: another thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
-        self._nonces: OrderedDict[str, str] = OrderedDict()

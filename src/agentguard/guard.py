@@ -98,7 +98,7 @@ class Guard:
         self.issuer, self.pseudonym_key, self.now, self.monotonic = issuer, pseudonym_key, clock, monotonic
         self.authenticator = authenticator
         ledger = (ledger or MemoryLedger()) if issuer is not None else None
-        self.leases = Leases(issuer, ledger, self._record, clock, grace=grace) if issuer and ledger else None
+        self.leases = Leases(issuer, ledger, self.record, clock, grace=grace) if issuer and ledger else None
         self.secrets = self.leases.secrets if self.leases is not None else LiveSecrets()
         ports = (
             self.audit, issuer, ledger, self.approver, *self.decision_points, users, authenticator, self.budgets,
@@ -243,7 +243,8 @@ class Guard:
 
     # --- records ---------------------------------------------------------------------------------------------
 
-    def _record(self, event: Event, fields: Mapping[str, Any]) -> None:
+    def record(self, event: Event, fields: Mapping[str, Any]) -> None:
+        """Write a record that something waits for; a raise means that it was not written."""
         self.audit.append(Record(event, fields))
 
     def try_append(self, record: Record) -> Position | None:

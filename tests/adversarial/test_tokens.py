@@ -28,10 +28,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from agentguard import CredentialUnavailable
-from agentguard._dpop import DpopKey, DpopNonces, base64url
+from agentguard._dpop import DpopKey, base64url
 from agentguard._drive import drive
 from agentguard._http import Http
 from agentguard._jwt import ACCESS_TOKEN, Profile, verify_jwt
+from agentguard._nonces import DpopNonces
 from agentguard.credentials.leases import Leases
 from agentguard.credentials.ledger import MemoryLedger
 from agentguard.credentials.oauth import TokenExchange

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
@@ -187,6 +188,97 @@ def test_factory_tool_without_an_audience_is_refused() -> None:
         guard_tools(Factory(), {**SPECS, "read_ticket": {"effect": "read"}})
     with pytest.raises(ConfigurationError, match="what for"):
         guard_tools(Factory(), {"read_ticket": SPEC, "aread_ticket": SPEC})
+
+
+class Opened:
+    """A factory that opens something for each call, and needs a credential for it."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    @contextmanager
+    def __call__(self, credential: Credential) -> Iterator[list[BaseTool]]:
+        self.log.append(f"open {credential.token[:6]}")
+        try:
+            yield Factory()(credential)
+        finally:
+            self.log.append("closed")
+
+
+@pytest.mark.parametrize("like", [lambda: Factory()(None), Factory()(None)], ids=["callable", "tools"])
+def test_factory_with_shapes_of_its_tools_is_called_inside_the_call_only(guard: Guard, like: Any) -> None:
+    factory = Opened()
+    read, aread, _ = guard_tools(factory, SPECS, like=like)
+    assert factory.log == []
+    with guard.task("bot", on_behalf_of="alice", intent=INTENT):
+        assert read.invoke({"number": 1}) == "ticket 1"
+        assert asyncio.run(aread.ainvoke({"number": 2})) == "ticket 2"
+    assert factory.log == ["open canary", "closed"] * 2
+
+
+def test_async_factory_is_closed_after_its_call_too(guard: Guard) -> None:
+    log: list[str] = []
+
+    @asynccontextmanager
+    async def factory(credential: Credential) -> AsyncIterator[list[BaseTool]]:
+        try:
+            yield Factory()(credential)
+        finally:
+            log.append("closed")
+
+    read, aread, _ = guard_tools(factory, SPECS, like=Factory()(None))
+    with guard.task("bot", on_behalf_of="alice", intent=INTENT):
+        assert asyncio.run(aread.ainvoke({"number": 2})) == "ticket 2"
+        assert log == ["closed"]
+        with pytest.raises(ConfigurationError, match="has to be awaited"):
+            read.invoke({"number": 1})
+
+
+def test_what_a_factory_opened_is_closed_when_its_tool_fails(guard: Guard) -> None:
+    factory = Opened()
+
+    @tool
+    def read_ticket(number: int) -> str:
+        """Read a ticket."""
+        raise RuntimeError("boom")
+
+    [read] = guard_tools(
+        lambda credential: _opening(factory, [read_ticket], credential), {"read_ticket": SPEC}, like=[read_ticket]
+    )
+    with guard.task("bot", on_behalf_of="alice", intent=INTENT), pytest.raises(RuntimeError, match="boom"):
+        read.invoke({"number": 1})
+    assert factory.log == ["open canary", "closed"]
+
+
+@contextmanager
+def _opening(factory: Opened, tools: list[BaseTool], credential: Credential) -> Iterator[list[BaseTool]]:
+    with factory(credential):
+        yield tools
+
+
+@pytest.mark.control("4 what a factory builds takes what was checked")
+def test_factory_that_builds_another_tool_under_the_name_is_refused(guard: Guard) -> None:
+    @tool
+    def read_ticket(number: int, also: str = "everything") -> str:
+        """Read a ticket, and more."""
+        raise AssertionError
+
+    [read] = guard_tools(lambda _: [read_ticket], {"read_ticket": SPEC}, like=Factory()(None)[:1])
+    with guard.task("bot", on_behalf_of="alice", intent=INTENT):
+        with pytest.raises(ConfigurationError, match="another tool"):
+            read.invoke({"number": 1})
+
+
+def test_shapes_without_a_factory_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="what a factory builds"):
+        guard_tools(Factory()(None), like=Factory()(None))
+    with pytest.raises(ConfigurationError, match="inside a call only"):
+        guard_tools(_opens, SPECS)
+
+
+@contextmanager
+def _opens(credential: Credential | None) -> Iterator[list[BaseTool]]:
+    yield Factory()(credential)
 
 
 def test_tool_without_audience_reaches_no_credential(guard: Guard) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Generator
-from threading import Lock
-from typing import Final
 
 import httpx
 
 from agentguard._drive import drive
+from agentguard._nonces import DpopNonces
 from agentguard.clients.placing import (
     credential_for,
     header_names,
@@ -21,8 +19,6 @@ from agentguard.clients.placing import (
 )
 from agentguard.errors import CredentialUnavailable
 from agentguard.model.lease import Credential, Placement
-
-_MOST_ORIGINS: Final = 256
 
 
 class GuardAuth(httpx.Auth):
@@ -38,7 +34,7 @@ class GuardAuth(httpx.Auth):
     """
 
     def __init__(self) -> None:
-        self._nonces = _Nonces()
+        self._nonces = DpopNonces()
 
     def __call__(self, request: httpx.Request) -> httpx.Request:
         """Authorise one request.
@@ -71,7 +67,7 @@ class GuardAuth(httpx.Auth):
 class _Sending:
     """One request on its way: what is put on it, and what its answers mean."""
 
-    def __init__(self, request: httpx.Request, nonces: _Nonces) -> None:
+    def __init__(self, request: httpx.Request, nonces: DpopNonces) -> None:
         self.request, self._nonces = request, nonces
         self.credential = credential_for(str(request.url))
         self._origin = origin_text(str(request.url))
@@ -108,26 +104,6 @@ class _Sending:
         self.renews = not asks_nonce
         self._nonce_given, self._renewed = self._nonce_given or asks_nonce, self._renewed or self.renews
         return True
-
-
-class _Nonces:
-    """The last nonce of each resource server; a nonce of one origin is sent to no other (RFC 9449 section 8.2)."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._by_origin: OrderedDict[str, str] = OrderedDict()
-
-    def get(self, origin: str) -> str:
-        return self._by_origin.get(origin, "")
-
-    def put(self, origin: str, nonce: str) -> None:
-        if not nonce or len(nonce) > 512:
-            return
-        with self._lock:
-            self._by_origin[origin] = nonce
-            self._by_origin.move_to_end(origin)
-            if len(self._by_origin) > _MOST_ORIGINS:
-                self._by_origin.popitem(last=False)
 
 
 class _WireHeaders(httpx.Headers):

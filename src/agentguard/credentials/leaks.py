@@ -8,6 +8,7 @@ also where lines are wrapped or the text is percent-encoded.
 from __future__ import annotations
 
 import base64
+import json
 import re
 import threading
 from collections import deque
@@ -31,8 +32,8 @@ _URLSAFE: Final = str.maketrans("+/", "-_")
 _PLAIN: Final = (int, float, complex, Decimal, FunctionType, BuiltinFunctionType, MethodType, ModuleType, type)
 _BARE: Final = frozenset({dict, list, tuple, set, frozenset, deque})
 _LONGEST: Final = 1 << 15
-# A response of httpx holds what its transport sent: no part of what the tool returns, and shown nowhere.
-_WIRE: Final = frozenset({"httpcore", "h11", "h2"})
+# A response of httpx or requests holds what its transport sent: no part of what the tool returns, and shown nowhere.
+_WIRE: Final = frozenset({"httpcore", "h11", "h2", "urllib3"})
 _HELD: Final = ("filename", "filename2", "object", "value", "code", "text", "msg")  # what C keeps beside `args`
 
 
@@ -41,7 +42,16 @@ def needles_of(secret: str) -> tuple[str, ...]:
     parts = secret.split(".")
     if len(parts) == 3 and secret.startswith("eyJ"):
         return (parts[1], parts[2])
-    return (secret,)
+    return (secret, *_texts_in(secret)) if secret.startswith("{") else (secret,)
+
+
+def _texts_in(secret: str) -> list[str]:
+    """The texts of a secret that is a JSON object, such as a cloud's key pair: each of them is one."""
+    try:
+        values = json.loads(secret).values()
+    except (ValueError, RecursionError):
+        return []
+    return [value for value in values if isinstance(value, str)]
 
 
 def _forms(needle: str) -> tuple[str, ...]:
@@ -63,7 +73,7 @@ class LiveSecrets:
         self._lock = threading.Lock()
         self._needles: dict[str, tuple[str, ...]] = {}
         self._forms: dict[str, tuple[str, ...]] = {}
-        self._odd: dict[str, str] = {}  # secrets that are no run of letters and digits
+        self._odd: dict[str, list[str]] = {}  # secrets that are no run of letters and digits
         self._starts: dict[str, set[str]] = {}
         self._shortest = 0
         self._new = False
@@ -102,8 +112,8 @@ class LiveSecrets:
             for lease, needles in self._needles.items():
                 if lease not in self._forms:
                     forms = self._forms[lease] = tuple(chain.from_iterable(map(_forms, needles)))
-                    if len(needles) == 1 and not _RUN.fullmatch(needles[0]):
-                        self._odd[lease] = needles[0]
+                    if odd := [needle for needle in needles if not _RUN.fullmatch(needle)]:
+                        self._odd[lease] = odd
                     for form in forms:
                         self._starts.setdefault(form[:_START], set()).add(form)
             self._new = False  # last, so that whoever sees it finds them all
@@ -122,7 +132,7 @@ class LiveSecrets:
     def _found(self, text: str) -> set[str]:
         # Ordinary text has no run that is long enough, so it is read once, however many leases there are.
         runs = "\n".join([run for run in _RUN.findall(text) if len(run) >= self._shortest])
-        hits = {lease for lease, form in list(self._odd.items()) if form in text}
+        hits = {lease for lease, forms in list(self._odd.items()) if any(form in text for form in forms)}
         if runs:
             hits |= {lease for lease, forms in list(self._forms.items()) if any(form in runs for form in forms)}
         return hits

@@ -24,6 +24,7 @@ from agentguard.ports import Issuer, Ledger, ParentIssuer, waits
 
 _AT_ONCE: Final = 8  # revocations that one task's end asks for side by side
 MOST_KEPT: Final = 10_000
+RECOVER: Final = 30.0  # seconds between two looks for what dead processes left
 
 
 class Leases:
@@ -58,9 +59,15 @@ class Leases:
         self._lock = threading.Lock()
         self._revocations = Revocations(self._issuer, self._ledger, self.secrets, self._record, self._clock)
         self._kept = Kept(self._most)
+        self._recover_at = self._clock() + RECOVER
         # INVARIANT: a lease that was asked for is in `_all`, with `_revocations`, or gone.
         self._all: dict[str, dict[str, Held]] = {}
         self._flights: dict[Key, Future[None]] = {}
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where every credential that may exist stands."""
+        return self._ledger
 
     def open_task(self, task: str) -> None:
         """From now on leases may be held for this task."""
@@ -347,9 +354,17 @@ class Leases:
         """Say that this owner lives, prolong the parents of leases in use, and retry what failed."""
         with suppress(Exception):  # a ledger that fails here fails louder when a credential is to be issued
             await self._ledger.beat(self._clock())
+            await self._look_after()
         for held in self._parents_due():
             await self._prolong(held)
         await self.retry_failed()
+
+    async def _look_after(self) -> None:
+        """Now and then: a process that died beside this one leaves its leases to whoever lives."""
+        now = self._clock()
+        if now >= self._recover_at:
+            self._recover_at = now + RECOVER
+            self._revocations.adopt(await self._ledger.adopt(now))
 
     def _parents_due(self) -> Iterable[Held]:
         if self._parents is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
 from langchain_core.tools import BaseTool, BaseToolkit, StructuredTool
@@ -16,10 +17,12 @@ from agentguard_langchain.specs import Fields, Specs, guard_name, read_specs, re
 from agentguard_langchain.wrapping import wrap
 
 Listed: TypeAlias = "BaseTool | BaseToolkit | Sequence[BaseTool | Callable[..., Any]]"
-Factory: TypeAlias = "Callable[[Credential | None], Listed]"
+Factory: TypeAlias = "Callable[[Credential], Any]"  # Listed, or a context manager, sync or async, of Listed
 
 
-def guard_tools(tools: Listed | Factory, specs: Specs = None) -> list[BaseTool]:
+def guard_tools(
+    tools: Listed | Factory, specs: Specs = None, *, like: Listed | Callable[[], Listed] | None = None
+) -> list[BaseTool]:
     """Return guarded tools that look the same to a model; every call of them goes through the active task's guard.
 
     The originals stay unguarded: give an agent only what this returns. A tool that is guarded already (`@tool` over
@@ -28,17 +31,22 @@ def guard_tools(tools: Listed | Factory, specs: Specs = None) -> list[BaseTool]:
 
     Args:
         tools: a tool, a sequence of tools and `@guarded` functions, a toolkit, or `factory(credential)` for tools whose
-            client takes a token: it builds the tools anew inside each call, with that call's credential. It is called
-            with None once, now, for names and schemas; the tools it builds then are never run.
+            client takes a credential: it builds the tools anew inside each call, with that call's credential, or
+            returns a context manager that does and closes what it opened when the call ends.
         specs: by LangChain's name of the tool, the fields of its ToolSpec (effect, audience, ...) and `name`, its guard
             name; or the path of a tools.yaml: `{version: 1, tools: {NAME: {effect: read}}}`. A tool that is not
             mentioned is a write under its own name.
+        like: for a factory, tools with the same names, schemas and descriptions, or what makes them; they are never
+            run. A toolkit over an empty database in memory will do. Without it the factory is called with None once,
+            now, and has to build tools that need no credential yet.
 
     Raises:
         ConfigurationError: a name or a declaration is wrong, a spec names no tool, or a tool cannot be guarded.
     """
-    factory = _factory_in(tools)
-    found = _listed(tools if factory is None else factory(None))
+    factory: Factory | None = _factory_in(tools)
+    found = _listed(tools) if factory is None else _shapes(factory, like)
+    if factory is None and like is not None:
+        raise ConfigurationError("`like` describes what a factory builds; tools that exist already need none")
     fields = read_specs(specs)
     names = [tool.name for tool in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -52,6 +60,13 @@ def guard_tools(tools: Listed | Factory, specs: Specs = None) -> list[BaseTool]:
 def _factory_in(tools: Any) -> Factory | None:
     known = isinstance(tools, BaseTool | BaseToolkit | Sequence) or declared(tools) is not None
     return tools if callable(tools) and not known else None
+
+
+def _shapes(factory: Factory, like: Any) -> list[BaseTool]:
+    made: Any = factory(None) if like is None else like  # type: ignore[arg-type]  # without `like` it takes None too
+    if like is None and isinstance(made, AbstractContextManager | AbstractAsyncContextManager):
+        raise ConfigurationError("a factory that is a context manager is opened inside a call only; pass like=[...]")
+    return _listed(made() if _factory_in(made) is not None else made)
 
 
 def _listed(tools: Any) -> list[BaseTool]:
@@ -114,31 +129,63 @@ class _Rebuild:
         self.factory, self.name = factory, name
 
     def __call__(self, attribute: str, raw: Any) -> Any:
-        first = next(iter(inspect.signature(raw).parameters), "") if attribute.startswith("_") else ""
+        parameters = tuple(inspect.signature(raw).parameters)
+        first = parameters[0] if attribute.startswith("_") and parameters else ""
 
-        def fresh(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if first and kwargs.pop(first, None) is None:
-                args = args[1:]  # the probe itself, which is never run
-            return getattr(self._built(), attribute)(*args, **kwargs)
+        def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+            return args[1:] if first and kwargs.pop(first, None) is None else args  # the probe itself is never run
 
         if inspect.iscoroutinefunction(raw):
 
             @functools.wraps(raw)
             async def rebuilt_async(*args: Any, **kwargs: Any) -> Any:
-                return await fresh(args, kwargs)
+                args = arguments(args, kwargs)
+                async with self._abuilt() as tools:
+                    return await self._body(tools, attribute, parameters)(*args, **kwargs)
 
             return rebuilt_async
 
         @functools.wraps(raw)
         def rebuilt(*args: Any, **kwargs: Any) -> Any:
-            return fresh(args, kwargs)
+            args = arguments(args, kwargs)
+            with self._built() as tools:
+                return self._body(tools, attribute, parameters)(*args, **kwargs)
 
         return rebuilt
 
-    def _built(self) -> BaseTool:
-        for tool in _listed(self.factory(current_credential())):
-            if tool.name == self.name:
-                return tool
+    @contextmanager
+    def _built(self) -> Iterator[Any]:
+        made: Any = self.factory(current_credential())
+        if isinstance(made, AbstractContextManager):
+            with made as tools:
+                yield tools
+        elif isinstance(made, AbstractAsyncContextManager):
+            raise ConfigurationError(f"tool {self.name!r} is called synchronously, and its factory has to be awaited")
+        else:
+            yield made
+
+    @asynccontextmanager
+    async def _abuilt(self) -> AsyncIterator[Any]:
+        made: Any = self.factory(current_credential())
+        if isinstance(made, AbstractAsyncContextManager):
+            async with made as tools:
+                yield tools
+        elif isinstance(made, AbstractContextManager):
+            with made as tools:
+                yield tools
+        else:
+            yield made
+
+    def _body(self, tools: Any, attribute: str, parameters: tuple[str, ...]) -> Any:
+        """INVARIANT: what runs takes the arguments that were checked; another shape under the same name is refused."""
+        for tool in _listed(tools):
+            if tool.name != self.name:
+                continue
+            body = getattr(tool, attribute, None)
+            expected = parameters[1:] if attribute.startswith("_") else parameters
+            if not callable(body) or tuple(inspect.signature(body).parameters) != expected:
+                raise ConfigurationError(f"the factory built another tool {self.name!r} than the one that was wrapped")
+            return body
         raise ConfigurationError(f"the factory built no tool {self.name!r}, which it built when it was wrapped")
 
 

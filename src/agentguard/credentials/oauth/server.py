@@ -7,10 +7,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from agentguard._dpop import DpopKey, DpopNonces, origin_of
+from agentguard._dpop import DpopKey, origin_of
 from agentguard._http import Http, HttpFailure, Request, Response
 from agentguard._jwks import Jwks
 from agentguard._jwt import Keys
+from agentguard._nonces import DpopNonces
 from agentguard.credentials.oauth.answer import Refused, error_code
 from agentguard.credentials.oauth.client_auth import ClientAuthentication, Fields
 from agentguard.credentials.oauth.metadata import LIFETIME, Discovery, ServerMetadata

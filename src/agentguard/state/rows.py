@@ -1,0 +1,89 @@
+"""A lease as JSON, and back: rows outlive the version that wrote them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from agentguard.errors import Unavailable
+from agentguard.model.lease import Lease, LeaseState
+from agentguard.state.owner import Owner
+
+Columns: TypeAlias = tuple[Any, ...]
+MAX_BYTES: Final = 64 << 10
+LEASE_COLUMNS: Final = "id, instance, state, lease, handle, attempts, since"
+OWNER_COLUMNS: Final = "instance, host, boot, namespace, pid, started, beat, closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the ledger, without its handle.
+
+    Args:
+        lease: as it was prepared or issued.
+        state: how far it came.
+        instance: the owner's.
+        attempts: how often its end was tried.
+        since: when it was written first, in seconds since the epoch.
+    """
+
+    lease: Lease
+    state: LeaseState
+    instance: str
+    attempts: int
+    since: float
+
+
+def written(lease: Lease) -> bytes:
+    """Return the JSON form of a lease.
+
+    Raises:
+        Unavailable: it is longer than 64 KiB, or one of its times is no number.
+    """
+    text = msgspec.json.encode(lease)
+    if not (math.isfinite(lease.issued_at) and math.isfinite(lease.expires_at)):
+        raise Unavailable(f"lease {lease.id} has a time that is no number; one that does not end says `lasts`")
+    if len(text) > MAX_BYTES:
+        raise Unavailable(f"lease {lease.id} is too large for the ledger ({len(text)} bytes)")
+    return text
+
+
+def read(columns: Columns) -> Row:
+    """Return what the columns say. Members that a later version added are passed over; new ones have their defaults.
+
+    Raises:
+        Unavailable: the row cannot be read; it is never taken for one that ended.
+    """
+    identifier, instance, state, text, _, attempts, since = columns
+    try:
+        lease = msgspec.json.decode(text, type=Lease)
+        known = LeaseState(state)
+    except (msgspec.DecodeError, ValueError):
+        raise _unreadable(str(identifier)) from None
+    if lease.id != identifier:
+        raise _unreadable(str(identifier))
+    return Row(lease, known, instance, attempts, since)
+
+
+def _unreadable(identifier: str) -> Unavailable:
+    return Unavailable(
+        f"row {identifier[:80]!r} of the ledger cannot be read: it was damaged, or written by a later version; end "
+        "that credential at its server, then delete the row"
+    )
+
+
+def read_owner(columns: Columns) -> Owner:
+    """Return the owner that the columns describe."""
+    instance, host, boot, namespace, pid, started, beat, closed = columns
+    return Owner(instance, host, boot, namespace, pid, started, beat, bool(closed))
+
+
+def owner_columns(owner: Owner) -> Columns:
+    """Return the columns of an owner."""
+    return (
+        owner.instance, owner.host, owner.boot, owner.namespace, owner.pid, owner.started, owner.beat,
+        int(owner.closed),
+    )  # fmt: skip
