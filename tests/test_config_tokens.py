@@ -139,7 +139,7 @@ def test_spiffe_identity_is_made_and_its_tokens_authenticate_the_client(folder: 
         ("identity: {spiffe: {socket: 'tcp://1.2.3.4:1'}}\n", "identity: "),
         ("identity: [static]\n", "identity: write static, {jwt_file"),
         (
-            "http: {networks: ['10.0.0.0/33']}\nusers: {issuer: 'https://i.test', audience: a, jwks: 'https://i.test/k'}\n",  # noqa: E501  # a line of the file
+            "http: {networks: ['10.0.0.0/33']}\nusers: {issuer: 'https://i.test', audience: a, jwks: 'https://i.test/k'}\n",
             "users",
         ),
         ("users: {issuer: 'https://i.test', audience: a}\n", "users: write where the issuer's keys are"),

@@ -218,7 +218,7 @@ async def test_many_may_wait_and_take_no_thread() -> None:
         for _ in range(200):
             group.start_soon(wait)
         await anyio.sleep(0.01)
-        assert threading.active_count() == before
+        assert threading.active_count() <= before  # one of an earlier test may end meanwhile
         await anyio.to_thread.run_sync(future.set_result, "done")
     assert got == ["done"] * 200
 

@@ -244,10 +244,12 @@ def test_without_retry_there_is_one_attempt(http: Http, served: Callable[..., Lo
     assert 1 == len(server.seen)
 
 
-@pytest.mark.parametrize("header", ["1", email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=60))])
+@pytest.mark.parametrize("pause", ["in seconds", "as a date"])
 def test_a_server_that_asks_for_a_pause_gets_it_or_no_more_attempts(
-    served: Callable[..., Loopback], header: str
+    served: Callable[..., Loopback], pause: str
 ) -> None:
+    later = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=60))
+    header = "1" if pause == "in seconds" else later
     server = served(reply(status=503, Retry_After=header), reply())
     client = Http(rng=NoPause())
     started = time.monotonic()
