@@ -30,7 +30,7 @@ class Estate:
         self.services, self.folder = services, folder
         self.client = services.authorization_server.clients["support-bot"]
         self.http = httpx.Client(base_url=services.authorization_server.issuer, trust_env=False)
-        self.owner = "g" + secrets.token_hex(4)
+        self.owner, self.sub = "g" + secrets.token_hex(4), "alice-" + secrets.token_hex(4)
 
     def write(self) -> Path:
         services, postgres = self.services, self.services.postgres
@@ -90,11 +90,11 @@ state: {{sqlite: state.db, key: {{file: ledger}}}}
         return f"postgresql://localhost:{postgres.port}/{postgres.database}"
 
     def id_token(self) -> str:
-        said = {"type": "id_token", "client_id": "support-bot", "sub": "alice", "scope": "refunds:write"}
+        said = {"type": "id_token", "client_id": "support-bot", "sub": self.sub, "scope": "refunds:write"}
         return str(self.http.post("/test/tokens", json=said).raise_for_status().json()["token"])
 
     def live(self) -> list[dict[str, Any]]:
-        return list(self.http.get("/test/live", params={"sub": "alice"}).raise_for_status().json()["tokens"])
+        return list(self.http.get("/test/live", params={"sub": self.sub}).raise_for_status().json()["tokens"])
 
     def roles(self) -> list[str]:
         with psycopg.connect(self.services.postgres.dsn) as admin:
