@@ -96,12 +96,12 @@ state: {{sqlite: state.db, key: {{file: ledger}}}}
     def live(self) -> list[dict[str, Any]]:
         return list(self.http.get("/test/live", params={"sub": self.sub}).raise_for_status().json()["tokens"])
 
-    def roles(self) -> list[str]:
+    def roles(self) -> set[str]:
         with psycopg.connect(self.services.postgres.dsn) as admin:
             found = admin.execute(
                 "SELECT rolname FROM pg_roles WHERE rolname LIKE %s OR rolname LIKE %s", (f"ag_{self.owner}%", "v-%")
             )
-            return [name for (name,) in found]
+            return {name for (name,) in found}
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def tools(estate: Estate) -> tuple[Any, Any]:
 INTENT = Intent("Refund ticket 4711", step("refund", account="acme"), reads=["legacy", "vault.count", "direct.count"])
 
 
-def run(guard: Guard, estate: Estate) -> None:
+def run(guard: Guard, estate: Estate, before: set[str]) -> None:
     from_vault, direct = tools(estate)
     with guard.task("support-bot", on_behalf_of=User.verified(estate.id_token()), intent=INTENT) as task:
         assert task.chain.actor.identity == estate.services.workload_api.spiffe_id
@@ -169,16 +169,16 @@ def run(guard: Guard, estate: Estate) -> None:
             refund("evil")
         (token,) = estate.live()
         assert (token["act"], token["aud"]) == ({"sub": "agent:support-bot"}, OPAQUE)
-        assert len(estate.roles()) == 2
+        assert len(estate.roles() - before) == 2
         assert guard.outstanding() == 5
 
 
 def test_one_task_uses_every_broker_and_leaves_nothing(estate: Estate) -> None:
-    before = len(estate.roles())
+    before = estate.roles()
     with agentguard.load(estate.write()) as guard:
-        run(guard, estate)
+        run(guard, estate, before)
         assert estate.live() == []
-        assert len(estate.roles()) == before
+        assert estate.roles() <= before
         # What is left is the static secret, which nobody revokes: it is not called revoked.
         assert guard.outstanding() == 1
     assert SEEN["key"] == bao_setup.SECRET
