@@ -23,9 +23,14 @@ _PORTS: Final = {"http": 80, "https": 443}
 _URLSAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 
-def compact_jwt(key: SigningKey, header: Mapping[str, Any], claims: Mapping[str, Any]) -> str:
-    """Return signed claims in compact form (RFC 7515 section 7.1); `alg` is the key's."""
-    head = base64url(msgspec.json.encode({"alg": key.algorithm, **header}))
+def compact_header(key: SigningKey, header: Mapping[str, Any]) -> bytes:
+    """Return a header in its encoded form, to be used for many tokens; `alg` is the key's."""
+    return base64url(msgspec.json.encode({"alg": key.algorithm, **header}))
+
+
+def compact_jwt(key: SigningKey, header: bytes | Mapping[str, Any], claims: Mapping[str, Any]) -> str:
+    """Return signed claims in compact form (RFC 7515 section 7.1); the header may be encoded already."""
+    head = header if isinstance(header, bytes) else compact_header(key, header)
     signed = head + b"." + base64url(msgspec.json.encode(claims))
     return (signed + b"." + base64url(key.sign(signed))).decode("ascii")
 
@@ -49,7 +54,7 @@ class DpopKey:
         self._key, self._clock = key or SigningKey.generate(), clock
         # INVARIANT: the members of the public half and nothing else; a proof travels with every request.
         jwk = {name: value for name, value in self._key.public_jwk().items() if name in _PUBLIC}
-        self._header = {"typ": "dpop+jwt", "jwk": jwk}
+        self._header = compact_header(self._key, {"typ": "dpop+jwt", "jwk": jwk})
 
     @property
     def thumbprint(self) -> str:

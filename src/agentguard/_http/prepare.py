@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ _METHOD: Final = re.compile(r"[A-Z]{1,20}", re.ASCII)
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110 section 5.6.2
 _VALUE: Final = re.compile(r"(?:[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)?", re.ASCII)
 _UNRESERVED: Final = re.compile(r"[A-Za-z0-9_.~-]*", re.ASCII)  # RFC 3986 section 2.3
+_NAMES: Final = ("urn:", "https://", "http://")  # identifiers, which come again and are no secrets
 _OURS: Final = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
 
 
@@ -86,7 +88,14 @@ def form_encoded(form: Iterable[tuple[str, str]]) -> bytes:
 
 
 def _escaped(text: str) -> str:
-    return text if _UNRESERVED.fullmatch(text) else quote_plus(text)
+    if _UNRESERVED.fullmatch(text):
+        return text
+    return _escaped_name(text) if text.startswith(_NAMES) else quote_plus(text)
+
+
+@functools.lru_cache(maxsize=256)
+def _escaped_name(text: str) -> str:
+    return quote_plus(text)
 
 
 def _headers(request: Request, origin: Origin, body: bytes | None, media: str) -> list[tuple[bytes, bytes]] | None:

@@ -62,7 +62,7 @@ class Leases:
         self._recover_at = self._clock() + RECOVER
         # INVARIANT: a lease that was asked for is in `_all`, with `_revocations`, or gone.
         self._all: dict[str, dict[str, Held]] = {}
-        self._flights: dict[Key, Future[None]] = {}
+        self._flights: dict[Key, _Flight] = {}
 
     @property
     def ledger(self) -> Ledger:
@@ -91,7 +91,7 @@ class Leases:
             if held is not None:
                 return _use(held, cached=True)
             if leads:
-                return await self._lead(grant, key, flight)
+                return await self._lead(grant, key)
             if driven() and loop_running():  # whoever asks may need this very loop: it is not waited for
                 return _use(await self._issue(grant, key), cached=False)
             await wait_for(flight)
@@ -106,11 +106,12 @@ class Leases:
                     held.users += 1
                     return held, _NO_FLIGHT, False
             if flight is not None:
-                return None, flight, False
-            flight = self._flights[key] = Future()
-            return None, flight, True
+                flight.followed = True
+                return None, flight.future, False
+            self._flights[key] = _Flight()
+            return None, _NO_FLIGHT, True
 
-    async def _lead(self, grant: Grant, key: Key, flight: Future[None]) -> Use:
+    async def _lead(self, grant: Grant, key: Key) -> Use:
         """Ask for the credential on behalf of all who wait; a cancelled leader sends them round again."""
         failure: CredentialUnavailable | None = None
         try:
@@ -124,11 +125,9 @@ class Leases:
             raise
         finally:
             with self._lock:
-                self._flights.pop(key, None)
-            if failure is not None:
-                flight.set_exception(failure)
-            else:
-                flight.set_result(None)
+                flight = self._flights.pop(key)
+            if flight.followed:
+                flight.land(failure)
 
     def _still_good(self, grant: Grant, key: Key, error: Exception) -> Held | None:
         """A refresh failed: the kept credential serves until shortly before its end, and those who wait find it."""
@@ -398,6 +397,29 @@ class Leases:
         if isinstance(self._ledger, MemoryLedger):
             self._ledger = MemoryLedger()
         self._start()
+
+
+class _Flight:
+    """One caller asks, and others may wait for it; most of the time nobody does."""
+
+    __slots__ = ("_future", "followed")
+
+    def __init__(self) -> None:
+        self.followed = False
+        self._future: Future[None] | None = None
+
+    @property
+    def future(self) -> Future[None]:
+        """What those who follow wait for; the lock of its leases is held."""
+        if self._future is None:
+            self._future = Future()
+        return self._future
+
+    def land(self, failure: CredentialUnavailable | None) -> None:
+        if failure is not None:
+            self.future.set_exception(failure)
+        else:
+            self.future.set_result(None)
 
 
 class _Outage(CredentialUnavailable):

@@ -5,6 +5,7 @@ INVARIANT: nothing here raises but a cancellation, and no text holds a token or 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -41,15 +42,15 @@ def verify_access_token(answer: Answer, asked: Asked, issuer: str, keys: Keys, n
 
 def access_token_profile(issuer: str, asked: Asked) -> Profile:
     """The strict profile of an access token that was asked for."""
+    return _profile(issuer, asked.audience, asked.leeway, asked.max_lifetime, asked.thumbprint)
+
+
+@functools.lru_cache(maxsize=256)
+def _profile(issuer: str, audience: str, leeway: int, max_lifetime: int, thumbprint: str) -> Profile:
     return Profile(
-        typ=ACCESS_TOKEN,
-        issuer=issuer,
-        audience=asked.audience,
-        required=_REQUIRED,
-        leeway=asked.leeway,
-        max_lifetime=asked.max_lifetime,
-        thumbprint=asked.thumbprint,
-    )
+        typ=ACCESS_TOKEN, issuer=issuer, audience=audience, required=_REQUIRED, leeway=leeway,
+        max_lifetime=max_lifetime, thumbprint=thumbprint,
+    )  # fmt: skip
 
 
 def verify_introspection(document: Mapping[str, Any], answer: Answer, asked: Asked, now: float) -> Verified | str:

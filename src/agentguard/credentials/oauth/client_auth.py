@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
-from agentguard._dpop import compact_jwt
+from agentguard._dpop import compact_header, compact_jwt
 from agentguard.errors import ConfigurationError
 from agentguard.keys import SigningKey
 from agentguard.ports import IdentityTokens
@@ -59,6 +59,7 @@ class PrivateKeyJwt:
         if legacy_aud not in ("", "token_endpoint"):
             raise ConfigurationError(f"legacy_aud {legacy_aud!r}: leave it out, or write 'token_endpoint'")
         self._key, self._kid, self._legacy = key, kid or key.kid, bool(legacy_aud)
+        self._headers: dict[str, bytes] = {}
 
     async def fields(self, token_endpoint: str, now: float) -> Fields:
         """Return the form fields of one attempt, with an assertion that lives 60 seconds."""
@@ -68,7 +69,10 @@ class PrivateKeyJwt:
 
     def sign(self, typ: str, claims: Mapping[str, Any]) -> str:
         """Return claims that this client vouches for, as a JWT."""
-        return compact_jwt(self._key, {"typ": typ, "kid": self._kid}, claims)
+        header = self._headers.get(typ)
+        if header is None:
+            header = self._headers[typ] = compact_header(self._key, {"typ": typ, "kid": self._kid})
+        return compact_jwt(self._key, header, claims)
 
     def __repr__(self) -> str:
         return f"<PrivateKeyJwt {self.client_id} at {self.issuer}>"

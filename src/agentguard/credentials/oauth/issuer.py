@@ -7,7 +7,7 @@ import re
 import secrets
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from agentguard._dpop import DpopKey
@@ -178,14 +178,12 @@ class TokenIssuer:
     def _issued(self, lease: Lease, answer: Answer, verified: Verified, key: DpopKey | None) -> Issued:
         # A token of an earlier attempt whose answer was lost ends by the time the prepared lease says.
         slack = math.ceil(max(0.0, lease.expires_by - verified.expires_at)) if answer.unsure else LEEWAY
-        issued = replace(
-            lease,
-            expires_at=verified.expires_at,
-            fingerprint=answer.token.fingerprint(),
-            type=verified.type,
-            jti=verified.jti,
+        issued = Lease(
+            id=lease.id, issuer=lease.issuer, key=lease.key, task=lease.task, issued_at=lease.issued_at,
+            placement=lease.placement, name=lease.name, parent=lease.parent, expires_at=verified.expires_at,
+            fingerprint=answer.token.fingerprint(), type=verified.type, jti=verified.jti,
             verifier_leeway=max(LEEWAY, slack),
-        )
+        )  # fmt: skip
         return Issued(issued, answer.token, _handle(answer.token, unsure=answer.unsure), key)
 
     async def revoke(self, lease: Lease, handle: Secret | None = None) -> Ending:
