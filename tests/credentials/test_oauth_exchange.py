@@ -529,7 +529,9 @@ def test_no_error_holds_a_token_or_what_the_server_said(fake: FakeServer, name: 
     assert caught.value.__context__ is None
     del fake.alive, fake.seen[:]
     texts = texts_of(caught.value)
-    assert not [text for text in texts if CANARY in text or secret in text or text.startswith("eyJ")]
+    assert not [
+        text for text in texts if CANARY in text or secret in text or (text.startswith("eyJ") and "." in text)
+    ]  # a header alone is none
 
 
 @hidden
