@@ -89,6 +89,15 @@ def test_lone_local_issuer_stands_for_itself_and_needs_no_file_for_its_ledger(fo
     assert not (folder / "state.db").exists()
 
 
+def test_keys_that_rotate_sign_from_their_folder(folder: Path) -> None:
+    from agentguard.keys import rotate
+
+    rotate(folder / "keys", 1_700_000_000)
+    with load(folder, "tokens: {local: {keys: keys}}\n") as guard:
+        assert isinstance(guard.issuer, LocalIssuer)
+        assert len(guard.keys) >= 1
+
+
 def test_spiffe_identity_is_made_and_its_tokens_authenticate_the_client(folder: Path) -> None:
     text = (
         "tokens: {exchange: {issuer: https://as.test, client_id: 'spiffe://bank.test/bot', assertion: identity}}\n"
@@ -111,6 +120,8 @@ def test_spiffe_identity_is_made_and_its_tokens_authenticate_the_client(folder: 
             "tokens: {exchange: {issuer: 'http://as.test', client_id: b, key: client.pem}}\n" + STATE,
             "tokens.exchange: ",
         ),
+        ("tokens: {local: {issuer: a}}\n", "write key: FILE, or keys: FOLDER"),
+        ("tokens: {local: {key: client.pem, keys: folder}}\n", "write key: FILE, or keys: FOLDER"),
         ("tokens: {vault: {}}\n" + STATE, "unknown key 'vault'"),
         ("tokens: {grace: 20s}\n", "tokens: name a broker"),
         (f"tokens: {{exchange: {{{EXCHANGE}}}, grace: 31s}}\n" + STATE, "tokens.grace: write a duration"),

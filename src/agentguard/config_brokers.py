@@ -102,9 +102,15 @@ class Brokers:
 
     def _local(self, said: dict[str, Any]) -> Issuer | None:
         from agentguard.credentials.local import LocalIssuer
-        from agentguard.keys import SigningKey
+        from agentguard.keys import KeyRing, SigningKey
 
-        key = self._at("key", partial(SigningKey.from_pem_file, said["key"]))
+        if ("key" in said) == ("keys" in said):
+            raise ConfigurationError("write key: FILE, or keys: FOLDER for keys that rotate (agentguard keys rotate)")
+        key: SigningKey | KeyRing
+        if "key" in said:
+            key = self._at("key", partial(SigningKey.from_pem_file, said["key"]))
+        else:
+            key = self._at("keys", partial(KeyRing.from_folder, said["keys"]))
         return self._at("issuer", partial(LocalIssuer, key, said.get("issuer", "agentguard")))
 
     def _server(self, said: dict[str, Any]) -> tuple[AuthorizationServer, PrivateKeyJwt | WorkloadAssertion]:

@@ -192,7 +192,7 @@ def _privileges(node: Node, base: FilePath) -> dict[str, Any]:
 
 # For each kind of broker what it needs, and what it takes beside.
 _KINDS: Final[Mapping[str, tuple[Fields, Fields]]] = {
-    "local": ({"key": file_of}, {"issuer": _text("the issuer's URL or name")}),
+    "local": ({}, {"key": file_of, "keys": file_of, "issuer": _text("the issuer's URL or name")}),
     "exchange": (_CLIENT, {**_PROOF, **_RULES, **_ACTOR, "own_subject": _text("the sub of an agent's own tokens")}),
     "client_credentials": (_CLIENT, {**_PROOF, **_RULES, "own_subject": _text("the sub of its tokens")}),
     "id_jag": ({**_CLIENT, "provider": _part(_CLIENT, _PROOF)}, {**_PROOF, **_RULES, **_ACTOR}),

@@ -69,6 +69,7 @@ class Keeper:
         for task in self.open_tasks():
             if guard.monotonic() >= task.deadline:
                 self._run(guard, lambda task=task: guard.close_task(task, TaskState.ENDED, "expired"))  # type: ignore[misc]  # bound now
+        self._run(guard, guard.stopping.listen)
         if guard.leases is not None:
             self._run(guard, guard.leases.tend)
 

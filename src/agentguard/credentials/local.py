@@ -24,8 +24,8 @@ from typing import Any, Final
 import msgspec
 
 from agentguard._jwt import MAX_ACTORS, MAX_TOKEN
-from agentguard.errors import ConfigurationError, CredentialUnavailable
-from agentguard.keys import KeySet, SigningKey
+from agentguard.errors import ConfigurationError, CredentialUnavailable, Unavailable
+from agentguard.keys import KeySet, Signer, Signers, SigningKey
 from agentguard.model.lease import Ending, Grant, Issued, Lease, Secret
 from agentguard.model.principal import Chain, checked_name
 
@@ -58,7 +58,7 @@ class LocalIssuer:
     of its parent's leases: it neither issues nor vouches for them.
 
     Args:
-        key: signs.
+        key: signs; or keys that take turns (`KeyRing`, or a vault's), of which the one whose turn it is signs.
         issuer: the `iss` claim.
         lifetime: seconds from `iat` to `exp`, 1 to 30.
         monotonic: counts the seconds a lease has left; never the wall clock.
@@ -68,11 +68,12 @@ class LocalIssuer:
     """
 
     suspends: bool = False
+    waits: bool = False
     remote: bool = False
 
     def __init__(
         self,
-        key: SigningKey,
+        key: SigningKey | Signers,
         issuer: str = "agentguard",
         lifetime: int = MAX_LIFETIME,
         *,
@@ -82,9 +83,12 @@ class LocalIssuer:
             raise ConfigurationError(f"lifetime {lifetime!r}: write whole seconds from 1 to {MAX_LIFETIME}")
         self._issuer = checked_name(issuer, "issuer")
         self._lifetime = lifetime
-        self._key = key
-        header = {"alg": key.algorithm, "typ": "at+jwt", "kid": key.kid}
-        self._header = _base64url(msgspec.json.encode(header)) + b"."
+        self._key = key if isinstance(key, SigningKey) else None
+        self._header = _header(key) if isinstance(key, SigningKey) else b""
+        self._signers = None if isinstance(key, SigningKey) else key
+        if self._signers is not None:
+            self.suspends, self.waits = self._signers.suspends, self._signers.waits
+            self.remote = self.waits
         self._live = _Live(monotonic)
         _issuers.add(self)
 
@@ -95,8 +99,8 @@ class LocalIssuer:
 
     @property
     def keys(self) -> KeySet:
-        """The public key, for verifiers."""
-        return KeySet.of(self._key)
+        """The public keys that verifiers need now; those of a ring change, so a verifier that lasts takes the ring."""
+        return KeySet.of(self._key) if self._key is not None else self._turns.published(time.time())
 
     def prepare(self, grant: Grant, now: float) -> Lease:
         """Return the lease, with its `jti` and its end, before anything is minted.
@@ -134,9 +138,10 @@ class LocalIssuer:
             raise CredentialUnavailable("the time in which a credential may be issued has passed")
         if lease.key != grant.key or lease.issuer != self._issuer:
             raise CredentialUnavailable("the lease was prepared for another grant")
-        token = self._mint(grant, lease)
-        if token is None:
-            raise CredentialUnavailable(
+        key = self._key
+        token = self._mint(grant, lease, key, self._header) if key else await self._minted(grant, lease, now)
+        if not isinstance(token, str):
+            raise token or CredentialUnavailable(
                 f"no token could be made: at most {MAX_ACTORS} actors, {MAX_TOKEN} characters and JSON details"
             )
         secret = Secret(token)
@@ -156,17 +161,46 @@ class LocalIssuer:
         return iss != self._issuer or not self._live.holds(jti)
 
     def __repr__(self) -> str:
-        return f"<LocalIssuer {self._issuer} {self._key.kid}>"
+        return f"<LocalIssuer {self._issuer} {self._key.kid if self._key is not None else self._signers}>"
 
-    def _mint(self, grant: Grant, lease: Lease) -> str | None:
+    @property
+    def _turns(self) -> Signers:
+        assert self._signers is not None  # noqa: S101  # an issuer without a key of its own has them
+        return self._signers
+
+    def _mint(self, grant: Grant, lease: Lease, key: SigningKey, header: bytes) -> str | None:
         if len(grant.chain.agents) > MAX_ACTORS:
             return None
         try:
-            signed = self._header + _base64url(_ENCODER.encode(_claims(grant, lease)))
-            token = signed + b"." + _base64url(self._key.sign(signed))
+            signed = header + _base64url(_ENCODER.encode(_claims(grant, lease)))
+            token = signed + b"." + _base64url(key.sign(signed))
         except Exception:  # the error's frames hold the payload, so it goes no further
             return None
         return token.decode("ascii") if len(token) <= MAX_TOKEN else None
+
+    async def _minted(self, grant: Grant, lease: Lease, now: float) -> str | CredentialUnavailable | None:
+        """Mint by the key whose turn it is; what must not be raised with its frames is returned."""
+        try:
+            key = await self._turns.current(now)
+            if isinstance(key, SigningKey):
+                return self._mint(grant, lease, key, _header(key))
+            return await _signed_by(key, grant, lease)
+        except Unavailable as error:
+            return CredentialUnavailable(str(error))
+        except Exception:
+            return None
+
+
+async def _signed_by(key: Signer, grant: Grant, lease: Lease) -> str | None:
+    if len(grant.chain.agents) > MAX_ACTORS:
+        return None
+    signed = _header(key) + _base64url(_ENCODER.encode(_claims(grant, lease)))
+    token = signed + b"." + _base64url(await key.signature(signed))
+    return token.decode("ascii") if len(token) <= MAX_TOKEN else None
+
+
+def _header(key: Signer) -> bytes:
+    return _base64url(msgspec.json.encode({"alg": key.algorithm, "typ": "at+jwt", "kid": key.kid})) + b"."
 
 
 def _claims(grant: Grant, lease: Lease) -> dict[str, Any]:
