@@ -38,6 +38,8 @@ from agentguard._http.address import parsed_networks, refusal
 from agentguard.errors import ConfigurationError, Unavailable
 from tests.loopback import Answer, Loopback, Slowly, reply
 
+pytestmark = pytest.mark.slow  # processes, servers that hang, deadlines that pass
+
 CANARY = "canary-5f1c"
 
 

@@ -39,6 +39,8 @@ from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 from bench.authority import AUDIENCE, Client, RemoteIssuer, authority
 from tests.adversarial.crash_program import KEY, POINTS
 
+pytestmark = pytest.mark.slow  # processes, servers that hang, deadlines that pass
+
 ROOT = Path(__file__).resolve().parents[2]
 INTENT = Intent("Pay acme", step("pay", account="acme").times(10**6))
 no_trace = pytest.mark.control("8 no credential outlives recovery")

@@ -27,6 +27,8 @@ from agentguard.keys import KeySet, SigningKey
 from tests.loopback import Answer, Clock, Loopback, Slowly, reply
 from tests.resource_server.forging import AUDIENCE, ISSUER, KEY, NOW, claims, header, sign, token
 
+pytestmark = pytest.mark.slow  # processes, servers that hang, deadlines that pass
+
 LIFETIME, COOLDOWN, MAX_STALE = 300.0, 60.0, 3600.0
 PROFILE = Profile(typ=ACCESS_TOKEN, issuer=ISSUER, audience=AUDIENCE, required=frozenset({"sub"}))
 OTHER = SigningKey.generate()

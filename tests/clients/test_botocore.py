@@ -14,6 +14,8 @@ from agentguard.clients.botocore import FrozenCredentials, GuardCredentials, gua
 from agentguard.model.lease import Placement
 from tests.clients.test_httpx import Api, Broker, calling
 
+pytestmark = pytest.mark.slow  # processes, servers that hang, deadlines that pass
+
 KEYS = {"Version": 1, "AccessKeyId": "AKIDEXAMPLE", "SecretAccessKey": "a secret key", "SessionToken": "a session"}
 
 

@@ -23,6 +23,8 @@ from agentguard.model.lease import Grant, LeaseKey, Placement, Secret
 from agentguard.model.principal import Agent, Chain, Subject
 from agentguard.ports import Issuer, waits
 
+pytestmark = pytest.mark.slow  # processes, servers that hang, deadlines that pass
+
 AUDIENCE = "postgresql://db.test:5432/app"
 GRANTS = {"table/invoices": {"billing.invoices": {"db:read": ["SELECT"]}}}
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import grpc
 import jwt
 import pytest
 from cryptography import x509
@@ -25,16 +26,11 @@ from agentguard.errors import ConfigurationError, IdentityUnavailable
 from agentguard.identity.spiffe import MAX_AUDIENCES, RECHECK, SpiffeIdentity
 from agentguard.model.principal import Proof
 from agentguard.ports import Authenticator, IdentityTokens, waits
-from tests.identity.shown import shown_by
-
-pytest.importorskip("grpc")
-pytest.importorskip("spiffe")
-
-import grpc
-
 from tests.identity.agent import NAME, Agent
+from tests.identity.shown import shown_by
 from tests.services.trust_domain import TrustDomain
 
+pytestmark = pytest.mark.slow  # processes, servers that hang, deadlines that pass
 AS = "https://as.bank.test"
 VAULT = "https://vault.bank.test"
 OTHER = "spiffe://bank.test/reporter"

@@ -21,6 +21,8 @@ from agentguard.state.owner import SILENT, Owner, dead
 from agentguard.state.sqlite import SqliteLedger
 from agentguard.testing import FakeClock
 
+pytestmark = pytest.mark.slow  # processes, servers that hang, deadlines that pass
+
 KEY = b"a key of the tests, 32 bytes long"
 NOW = 1_800_000_000.0
 living_keep = pytest.mark.control("8 the living keep their rows")
