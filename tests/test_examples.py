@@ -36,6 +36,12 @@ SEEN: dict[str, tuple[str, ...]] = {
         f"{CHAIN}: refund.create: budget_exhausted at support-bot",
         "outstanding credentials: 0",
     ),
+    "payments_api": (
+        'POST acme 49.99: 200 "user:alice > support-bot refunded 49.99 to acme"',
+        "POST acme 50.99: 403 the argument amount is not the one that the token is for",
+        "POST evil 49.99: 403 the token is for another resource",
+        "outstanding credentials: 0",
+    ),
     "postgres_jit": (
         "invoices: [(300,)]",
         "payroll: permission denied for table payroll",
@@ -72,7 +78,7 @@ def test_every_example_is_executed_and_short() -> None:
 
 
 SERVERS = {"postgres_jit"}
-SLOW = {"wrap_toolkit", "five_minutes", "fastapi_service"}  # they import LangChain or FastAPI anew
+SLOW = {"wrap_toolkit", "five_minutes", "fastapi_service", "payments_api"}  # they import LangChain or FastAPI anew
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from jwt.algorithms import OKPAlgorithm
 from jwt.api_jws import PyJWS
@@ -24,6 +24,7 @@ from agentguard.errors import ConfigurationError, TokenRejected
 if TYPE_CHECKING:
     from agentguard._jwk import PublicKey
 
+T = TypeVar("T")
 MAX_TOKEN: Final = 16 * 1024
 MAX_ACTORS: Final = 16
 MAX_LEEWAY: Final = 60
@@ -93,8 +94,10 @@ class Profile:
     max_lifetime: int = 3600
     extra_audiences: bool = False
     thumbprint: str = ""
+    needed: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "needed", tuple(sorted(_ALWAYS | self.required)))
         if not self.issuer or not self.audience:
             raise ConfigurationError("a token is verified against one issuer and one audience; give both, as text")
         if not self.typ or any(typ != typ.lower() for typ in self.typ):
@@ -126,17 +129,75 @@ def verify_jwt(token: str, profile: Profile, keys: Keys, now: float) -> Mapping[
 
 def examine(token: str, profile: Profile, keys: Keys, now: float) -> Mapping[str, Any] | Rejection:
     """Return the claims, or why the token is refused; it never raises, so a caller can drop the token first."""
+    claims = signed_claims(token, profile.typ, keys)
+    if isinstance(claims, Rejection):
+        return claims
+    return examine_claims(claims, profile, now) or claims
+
+
+def examine_claims(claims: Mapping[str, Any], profile: Profile, now: float) -> Rejection | None:
+    """Return why claims are refused, also such as did not come in a JWT (RFC 7662 section 2.2), or None."""
     try:
-        header = _header(token, profile)
-        claims = strict_json(_verified_payload(token, header, keys))
         _check_claims(claims, profile, now)
+    except _Refused as refused:
+        return Rejection(refused.why)
+    except Exception:  # deny by default: whatever breaks here breaks on the claims
+        return _MALFORMED
+    return None
+
+
+def signed_claims(
+    token: str, typ: frozenset[str], keys: Keys, max_length: int = MAX_TOKEN
+) -> Mapping[str, Any] | Rejection:
+    """Return the claims of a JWT of some type that one of the keys signed, or why not; whoever asks judges the claims.
+
+    Args:
+        token: the compact form.
+        typ: as in `Profile`.
+        keys: public keys by `kid`.
+        max_length: most characters.
+    """
+    return _judged(lambda: strict_json(_verified_payload(token, _header_of_typ(token, typ, max_length), keys)))
+
+
+def self_signed_claims(
+    token: str, typ: frozenset[str], key_of: Callable[[Mapping[str, Any]], PublicKey | str], max_length: int
+) -> tuple[PublicKey, Mapping[str, Any]] | Rejection:
+    """Return key and claims of a JWT that brings its own key, such as a DPoP proof (RFC 9449 section 4.2), or why not.
+
+    That proves possession of the key and nothing else.
+
+    Args:
+        token: the compact form.
+        typ: as in `Profile`.
+        key_of: takes the key out of the header, or says why it is refused; its algorithm has to be the header's.
+        max_length: most characters.
+    """
+
+    def judge() -> tuple[PublicKey, Mapping[str, Any]]:
+        header = _header_of_typ(token, typ, max_length)
+        key = key_of(header)
+        if isinstance(key, str):
+            raise _Refused(key)
+        if header.get("alg") != key.algorithm:
+            raise _Refused("the signature algorithm is not the one of its key")
+        return key, strict_json(_payload(token, key))
+
+    return _judged(judge)
+
+
+def _judged(judge: Callable[[], T]) -> T | Rejection:
+    try:
+        return judge()
     except _Refused as refused:
         return Rejection(refused.why)
     except NotStrictJSON:
         return Rejection("the token is no strict JSON")
     except Exception:  # deny by default: whatever breaks here breaks on the token
-        return Rejection("the token is malformed")
-    return claims
+        return _MALFORMED
+
+
+_MALFORMED: Final = Rejection("the token is malformed")
 
 
 def _signatures() -> PyJWS:
@@ -165,15 +226,19 @@ def kid_of(token: str) -> str | None:
 
 
 def _header(token: str, profile: Profile) -> dict[str, Any]:
-    header = _parsed_header(token)
-    if not _typ_fits(header, profile):
+    return _header_of_typ(token, profile.typ, MAX_TOKEN)
+
+
+def _header_of_typ(token: str, typ: frozenset[str], max_length: int) -> dict[str, Any]:
+    header = _parsed_header(token, max_length)
+    if not _typ_fits(header, typ):
         raise _Refused("the typ of the token is not the one expected here")
     return header
 
 
-def _parsed_header(token: str) -> dict[str, Any]:
-    if type(token) is not str or len(token) > MAX_TOKEN:
-        raise _Refused(f"a token is text of at most {MAX_TOKEN} characters")
+def _parsed_header(token: str, max_length: int = MAX_TOKEN) -> dict[str, Any]:
+    if type(token) is not str or len(token) > max_length:
+        raise _Refused(f"a token is text of at most {max_length} characters")
     if not _COMPACT.fullmatch(token):
         raise _Refused("a token is three parts of canonical base64url")
     segment = token[: token.index(".")]
@@ -183,15 +248,15 @@ def _parsed_header(token: str) -> dict[str, Any]:
     return header
 
 
-_STANDARD: Final = str.maketrans("-_", "+/")
+_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
 
 
-def _typ_fits(header: Mapping[str, Any], profile: Profile) -> bool:
+def _typ_fits(header: Mapping[str, Any], accepted: frozenset[str]) -> bool:
     if "typ" not in header:
-        return "" in profile.typ
+        return "" in accepted
     typ = header["typ"]
     # Only ASCII letters fold in a media type; the Kelvin sign must not become a k.
-    return isinstance(typ, str) and typ.isascii() and typ != "" and typ.lower() in profile.typ
+    return isinstance(typ, str) and typ.isascii() and typ != "" and typ.lower() in accepted
 
 
 def _verified_payload(token: str, header: Mapping[str, Any], keys: Keys) -> bytes:
@@ -203,10 +268,14 @@ def _verified_payload(token: str, header: Mapping[str, Any], keys: Keys) -> byte
         raise _Refused("the token names no known key")
     if algorithm != key.algorithm:
         raise _Refused("the signature algorithm is not the one of its key")
+    return _payload(token, key)
+
+
+def _payload(token: str, key: PublicKey) -> bytes:
     signed, _, signature = token.rpartition(".")
     try:
         # The form was checked already, and PyJWT would look at each character again, one by one.
-        good = _JWS.get_algorithm_by_name(algorithm).verify(signed.encode("ascii"), key.key, _bytes(signature))
+        good = _JWS.get_algorithm_by_name(key.algorithm).verify(signed.encode("ascii"), key.key, _bytes(signature))
     except Exception:  # what cryptography raises on a malformed signature
         good = False
     if good is not True:
@@ -215,11 +284,11 @@ def _verified_payload(token: str, header: Mapping[str, Any], keys: Keys) -> byte
 
 
 def _bytes(segment: str) -> bytes:
-    return binascii.a2b_base64(segment.translate(_STANDARD) + "=" * (-len(segment) % 4))
+    return binascii.a2b_base64(segment.encode("ascii").translate(_STANDARD) + b"=" * (-len(segment) % 4))
 
 
 def _check_claims(claims: Mapping[str, Any], profile: Profile, now: float) -> None:
-    for name in sorted(_ALWAYS | profile.required):
+    for name in profile.needed:
         if claims.get(name) in (None, "", [], {}):
             raise _Refused(f"the claim {name} is missing")
     if not isinstance(claims["iss"], str) or claims["iss"] != profile.issuer:

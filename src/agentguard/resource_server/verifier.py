@@ -5,27 +5,20 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, Protocol
 
+import anyio
+import anyio.to_thread
+
+from agentguard._drive import drive, driven, loop_running
 from agentguard._jwt import ACCESS_TOKEN, Keys, Profile, Rejection, actors_of, examine
-from agentguard.errors import ConfigurationError, TokenRejected
+from agentguard.errors import ConfigurationError
+from agentguard.resource_server.rejection import InsufficientScope, rejected
 
-_REQUIRED: Final = frozenset({"sub", "client_id", "jti"})
+ASK_SECONDS: Final = 5.0
+REQUIRED: Final = frozenset({"sub", "client_id", "jti"})
 _TEXTS: Final = ("agentguard_resource", "intent_s256", "txn", "tenant")
-
-
-class InsufficientScope(TokenRejected):
-    """The token is good, but not for this: `insufficient_scope` (RFC 6750 section 3.1), answered with 403.
-
-    Args:
-        scope: what the request needs, for the challenge; space-separated.
-        why: a short description, safe to send to the caller.
-    """
-
-    def __init__(self, scope: str, why: str) -> None:
-        self.scope = scope
-        super().__init__("insufficient_scope", why)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +40,8 @@ class VerifiedToken:
         intent_s256: hash of the intent, or empty.
         txn: the root task, or empty.
         tenant: the tenant, or empty.
+        audience: whom it is for: this API.
+        thumbprint: of the key it is bound to and whose possession was proved, or empty (RFC 9449 section 6.1).
     """
 
     subject: str
@@ -62,6 +57,8 @@ class VerifiedToken:
     intent_s256: str
     txn: str
     tenant: str
+    audience: str = field(default="", compare=False)
+    thumbprint: str = ""
 
     @property
     def chain_text(self) -> str:
@@ -90,20 +87,47 @@ class VerifiedToken:
             raise InsufficientScope(" ".join(scopes), "the token is for another resource")
 
 
+class AccessTokens(Protocol):
+    """What verifies one kind of access token: `TokenVerifier` or `IntrospectionVerifier`.
+
+    `examined` never raises and asks others for at most `seconds`. With a `thumbprint` the token has to be bound to that
+    key; without one it must be bound to none. `remote` says that a server may be asked.
+    """
+
+    @property
+    def audience(self) -> str: ...
+    @property
+    def remote(self) -> bool: ...
+
+    async def examined(
+        self, token: str, *, thumbprint: str = "", now: float | None = None, seconds: float = ASK_SECONDS
+    ) -> VerifiedToken | Rejection: ...
+
+
+class StatusCheck(Protocol):
+    """Says whether the `status` claim of a token that was verified lets it pass: None, or why not. It never raises."""
+
+    async def refusal(self, status: object, now: float, seconds: float) -> Rejection | None: ...
+
+
 class TokenVerifier:
-    """Verifies access tokens (RFC 9068) of one issuer for one audience. Safe for threads.
+    """Verifies access tokens (RFC 9068) of one issuer for one audience. Safe for threads and event loops.
 
     Args:
         keys: the issuer's public keys.
         issuer: exact `iss`.
         audience: this API's origin, exact `aud`.
         revoked: told `(iss, jti)`, says whether the token was revoked; a raise, or anything but False, refuses it.
+        status: looks a token's `status` claim up (`StatusListCheck`); without one a token that has the claim is
+            refused, because nobody could say whether it still counts.
+        require_status: refuse a token without `status`.
         leeway: seconds that clocks may differ, at most 60.
         max_lifetime: most seconds between `iat` and `exp`, at most 86,400.
         require_details: refuse a token without `authorization_details`.
 
     Raises:
-        ConfigurationError: a bound is out of range, the issuer or audience is empty, or `revoked` is no plain function.
+        ConfigurationError: a bound is out of range, the issuer or audience is empty, `revoked` is no plain function, or
+            a status is required that nobody looks up.
     """
 
     def __init__(
@@ -113,30 +137,45 @@ class TokenVerifier:
         audience: str,
         *,
         revoked: Callable[[str, str], bool] | None = None,
+        status: StatusCheck | None = None,
+        require_status: bool = False,
         leeway: int = 30,
         max_lifetime: int = 3600,
         require_details: bool = False,
     ) -> None:
         if inspect.iscoroutinefunction(revoked):
             raise ConfigurationError("revoked is a plain function of (iss, jti); the middleware calls it on a thread")
+        if require_status and status is None:
+            raise ConfigurationError("require_status needs something to ask: status=StatusListCheck(...)")
         self._keys = keys
-        self._revoked = revoked
+        self._revoked, self._status = revoked, status
+        optional = {"authorization_details": require_details, "status": require_status}
         self._profile = Profile(
             typ=ACCESS_TOKEN,
             issuer=issuer,
             audience=audience,
-            required=_REQUIRED | ({"authorization_details"} if require_details else set()),
+            required=REQUIRED | {name for name, needed in optional.items() if needed},
             leeway=leeway,
             max_lifetime=max_lifetime,
         )
 
     @property
+    def audience(self) -> str:
+        """The `aud` of its tokens: this API."""
+        return self._profile.audience
+
+    @property
+    def remote(self) -> bool:
+        """Whether a server may be asked: for a status list."""
+        return self._status is not None
+
+    @property
     def may_block(self) -> bool:
-        """Whether `verify` calls `revoked`, which may wait."""
-        return self._revoked is not None
+        """Whether `verify` calls `revoked` or asks for a status list, which may wait."""
+        return self._revoked is not None or self.remote
 
     def verify(self, token: str, now: float | None = None) -> VerifiedToken:
-        """Return what the token says.
+        """Return what the token says; one that is bound to a key is refused, see `RequestVerifier`.
 
         Args:
             token: the compact form, without `Bearer`.
@@ -144,35 +183,98 @@ class TokenVerifier:
 
         Raises:
             TokenRejected: it does not pass; the text holds nothing of it.
+            ConfigurationError: a status list may have to be fetched and an event loop runs here: `await verified(...)`.
         """
         outcome = self.examine(token, now)
         del token  # the traceback keeps this frame
         if isinstance(outcome, Rejection):
-            raise outcome.raised()
+            raise rejected(outcome)
+        return outcome
+
+    async def verified(self, token: str, now: float | None = None) -> VerifiedToken:
+        """Return what `verify` returns, for callers in an event loop.
+
+        Raises:
+            TokenRejected: it does not pass; the text holds nothing of it.
+        """
+        try:
+            outcome = await self.examined(token, now=now)
+        finally:
+            del token  # the traceback keeps this frame
+        if isinstance(outcome, Rejection):
+            raise rejected(outcome)
         return outcome
 
     def examine(self, token: str, now: float | None = None) -> VerifiedToken | Rejection:
-        """Return what the token says, or why it is refused; it never raises."""
-        claims = examine(token, self._profile, self._keys, time.time() if now is None else now)
+        """Return what the token says, or why it is refused; it never raises because of a token."""
+        if self.remote:
+            refuse_to_block_a_loop()
+        return drive(self.examined(token, now=now))
+
+    async def examined(
+        self, token: str, *, thumbprint: str = "", now: float | None = None, seconds: float = ASK_SECONDS
+    ) -> VerifiedToken | Rejection:
+        """Return what the token says, or why it is refused; it never raises.
+
+        Args:
+            token: the compact form.
+            thumbprint: of the key whose possession was proved; the token has to be bound to it.
+            now: seconds since the epoch; the wall clock by default.
+            seconds: how long `revoked` may take in an event loop, and then the status list.
+        """
+        now = time.time() if now is None else now
+        claims = examine(token, bound_to(self._profile, thumbprint), self._keys, now)
         if isinstance(claims, Rejection):
             return claims
-        if not all(isinstance(claims.get(name, ""), str) for name in _TEXTS):
-            return Rejection("a claim that must be text is not")
-        return self._revocation(claims) or _verified(claims)
+        said = told_by(claims, self.audience, thumbprint)
+        if isinstance(said, Rejection):
+            return said
+        return await self._revocation(claims, seconds) or await self._refused_status(claims, now, seconds) or said
 
-    def _revocation(self, claims: Mapping[str, Any]) -> Rejection | Literal[False]:
-        if self._revoked is None:
+    async def _revocation(self, claims: Mapping[str, Any], seconds: float) -> Rejection | Literal[False]:
+        revoked, iss, jti = self._revoked, claims["iss"], claims["jti"]
+        if revoked is None:
             return False
+        answer: object = None
         try:
-            revoked: object = self._revoked(claims["iss"], claims["jti"])
-        except Exception:  # deny by default: what cannot be checked is not accepted
-            revoked = None
-        if revoked is False:
+            if driven():
+                answer = revoked(iss, jti)
+            else:
+                with anyio.move_on_after(seconds):
+                    answer = await anyio.to_thread.run_sync(revoked, iss, jti, abandon_on_cancel=True)
+        except Exception:  # noqa: S110  # deny by default: what cannot be checked is not accepted
+            pass
+        if answer is False:
             return False
-        return Rejection("the token has been revoked" if revoked is True else "revocation could not be checked")
+        return Rejection("the token has been revoked" if answer is True else "revocation could not be checked")
+
+    async def _refused_status(self, claims: Mapping[str, Any], now: float, seconds: float) -> Rejection | None:
+        if "status" not in claims:
+            return None
+        if self._status is None:
+            return Rejection("the token has a status that this API does not look up")
+        return await self._status.refusal(claims["status"], now, seconds)
 
 
-def _verified(claims: Mapping[str, Any]) -> VerifiedToken:
+def refuse_to_block_a_loop() -> None:
+    """Refuse a synchronous caller that would block the event loop it runs in.
+
+    Raises:
+        ConfigurationError: an event loop runs in this thread.
+    """
+    if loop_running():
+        raise ConfigurationError("this asks a server and would block the event loop; await verified(...) instead")
+
+
+def bound_to(profile: Profile, thumbprint: str) -> Profile:
+    """Return the profile of tokens that are bound to this key, or to none where it is empty."""
+    return replace(profile, thumbprint=thumbprint) if thumbprint else profile
+
+
+def told_by(claims: Mapping[str, Any], audience: str, thumbprint: str) -> VerifiedToken | Rejection:
+    """Return what claims that passed a profile say, or why they are refused all the same."""
+    if not all(isinstance(claims.get(name, ""), str) for name in _TEXTS):
+        return Rejection("a claim that must be text is not")
     chain = (claims["sub"], *reversed(actors_of(claims)))
     return VerifiedToken(
         subject=claims["sub"],
@@ -188,4 +290,6 @@ def _verified(claims: Mapping[str, Any]) -> VerifiedToken:
         intent_s256=claims.get("intent_s256", ""),
         txn=claims.get("txn", ""),
         tenant=claims.get("tenant", ""),
+        audience=audience,
+        thumbprint=thumbprint,
     )
