@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
@@ -30,6 +30,7 @@ from agentguard.intent.sets import Resolver
 from agentguard.keeper import Keeper, guards
 from agentguard.model.call import ToolSpec
 from agentguard.model.decision import Decision, Miss, Outcome, Reason
+from agentguard.model.lease import Secret
 from agentguard.model.record import Event, Facts, Position, Record
 from agentguard.opening import Opening
 from agentguard.ports import (
@@ -54,6 +55,10 @@ from agentguard.task import Task, TaskState
 from agentguard.telemetry import spans
 from agentguard.user import OnBehalfOf
 
+if TYPE_CHECKING:
+    from agentguard.handover import Handovers
+    from agentguard.handover.exporting import Exporting
+
 _log: Final = logging.getLogger("agentguard")
 _REMEMBERED: Final = 1000
 _NOBODY_NAMED: Final[Any] = object()
@@ -74,6 +79,7 @@ class Guard:
         budgets, ledger, suspensions: state; the default is this process's memory.
         grace: seconds past its expiry in which a tool that reads may still use a kept credential while the broker is
             out of reach: 0 (never) to 30; each use is recorded.
+        handovers: how tasks are handed on to other processes, and from whom they are taken.
         pseudonym_key: keys the hashes of subjects and arguments in records and spans (at least 16 bytes).
         recall: keep the last 1,000 decisions with their values, for `explain()`.
         clock: seconds since the epoch.
@@ -85,6 +91,7 @@ class Guard:
         environment: str = "", approver: Approver | None = None, decision_points: Sequence[DecisionPoint] = (),
         users: SubjectVerifier | None = None, budgets: Budgets | None = None, ledger: Ledger | None = None,
         suspensions: Suspensions | None = None, authenticator: Authenticator | None = None, grace: float = 0.0,
+        handovers: Handovers | None = None,
         pseudonym_key: bytes, recall: bool = False,
         clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
@@ -96,13 +103,14 @@ class Guard:
         self.budgets: Budgets = budgets or MemoryBudgets()
         self.suspensions: Suspensions = suspensions or MemorySuspensions()
         self.issuer, self.pseudonym_key, self.now, self.monotonic = issuer, pseudonym_key, clock, monotonic
-        self.authenticator = authenticator
+        self.authenticator, self.handovers = authenticator, handovers
+        self._exporting: Exporting | None = None
         ledger = (ledger or MemoryLedger()) if issuer is not None else None
         self.leases = Leases(issuer, ledger, self.record, clock, grace=grace) if issuer and ledger else None
         self.secrets = self.leases.secrets if self.leases is not None else LiveSecrets()
         ports = (
             self.audit, issuer, ledger, self.approver, *self.decision_points, users, authenticator, self.budgets,
-            self.suspensions,
+            self.suspensions, handovers.redemptions if handovers is not None else None,
         )  # fmt: skip
         self._ports = tuple([port for port in ports if port is not None])
         waiting = [type(port).__name__ for port in self._ports if getattr(port, "suspends", True)]
@@ -202,6 +210,46 @@ class Guard:
         """Return a task that narrows another; `Task.delegate` calls this."""
         return self.opening.child(parent, agent, intent, ttl)
 
+    async def export(self, task: Task, to: str, intent: Intent | None, how: Mapping[str, Any]) -> str:
+        """Hand a task on to another process; `Task.export` calls this."""
+        return await self._handing_on().export(task, to, intent, **how)
+
+    async def reclaim(self, task: Task, token: Secret) -> None:
+        """Take back what a handover was given; `Task.reclaim` calls this."""
+        await self._handing_on().reclaim(task, token)
+
+    def _handing_on(self) -> Exporting:
+        from agentguard.handover.exporting import Exporting
+
+        if self._exporting is None:
+            self._exporting = Exporting(self)
+        return self._exporting
+
+    def resume(self, token: str, *, agent: str = "") -> Task:
+        """Return the task of a handover that another process made, to be opened with `with` or `async with`.
+
+        Its signature, issuer, trust domain, type and times are verified (RFC 8725), its chain and its environment are
+        checked, and the agent has to be registered here: its purposes and ceiling hold, those that this registry knows
+        of the chain too. It is redeemed when the task is opened, once. A call under the task has to match every level
+        of the chain, as it stood when it was handed on; further delegation and credentials are this guard's own.
+
+        Args:
+            token: what `Task.export` returned.
+            agent: the agent that works here; empty for whoever the handover names.
+
+        Raises:
+            ConfigurationError: this guard takes no tasks.
+            TokenRejected: it is no handover of a peer, it is forged, expired, for somebody else, or used (recorded).
+            Denied: `unknown_agent`, `not_allowed`, `cycle`, `depth_exceeded`, `suspended`, ... (recorded).
+        """
+        from agentguard.handover.resuming import resume
+
+        if self.closed:
+            raise ConfigurationError("the guard is closed; make a new one")
+        secret = Secret(token)
+        del token
+        return resume(self, secret, agent)
+
     def refuse(self, task: Task, tool: str, reason: Reason, text: str) -> Denied:
         """Record a denial outside the pipeline; `Task.refuse` calls this."""
         decision = Decision(outcome=Outcome.DENY, reason=reason, tool=tool, miss=Miss(text=text))
@@ -297,6 +345,11 @@ class Guard:
         return drive(self.leases.outstanding()) if self.leases is not None else 0
 
     # --- life ------------------------------------------------------------------------------------------------
+
+    @property
+    def instance(self) -> str:
+        """What tells this guard from every other one, in other processes and after a fork too."""
+        return self._prefix
 
     def next_id(self) -> str:
         """An id that is unique in this process and after a fork."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from agentguard._drive import RELEASE_SECONDS, run_shielded, wait_for
-from agentguard.errors import ConfigurationError, Denied, Unavailable
+from agentguard.errors import ConfigurationError, Denied, TokenRejected, Unavailable
 from agentguard.intent import CompiledIntent, Intent, compile_intent
 from agentguard.intent.sets import Resolver
 from agentguard.matching import need_results
@@ -18,12 +18,14 @@ from agentguard.model.decision import Decision, Miss, Outcome, Reason
 from agentguard.model.duration import seconds
 from agentguard.model.principal import MAX_HOPS, Chain, Identity, Proof, Subject, checked_name
 from agentguard.model.record import Event, Record
+from agentguard.stopping import suspension_keys
 from agentguard.task import Task, TaskState
 from agentguard.telemetry import spans
 from agentguard.user import Itself, OnBehalfOf, User
 
 if TYPE_CHECKING:
     from agentguard.guard import Guard
+    from agentguard.handover.arrival import Arrival
     from agentguard.registry import RegisteredAgent
 
 _log: Final = logging.getLogger("agentguard")
@@ -49,11 +51,11 @@ class Opening:
             raise TypeError(
                 f"on_behalf_of is a {type(user).__name__}; use User.verified(token), User.asserted(name) or ITSELF"
             )
-        registered = self._registered(agent, Event.TASK_DENIED, {"intent": _name_of(intent)})
+        registered = self.registered(agent, Event.TASK_DENIED, {"intent": _name_of(intent)})
         compiled = _compiled(intent, self._guard.resolvers)
         if not registered.may_open(compiled.name, compiled.source_s256):
             text = f"the registered purposes of agent {agent!r} do not name intent {compiled.name!r}"
-            raise self._refused(Event.TASK_DENIED, agent, Reason.NOT_ALLOWED, text)
+            raise self.refused(Event.TASK_DENIED, agent, Reason.NOT_ALLOWED, text)
         limits = [
             registered.task_ttl,
             *([compiled.ttl] if compiled.ttl else []),
@@ -65,10 +67,10 @@ class Opening:
         """A task that narrows another one."""
         if intent is None:
             raise TypeError("a sub-agent needs an intent")
-        refusal = self._delegation_refusal(parent, agent)
+        refusal = self.delegation_refusal(parent, agent)
         if refusal is not None:
-            raise self._delegation_refused(parent, agent, *refusal)
-        registered = self._registered(agent, Event.DELEGATION_DENIED, {"task": parent.id})
+            raise self.delegation_refused(parent, agent, *refusal)
+        registered = self.registered(agent, Event.DELEGATION_DENIED, {"task": parent.id})
         compiled = _compiled(intent, self._guard.resolvers)
         limits = [parent.remaining(), registered.task_ttl, *([compiled.ttl] if compiled.ttl else [])]
         limits += [seconds(ttl, "ttl: ")] if ttl is not None else []
@@ -76,7 +78,8 @@ class Opening:
             registered, compiled, parent.user, parent.chain.extended(registered.agent), parent, min(limits)
         )
 
-    def _delegation_refusal(self, parent: Task, agent: str) -> tuple[Reason, str] | None:
+    def delegation_refusal(self, parent: Task, agent: str) -> tuple[Reason, str] | None:
+        """Why a task may not be delegated to an agent, in this process or another, or None."""
         if not parent.is_open():
             return Reason.TASK_ENDED, f"task {parent.id} is {parent.state}; only an open task can delegate"
         if agent in (link.name for link in parent.chain.agents):
@@ -101,15 +104,16 @@ class Opening:
             ttl=ttl,
         )
 
-    def _registered(self, agent: str, event: Event, fields: Mapping[str, Any]) -> RegisteredAgent:
+    def registered(self, agent: str, event: Event, fields: Mapping[str, Any]) -> RegisteredAgent:
+        """What the registry says about an agent; a name that it does not know is refused, and recorded."""
         try:
             found = self._guard.registry.get(checked_name(agent, "agent"))
         except ConfigurationError as error:
-            raise self._refused(event, str(agent)[:64], Reason.UNKNOWN_AGENT, str(error), fields) from None
+            raise self.refused(event, str(agent)[:64], Reason.UNKNOWN_AGENT, str(error), fields) from None
         if found is None:
             known = ", ".join(self._guard.registry.names()) or "none"
             text = f"agent {agent!r} is not registered; agentguard.yaml knows: {known}"
-            raise self._refused(event, agent, Reason.UNKNOWN_AGENT, text, fields)
+            raise self.refused(event, agent, Reason.UNKNOWN_AGENT, text, fields)
         return found
 
     # --- opening ----------------------------------------------------------------------------------------------
@@ -124,9 +128,18 @@ class Opening:
             task.settle_chain(Chain(await self._subject(task), (task.agent.agent,)))
         await self._identify(task)
         self._refuse_unfit(task)
+        if task.tree.origins and not resumed:  # a stop where the task came from, seen through a shared store
+            task.cache["keys"] = (*suspension_keys(task), *(f"task:{above}" for above in task.tree.origins))
+        if task.arrival is not None and not resumed:
+            await self._arrive(task, task.arrival)
         if not resumed:
             task.deadline = guard.monotonic() + (min(task.ttl, task.parent.remaining()) if task.parent else task.ttl)
-        self._record_opening(task)
+        try:
+            self._record_opening(task)
+        except Denied:
+            if task.arrival is not None:
+                await task.arrival.forget(guard)
+            raise
         if guard.leases is not None:
             guard.leases.open_task(task.id)
         if not task.move(TaskState.OPEN, only_from=(TaskState.NEW, TaskState.PARKED)):
@@ -135,6 +148,17 @@ class Opening:
         if task.parent is not None:
             task.parent.children.append(task)
         task.span = spans.start_agent(task.agent.agent.name, self.attributes(task))
+
+    async def _arrive(self, task: Task, arrival: Arrival) -> None:
+        """Redeem the handover that the task came with; INVARIANT: after everything that could refuse it."""
+        guard, source = self._guard, {"from": arrival.source}
+        if refusal := await arrival.refusal(guard, task):
+            raise self.refused(Event.TASK_DENIED, task.agent.agent.name, *refusal, source)
+        if why := await arrival.redeem(guard):
+            guard.try_append(
+                Record(Event.TASK_DENIED, {"outcome": "deny", "reason": "token_rejected", "why": why, **source})
+            )
+            raise TokenRejected("invalid_token", why)
 
     async def _subject(self, task: Task) -> Subject:
         user, agent = task.user, task.agent
@@ -149,7 +173,7 @@ class Opening:
                 return await guard.users.verify(user.token.reveal(), guard.now())
             except Exception as error:
                 why = f"the user's token was refused: {getattr(error, 'why', type(error).__name__)}"
-        raise self._refused(Event.TASK_DENIED, agent.agent.name, Reason.USER_UNVERIFIED, why)
+        raise self.refused(Event.TASK_DENIED, agent.agent.name, Reason.USER_UNVERIFIED, why)
 
     async def _identify(self, task: Task) -> None:
         """Bind the agent to what this workload proved to be, before any tool is reached."""
@@ -179,7 +203,7 @@ class Opening:
 
     def _unproved(self, task: Task, text: str) -> Denied:
         event = Event.DELEGATION_DENIED if task.parent else Event.TASK_DENIED
-        return self._refused(event, task.agent.agent.name, Reason.IDENTITY_UNPROVED, text)
+        return self.refused(event, task.agent.agent.name, Reason.IDENTITY_UNPROVED, text)
 
     def _refuse_unfit(self, task: Task) -> None:
         guard, event = self._guard, Event.DELEGATION_DENIED if task.parent else Event.TASK_DENIED
@@ -187,14 +211,16 @@ class Opening:
         if refusal is None and task.parent is not None and not task.parent.is_open():
             refusal = Reason.TASK_ENDED, f"task {task.parent.id} is {task.parent.state}"
         if refusal is not None:
-            raise self._refused(event, task.agent.agent.name, *refusal)
+            raise self.refused(event, task.agent.agent.name, *refusal)
 
     def _record_opening(self, task: Task) -> None:
         fields = {**self.task_facts(task), "purpose": task.intent.purpose, "ttl": int(task.remaining())}
         if task.parent is not None:
             fields["parent"] = task.parent.id
             spans.delegated(task.parent.agent.agent.name, task.agent.agent.name, self.attributes(task))
-        event = Event.DELEGATED if task.parent is not None else Event.TASK_OPENED
+        if task.arrival is not None:
+            fields["from"] = task.arrival.source
+        event = Event.DELEGATED if task.parent is not None and task.arrival is None else Event.TASK_OPENED
         try:
             self._guard.audit.append(Record(event, fields))
         except Exception as error:
@@ -236,6 +262,9 @@ class Opening:
         if state is TaskState.PARKED:  # it goes on later, with what it has used up, seen and read
             return
         await guard.budgets.forget(f"task:{task.id}")
+        if task.arrival is not None:
+            await task.arrival.forget(guard)
+            task.tree.results.forget()
         if task.why_stopped:
             await guard.suspensions.lift(f"task:{task.id}")
         if task.parent is None:
@@ -264,7 +293,7 @@ class Opening:
             subject = chain.subject.sub if chain.subject.proof is Proof.ITSELF else guard.pseudonym(chain.subject.sub)
             names = [subject, *chain.names()[1:]]
             facts = task.cache["facts"] = {
-                "task": task.id, "root": task.root.id, "agent": chain.actor.name, "subject": subject,
+                "task": task.id, "root": task.tree.root, "agent": chain.actor.name, "subject": subject,
                 "subject_proof": chain.subject.proof.value, "agent_proof": chain.actor.proof.value,
                 **({"agent_identity": chain.actor.identity} if chain.actor.proof is Proof.ATTESTED else {}),
                 "delegation": names, "intent": task.intent.name, "intent_s256": task.intent.s256,
@@ -286,15 +315,17 @@ class Opening:
 
     # --- refusing ---------------------------------------------------------------------------------------------
 
-    def _delegation_refused(self, parent: Task, agent: str, reason: Reason, text: str) -> Denied:
-        error = self._refused(Event.DELEGATION_DENIED, agent, reason, text, {"task": parent.id})
+    def delegation_refused(self, parent: Task, agent: str, reason: Reason, text: str) -> Denied:
+        """Record that a task was not delegated, and return the error to raise."""
+        error = self.refused(Event.DELEGATION_DENIED, agent, reason, text, {"task": parent.id})
         if parent.is_open():
             spans.delegated(parent.agent.agent.name, agent, self.attributes(parent), refused=error.decision)
         return error
 
-    def _refused(
+    def refused(
         self, event: Event, agent: str, reason: Reason, text: str, fields: Mapping[str, Any] | None = None
     ) -> Denied:
+        """Record a refusal, and return the error to raise."""
         self._guard.try_append(
             Record(event, {"agent": agent, "outcome": "deny", "reason": str(reason), **(fields or {})})
         )

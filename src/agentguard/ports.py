@@ -240,7 +240,8 @@ class Budgets(Protocol):
     """Counters. `reserve` is one atomic step over all levels: it takes every level's share, or nothing at all.
 
     A charge's key is `SCOPE/NAME`; `forget` drops all counters of a scope (a task that ended). `standing` tells for
-    each key what its counter stands for: its value if it has one, else its sum, or "" if nothing was taken.
+    each key what its counter stands for: its value if it has one, else its sum, or "" if nothing was taken. A charge
+    without `per` on a counter that others charge with one stays until it is given back.
     """
 
     suspends: bool

@@ -7,7 +7,7 @@ import functools
 import inspect
 import threading
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextvars import Token
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from agentguard.errors import ApprovalRequired, ConfigurationError, Denied
 from agentguard.intent import CompiledIntent, Intent
 from agentguard.model.canonical import MAX_BYTES, is_nfc
 from agentguard.model.decision import Decision, Miss, Outcome, Reason
-from agentguard.model.lease import SubjectToken
+from agentguard.model.lease import Secret, SubjectToken
 from agentguard.model.principal import Chain
 from agentguard.results import Store
 from agentguard.user import OnBehalfOf, User
@@ -70,6 +70,8 @@ class Tree:
     lock: threading.Lock = field(default_factory=threading.Lock)
     seen: frozenset[str] = frozenset()
     heard: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()  # ids that tasks above have where they were handed on
+    hosts: tuple[str, ...] = ()  # whom the task has passed
     results: Store = field(default_factory=Store)
 
 
@@ -82,6 +84,8 @@ class Host(Protocol):
     async def open_task(self, task: Task) -> None: ...
     async def close_task(self, task: Task, state: TaskState, why: str) -> None: ...
     def child(self, parent: Task, agent: str, intent: Intent | None, ttl: Any) -> Task: ...
+    async def export(self, task: Task, to: str, intent: Intent | None, how: Mapping[str, Any]) -> str: ...
+    async def reclaim(self, task: Task, token: Secret) -> None: ...
     def refuse(self, task: Task, tool: str, reason: Reason, text: str) -> Denied: ...
     def monotonic(self) -> float: ...
 
@@ -111,6 +115,8 @@ class Task:
         self.why_ended = ""
         self.why_stopped = ""
         self.cache: dict[Any, Any] = {}
+        self.arrival: Any = None  # the handover that it came with; of a floor above this one
+        self.is_ceiling, self.source_s256 = False, ""  # of a level that another process counts too
         self._lock = threading.Lock()
         self._token: Token[Task | None] | None = None
         self.span: Any = None
@@ -275,6 +281,67 @@ class Task:
             )
         return self.host.child(self, agent, narrowed, ttl)
 
+    def export(
+        self, to: str, *, reads: Any = (), steps: Any = (), intent: Intent | None = None, ttl: Any = None,
+        redeem_within: Any = None, share: Any = None,
+    ) -> str:  # fmt: skip
+        """Return a token with which another process opens a task for an agent, once: `guard.resume(token)`.
+
+        It holds this task's whole chain and, at every level, a literal intent as it stands now. What it may use up of
+        each budget is taken here, so that both sides together never exceed one; that share stays spent, also where the
+        far side does not use it, unless `reclaim` proves that the handover was never redeemed. What the far side reads
+        does not come back: hand on no more than it needs. Whoever holds the token can redeem it: send it over TLS, and
+        never to a model, a log or a URL.
+
+        Args:
+            to: the agent it is for; it has to be registered at the far side.
+            reads, steps, intent: what the agent may do, as for `delegate`; this task's own intent if nothing is said.
+            ttl: seconds, or text such as "5m", that its task may last; never longer than this one.
+            redeem_within: seconds in which it has to be redeemed, at most 300; default 60.
+            share: what part of what is left of each budget is handed on, such as "0.25"; by default all that is left of
+                a step, and half of what bounds more than one step or counts in a window.
+
+        Raises:
+            ConfigurationError: the guard has no `Handovers`, or a port would block or suspend; use `aexport`.
+            Denied: `cycle`, `depth_exceeded`, `task_ended`, `suspended`, `not_allowed` where a level has no literal
+                form now: an `after` that has not happened, a `bind` that is not set, a count for each value (recorded).
+        """
+        refuse_blocking(self.host)
+        narrowed = self._handed_on(to, reads, steps, intent)
+        return drive(self.host.export(self, to, narrowed, {"ttl": ttl, "redeem_within": redeem_within, "share": share}))
+
+    async def aexport(
+        self, to: str, *, reads: Any = (), steps: Any = (), intent: Intent | None = None, ttl: Any = None,
+        redeem_within: Any = None, share: Any = None,
+    ) -> str:  # fmt: skip
+        """Do what `export` does, under an event loop."""
+        narrowed = self._handed_on(to, reads, steps, intent)
+        return await self.host.export(self, to, narrowed, {"ttl": ttl, "redeem_within": redeem_within, "share": share})
+
+    def reclaim(self, token: str) -> None:
+        """Take back the share of a handover that nobody redeemed; from then on nobody can.
+
+        Raises:
+            ConfigurationError: nobody can know whether it was redeemed, as the far side shares no `redemptions` with
+                this guard; or this task made no such handover.
+            Denied: it was redeemed.
+        """
+        secret = Secret(token)
+        del token
+        refuse_blocking(self.host)
+        drive(self.host.reclaim(self, secret))
+
+    async def areclaim(self, token: str) -> None:
+        """Do what `reclaim` does, under an event loop."""
+        secret = Secret(token)
+        del token
+        await self.host.reclaim(self, secret)
+
+    def _handed_on(self, to: str, reads: Any, steps: Any, intent: Intent | None) -> Intent | None:
+        if intent is not None and (reads or steps):
+            raise TypeError("export() takes an intent, or reads and steps, not both")
+        return intent or self._narrowed(to, reads, steps)
+
     def _narrowed(self, agent: str, reads: Any, steps: Any) -> Intent | None:
         if reads or steps:
             listed = [steps] if not isinstance(steps, list | tuple) else list(steps)
@@ -331,7 +398,7 @@ class Task:
         return f"<Task {self.id} {self.state} {who}: {self.intent.purpose}>"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        raise TypeError("a task cannot be copied or pickled; authority crosses by delegate()")
+        raise TypeError("a task cannot be copied or pickled; authority crosses by delegate() or export()")
 
 
 def refuse_blocking(host: Host) -> None:

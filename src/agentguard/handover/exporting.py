@@ -1,0 +1,263 @@
+"""Handing a task on: what is left of its authority is reserved, written into a token, and recorded."""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from agentguard._drive import run_shielded
+from agentguard._jwt import MAX_LEEWAY, Profile, Rejection, examine
+from agentguard.errors import ConfigurationError, Unavailable
+from agentguard.handover.details import REQUIRED, TYP, Details, act_of, details_from
+from agentguard.handover.levels import Held, Literal, give_back, level_details, literals, narrowing, reserve
+from agentguard.handover.parties import MAX_WAIT, Handovers
+from agentguard.handover.shares import Share, fraction_of
+from agentguard.intent import Intent
+from agentguard.intent.literal_intent import scope_of
+from agentguard.intent.sets import Resolver
+from agentguard.keys import KeySet, SigningKey
+from agentguard.model.decision import Reason
+from agentguard.model.duration import seconds
+from agentguard.model.lease import Secret
+from agentguard.model.principal import Proof, checked_name
+from agentguard.model.record import Event, Record
+from agentguard.ports import Exhausted
+from agentguard.stopping import suspension_keys
+from agentguard.task import denial
+
+if TYPE_CHECKING:
+    from agentguard.guard import Guard
+    from agentguard.keys import Signer
+    from agentguard.task import Task
+
+DEFAULT_WAIT: Final = 60
+MAX_MADE: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A handover that was made here, for as long as something is held for it."""
+
+    task: str
+    jti: str
+    held: Held
+    until: float  # seconds since the epoch: the end of the task that it describes
+    ends: float  # monotonic seconds: no window looks back to its share any more
+
+
+class Exporting:
+    """Makes handovers for one guard, and remembers what it holds for them."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._made: dict[bytes, Outgoing] = {}
+
+    async def export(
+        self, task: Task, to: str, narrowed: Intent | None, *, ttl: Any = None, redeem_within: Any = None,
+        share: Any = None,
+    ) -> str:  # fmt: skip
+        """Return a token for a task; `Task.export` says what the arguments mean."""
+        guard, parties = self._guard, _parties(self._guard)
+        if parties.key is None:
+            raise ConfigurationError("this guard has no key to hand tasks on with: Handovers(key=SigningKey...)")
+        await self._refuse(task, checked_name(to, "agent"))
+        await self._release_windows()
+        if len(self._made) >= MAX_MADE:
+            raise guard.opening.delegation_refused(task, to, Reason.NOT_ALLOWED, "too many handovers are on their way")
+        wait = DEFAULT_WAIT if redeem_within is None else seconds(redeem_within, "redeem_within: ")
+        if not 1 <= wait <= MAX_WAIT:
+            raise ConfigurationError(f"redeem_within is 1 to {MAX_WAIT} seconds")
+        life = min([task.remaining(), *([seconds(ttl, "ttl: ")] if ttl is not None else [])])
+        fraction = fraction_of(share)
+        try:
+            narrowed = narrowed.resolve(self._resolvers) if narrowed is not None else None
+            found = await literals(task, to, narrowed, guard.budgets)
+        except ConfigurationError as error:
+            raise guard.opening.delegation_refused(task, to, Reason.NOT_ALLOWED, str(error)) from None
+        reserved = await reserve(found, guard.budgets, fraction, guard.monotonic())
+        if isinstance(reserved, Exhausted):
+            text = f"what is left of {reserved.charge.key} changes faster than it can be handed on; try again"
+            raise guard.opening.delegation_refused(task, to, Reason.BUDGET_EXHAUSTED, text)
+        shares, held = reserved
+        try:
+            return await self._signed(parties, task, to, narrowed, found, shares, held, life, wait)
+        except BaseException:
+            await run_shielded(lambda: give_back(held, guard.budgets), suspends=guard.release_waits)
+            raise
+
+    @property
+    def _resolvers(self) -> Mapping[str, Resolver]:
+        return self._guard.resolvers
+
+    async def _refuse(self, task: Task, to: str) -> None:
+        guard = self._guard
+        refusal = guard.opening.delegation_refusal(task, to)
+        for link in task.path if refusal is None else ():
+            refusal = refusal or link.agent.refusal(guard.now(), guard.environment)
+        if refusal is None and (stopped := await guard.suspensions.suspended(suspension_keys(task))):
+            refusal = Reason.SUSPENDED, f"{stopped} is suspended"
+        if refusal is None and any(link.why_stopped for link in task.path):
+            refusal = Reason.SUSPENDED, "a task of the chain is stopped"
+        if refusal is not None:
+            raise guard.opening.delegation_refused(task, to, *refusal)
+
+    async def _signed(
+        self, parties: Handovers, task: Task, to: str, narrowed: Intent | None, found: list[Literal],
+        shares: list[tuple[Share, ...]], held: Held, life: float, wait: float,
+    ) -> str:  # fmt: skip
+        guard, now = self._guard, self._guard.now()
+        jti = secrets.token_urlsafe(16)
+        until = math.floor(now + life)
+        expires = min(math.floor(now) + math.floor(wait), until)
+        if expires <= math.floor(now):
+            raise guard.opening.delegation_refused(task, to, Reason.EXPIRED, "the task ends within a second")
+        try:
+            details = _details(guard, parties, task, to, narrowed, found, shares, until)
+        except ConfigurationError as error:  # a text that no file may hold
+            raise guard.opening.delegation_refused(task, to, Reason.NOT_ALLOWED, str(error)) from None
+        named = narrowed or task.intent.intent
+        claims = {
+            "iss": parties.issuer, "aud": parties.trust_domain, "iat": math.floor(now), "exp": expires, "jti": jti,
+            "txn": task.tree.root, "sub": task.chain.subject.sub, "scope": " ".join(scope_of(named)),
+            "req_wl": _workload(task), "rctx": {"environment": guard.environment}, "tctx": msgspec.to_builtins(details),
+            **({"act": act} if (act := act_of(task.chain)) else {}),
+        }  # fmt: skip
+        token = await _compact(parties, claims, now)
+        if isinstance(token, Secret):
+            self._record(task, to, jti, expires)
+            end = guard.monotonic() + max(0.0, until - now) + parties.leeway + held.longest
+            self._made[_digest(token)] = Outgoing(task.id, jti, held, until, end)
+            return token.reveal()
+        raise guard.opening.delegation_refused(task, to, *token)
+
+    def _record(self, task: Task, to: str, jti: str, expires: int) -> None:
+        """INVARIANT: no record, no handover."""
+        guard = self._guard
+        fields = {**guard.opening.task_facts(task), "to": to, "handover": jti, "redeem_by": expires}
+        try:
+            guard.audit.append(Record(Event.DELEGATED, fields))
+        except Exception as error:
+            why = error if isinstance(error, Unavailable) else type(error).__name__
+            text = f"the handover was not recorded ({why})"
+            raise denial(Reason.AUDIT_UNAVAILABLE, "task", text) from None
+
+    async def _release_windows(self) -> None:
+        """Let go of shares that no window looks back to any more; what had no window stays spent."""
+        now = self._guard.monotonic()
+        for digest in [digest for digest, made in self._made.items() if made.ends <= now]:
+            await give_back(self._made.pop(digest).held, self._guard.budgets, windows_only=True)
+
+    async def reclaim(self, task: Task, token: Secret) -> None:
+        """Take back the share of a handover that was provably not redeemed; `Task.reclaim` says when that is."""
+        guard, parties = self._guard, _parties(self._guard)
+        digest = _digest(token)
+        made = self._made.get(digest)
+        if made is None or made.task != task.id or not guard.now() < made.until:
+            raise ConfigurationError("this task made no such handover, its share was given back, or its time is over")
+        if not parties.redemptions.shared:
+            raise ConfigurationError(
+                "nobody here can know whether the handover was redeemed: the far side has redemptions of its own; "
+                "its share stays spent. Share them: Handovers(redemptions=...)"
+            )
+        # INVARIANT: whoever takes the id first has it, and it is remembered for longer than this may be asked.
+        if not await parties.redemptions.redeem(
+            redemption_key(parties.issuer, made.jti), remembered_until(made.until), guard.now()
+        ):
+            text = "the handover was redeemed, so its share is in use"
+            raise guard.opening.delegation_refused(task, "", Reason.NOT_ALLOWED, text)
+        del self._made[digest]
+        await run_shielded(lambda: give_back(made.held, guard.budgets), suspends=guard.release_waits)
+
+
+def _digest(token: Secret) -> bytes:
+    return hashlib.sha256(str(token.reveal()).encode("utf-8", "replace")).digest()
+
+
+def remembered_until(until: float) -> float:
+    """How long an id is remembered: past the end of its task, by every clock that may be asked."""
+    return until + 2 * MAX_LEEWAY
+
+
+def redemption_key(issuer: str, jti: str) -> str:
+    """What is remembered of a handover: a `jti` names a token of its issuer (RFC 7519 section 4.1.7)."""
+    return f"{issuer} {jti}"
+
+
+def _parties(guard: Guard) -> Handovers:
+    if guard.handovers is None:
+        raise ConfigurationError("this guard hands no tasks on: Guard(handovers=Handovers(issuer=..., key=...))")
+    return guard.handovers
+
+
+def _workload(task: Task) -> str:
+    actor = task.chain.actor
+    return actor.identity if actor.proof is Proof.ATTESTED and actor.identity else f"agent:{actor.name}"
+
+
+def _details(
+    guard: Guard, parties: Handovers, task: Task, to: str, narrowed: Intent | None, found: list[Literal],
+    shares: list[tuple[Share, ...]], until: int,
+) -> Details:  # fmt: skip
+    names = [agent.name for agent in task.chain.agents]
+    subject, agents = details_from(task.chain)
+    levels = []
+    for literal, share in zip(found, shares, strict=True):
+        position = names.index(literal.link.agent.agent.name)
+        levels.append(level_details(literal, share, [*names, to][position + 1], position))
+    own = narrowing(task, narrowed) if narrowed is not None else None
+    return Details(
+        v=1, to=to, until=until, intent_s256=(own or _last(levels, found)).s256, subject=subject, agents=agents,
+        levels=sorted(levels, key=lambda level: (level.agent, not level.ceiling)), seen=sorted(task.tree.seen),
+        path=[*task.tree.hosts, place_of(guard)], intent=own.to_yaml() if own is not None else "",
+    )  # fmt: skip
+
+
+def _last(levels: list[Any], found: list[Literal]) -> Intent:
+    return [literal.intent for literal in found if not literal.ceiling][-1]
+
+
+def place_of(guard: Guard) -> str:
+    """Name this guard in the path of a handover: its issuer, and which of the processes that share it."""
+    return f"{_parties(guard).issuer}#{guard.instance}"
+
+
+async def _compact(parties: Handovers, claims: Mapping[str, Any], now: float) -> Secret | tuple[Reason, str]:
+    """Sign; then look at the token as the far side will, so that nobody is sent what nobody accepts."""
+    key = parties.key
+    assert key is not None  # noqa: S101  # looked at before anything was reserved
+    try:
+        signer: Signer = key if isinstance(key, SigningKey) else await key.current(now)
+        header = {"alg": signer.algorithm, "typ": "txntoken+jwt", "kid": signer.kid}
+        signed = b".".join(_base64url(msgspec.json.encode(part)) for part in (header, claims))
+        token = b".".join((signed, _base64url(await signer.signature(signed)))).decode("ascii")
+        outcome = examine(token, profile_of(parties, parties.issuer), KeySet([signer.public]), now)
+    except Unavailable as error:  # its text goes on, its frames do not
+        return Reason.CREDENTIAL_UNAVAILABLE, f"the handover could not be signed: {error}"
+    except Exception as error:
+        return Reason.CREDENTIAL_UNAVAILABLE, f"the handover could not be signed: {type(error).__name__}"
+    if isinstance(outcome, Rejection):
+        text = f"the handover would be refused ({outcome.why}); hand on fewer tools with reads=, steps= or intent="
+        return Reason.NOT_ALLOWED, text
+    return Secret(token)
+
+
+def profile_of(parties: Handovers, issuer: str) -> Profile:
+    """The profile of a handover from one issuer."""
+    return Profile(
+        typ=TYP, issuer=issuer, audience=parties.trust_domain, required=REQUIRED, leeway=parties.leeway,
+        max_lifetime=MAX_WAIT,
+    )  # fmt: skip
+
+
+def _base64url(data: bytes) -> bytes:
+    return binascii.b2a_base64(data, newline=False).translate(_URLSAFE).rstrip(b"=")
+
+
+_URLSAFE: Final = bytes.maketrans(b"+/", b"-_")

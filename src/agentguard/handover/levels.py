@@ -1,0 +1,158 @@
+"""The levels of a task as a handover holds them: literal intents, with what is left of their budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+
+from agentguard.handover.details import LevelDetails, Spent
+from agentguard.handover.shares import Counter, Share, counters_of, share_of, with_calls
+from agentguard.intent import Facts, Intent
+from agentguard.intent.bind import bind_key
+from agentguard.intent.literal import FrozenMapping
+from agentguard.intent.literal_intent import literal_intent, opened_intent, reach_of
+from agentguard.intent.provenance import sources_of
+from agentguard.matching import Level, levels_of
+from agentguard.ports import Budgets, Candidate, Charge, Exhausted, Reservation, Settlement
+from agentguard.results import View
+
+if TYPE_CHECKING:
+    from agentguard.task import Task
+
+_TRIES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """One level, ready to be handed on but for its shares."""
+
+    link: Task
+    ceiling: bool
+    intent: Intent
+    counters: tuple[Counter, ...]
+    bound: tuple[tuple[str, str], ...]  # digests by the key of the name
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What was reserved for a handover: for ever, and for as long as its windows look back."""
+
+    spent: Reservation | None
+    windows: Reservation | None
+    longest: float
+
+
+async def literals(task: Task, to: str, narrowed: Intent | None, budgets: Budgets) -> list[Literal]:
+    """Return every level of a task as it stands now, without what the far side cannot reach.
+
+    Raises:
+        ConfigurationError: a level has no literal form now.
+    """
+    narrows = (narrowed or task.intent.intent, *(link.intent.intent for link in task.path))
+    tests = tuple(reach_of(intent) for intent in narrows)
+    reaches: Callable[[str], bool] = lambda tool: all(test(tool) for test in tests)  # noqa: E731  # one line
+    return [await _literal(task, level, budgets, reaches) for level in levels_of(task).levels]
+
+
+async def _literal(task: Task, level: Level, budgets: Budgets, reaches: Callable[[str], bool]) -> Literal:
+    link = level.task
+    ceiling = link.is_ceiling or level.intent is link.agent.ceiling
+    facts, bound = await _facts(task, level, budgets)
+    intent = literal_intent(level.intent.intent, facts, reaches)
+    counters = list(counters_of(intent, level.scope, ceiling=ceiling))
+    if link.agent.calls is not None and level.intent is link.intent:
+        scope = link.agent.agent.name.replace("/", "%2F")
+        intent, counters = with_calls(intent, counters, f"agent:{scope}/calls", link.agent.calls)
+    return Literal(link, ceiling, intent, tuple(counters), bound)
+
+
+async def _facts(task: Task, level: Level, budgets: Budgets) -> tuple[Facts, tuple[tuple[str, str], ...]]:
+    facts = {"seen": task.tree.seen, "heard": task.tree.heard, "results": level.results}
+    standing = level.standing
+    if standing is None:
+        return Facts(**facts), ()  # type: ignore[arg-type]  # by keyword, each of its own type
+    found = list(await budgets.standing(standing.keys))
+    happened = frozenset(step for step, total in zip(standing.awaited, found, strict=False) if total)
+    bound = dict(zip(standing.binds.names, found[len(standing.awaited) :], strict=True))
+    keys = tuple((bind_key(name), value) for name, value in bound.items() if value)
+    return Facts(**facts, happened=happened, bound=FrozenMapping(bound)), keys  # type: ignore[arg-type]  # as above
+
+
+def narrowing(task: Task, intent: Intent) -> Intent:
+    """Return what the far side gets below the levels; its `from` holds for what was read here too."""
+    above = tuple(link.id for link in task.path)
+    view = View(task.tree.results, (*above, "handover"), "handover") if sources_of(intent) else None
+    return opened_intent(intent, Facts(results=view))
+
+
+async def reserve(
+    found: Sequence[Literal], budgets: Budgets, fraction: Decimal | None, now: float
+) -> tuple[list[tuple[Share, ...]], Held] | Exhausted:
+    """Take the shares of all levels at once, as they are left now.
+
+    Args:
+        found: the levels.
+        budgets: the counters.
+        fraction: see `share_of`.
+        now: monotonic seconds.
+    """
+    refused = Exhausted(0, "", Charge("", "0"))
+    for _ in range(_TRIES):  # a call may use up what was just seen; then it is looked at again
+        shares = await _shares(found, budgets, fraction)
+        charges = [charge for level in shares for share in level for charge in share.charges()]
+        spent = await _taken(budgets, [charge for charge, window in charges if not window], now)
+        if isinstance(spent, Exhausted):
+            refused = spent
+            continue
+        windows = await _taken(budgets, [charge for charge, window in charges if window], now)
+        if isinstance(windows, Exhausted):
+            await give_back(Held(spent, None, 0.0), budgets)
+            refused = windows
+            continue
+        longest = max((hold.per for level in found for one in level.counters for hold in one.holds), default=0.0)
+        return shares, Held(spent, windows, longest)
+    return refused
+
+
+async def _shares(found: Sequence[Literal], budgets: Budgets, fraction: Decimal | None) -> list[tuple[Share, ...]]:
+    keys = [hold.key for level in found for counter in level.counters for hold in counter.holds]
+    totals = await budgets.standing(keys) if keys else ()
+    used = {key: Decimal(total or "0") for key, total in zip(keys, totals, strict=True)}
+    return [tuple(share_of(counter, used, fraction) for counter in level.counters) for level in found]
+
+
+async def _taken(budgets: Budgets, charges: list[Charge], now: float) -> Reservation | Exhausted | None:
+    return await budgets.reserve([[Candidate("handover", tuple(charges))]], now) if charges else None
+
+
+async def give_back(held: Held, budgets: Budgets, *, windows_only: bool = False) -> None:
+    """Give back what was reserved."""
+    for reservation in (held.windows, None if windows_only else held.spent):
+        if reservation is not None:
+            await budgets.settle(reservation, Settlement.NOT_RUN)
+
+
+def level_details(literal: Literal, shares: Sequence[Share], heir: str, position: int) -> LevelDetails:
+    """Return a level as the token holds it.
+
+    Args:
+        literal: the level.
+        shares: what is handed on of its counters.
+        heir: the agent that acts next, for tools that are only handed on to it.
+        position: the agent's place in the chain.
+    """
+    agent = literal.link.agent
+    tools = None if agent.tools is None else sorted(agent.tools | agent.hand_on.get(heir, frozenset()))
+    bound = [Spent(key=key, limit="0", value=value) for key, value in literal.bound]
+    return LevelDetails(
+        task=literal.link.id.partition("@")[0],
+        agent=position,
+        intent=literal.intent.to_yaml(),
+        max_depth=agent.max_depth,
+        tools=None if literal.ceiling else tools,
+        spent=[*(share.spent() for share in shares), *bound],
+        ceiling=literal.ceiling,
+        source=literal.link.intent.source_s256 or literal.link.source_s256,
+    )
