@@ -269,7 +269,6 @@ def test_a_secret_written_into_the_file_is_not_repeated() -> None:
     [
         ("policy: [{cedar: policy/}]", "policy"),
         ("approval: {callback: bank.approvals:ask}", "approval"),
-        ("state: {sqlite: state.db, postgres: x, key: {env: A}}", "state.postgres"),
     ],
 )
 def test_a_known_key_whose_room_is_not_built_says_so_and_what_to_write(line: str, path: str) -> None:

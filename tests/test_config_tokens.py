@@ -166,3 +166,43 @@ def test_mistake_is_named_where_it_stands(folder: Path, text: str, expected: str
 def test_secrets_of_the_file_are_in_no_error(folder: Path) -> None:
     text = "tokens: {postgres: {dsn: 'postgresql://admin:hunter2@db/x', audience: 'postgresql://d/x', grants: {}}}\n"
     assert "hunter2" not in mistake(folder, text + STATE)
+
+
+@pytest.mark.parametrize("state", [STATE, ""])
+def test_handovers_are_made_with_the_peers_keys(folder: Path, state: str) -> None:
+    import json
+
+    from agentguard.keys import KeySet
+
+    (folder / "peer.jwks.json").write_text(json.dumps(KeySet.of(SigningKey.generate()).jwks()))
+    text = (
+        "handovers: {issuer: 'https://a.test', trust_domain: bank.test, key: client.pem, leeway: 5s, "
+        "peers: {'https://b.test': {keys: peer.jwks.json}, 'https://c.test': {jwks: 'https://c.test/jwks'}}}\n"
+    )
+    with load(folder, text + state) as guard:
+        assert guard.handovers is not None
+        assert sorted(guard.handovers.peers) == ["https://b.test", "https://c.test"]
+        assert guard.handovers.redemptions.shared is bool(state)
+
+
+def test_state_of_a_file_is_shared_by_all_that_name_it(folder: Path) -> None:
+    with load(folder, STATE) as guard, load(folder, STATE) as other:
+        guard.suspend(agent="support-bot", why="test")
+        from agentguard._drive import drive
+
+        assert drive(other.suspensions.suspended(["agent:support-bot"])) == "agent:support-bot"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("handovers: {issuer: a}\n", "handovers.trust_domain: this key is missing"),
+        ("handovers: {issuer: a, trust_domain: b, peers: {c: {}}}\n", "handovers.peers.c"),
+        ("handovers: {issuer: a, trust_domain: b, peers: {c: {keys: absent}}}\n", "handovers: key file"),
+        ("handovers: {issuer: 'a b', trust_domain: b}\n", "handovers: issuer 'a b' is no name"),
+        ("state: {key: {file: ledger}}\n", "write sqlite: FILE"),
+        ("state: {postgres: {dsn: {env: AG_NO_SUCH}}, key: {file: ledger}}\n", "AG_NO_SUCH is not set"),
+    ],
+)
+def test_mistake_in_what_is_shared_is_named_where_it_stands(folder: Path, text: str, expected: str) -> None:
+    assert expected in mistake(folder, text)

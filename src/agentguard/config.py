@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from agentguard.config_brokers import Brokers, authenticator, kept, keys_of, ledger_of, secret_key
+from agentguard.config_brokers import Brokers, Stores, authenticator, handovers_of, kept, keys_of, secret_key, stores_of
 from agentguard.config_file import Settings, Users, read_settings
 from agentguard.registry import OpenRegistry, RegisteredAgent, Registry
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agentguard.guard import Guard
     from agentguard.intent import CompiledIntent
     from agentguard.intent.document import Problems
-    from agentguard.ports import Approver, AuditSink, Authenticator, Ledger, SubjectVerifier
+    from agentguard.ports import Approver, AuditSink, Authenticator, SubjectVerifier
 
 _KEY_CHARACTERS: Final = 32
 
@@ -46,7 +46,8 @@ def load(path: str | os.PathLike[str] = "agentguard.yaml") -> Guard:
     issuer = brokers.issuer(settings.tokens) if settings.tokens else None
     users = _users(settings.users, brokers, problems) if settings.users else None
     pseudonym = kept(problems, ("audit", "pseudonym_key"), lambda: secret_key(settings.pseudonym))
-    ledger = _ledger(settings, problems)
+    stores = _stores(settings, problems)
+    handovers = kept(problems, ("handovers",), lambda: handovers_of(settings.handovers, stores, brokers.http))
     # INVARIANT: nothing is built from a file with a mistake; a part that was left out above stands in `problems`.
     problems.raise_if_any(f"{document.file} is wrong, and no guard was made from it:")
     guard = Guard(
@@ -56,7 +57,11 @@ def load(path: str | os.PathLike[str] = "agentguard.yaml") -> Guard:
         environment=settings.environment,
         users=users,
         authenticator=workload,
-        ledger=ledger,
+        ledger=stores.ledger if stores else None,
+        budgets=stores.budgets if stores else None,
+        suspensions=stores.suspensions if stores else None,
+        handovers=handovers,
+        closing=stores.closing if stores else (),
         grace=settings.tokens.grace if settings.tokens else 0.0,
         pseudonym_key=pseudonym.reveal().encode() if pseudonym else b"",
     )
@@ -64,11 +69,11 @@ def load(path: str | os.PathLike[str] = "agentguard.yaml") -> Guard:
     return guard
 
 
-def _ledger(settings: Settings, problems: Problems) -> Ledger | None:
-    """The ledger is opened last, and only if nothing else is wrong: opening it says that this process lives."""
+def _stores(settings: Settings, problems: Problems) -> Stores | None:
+    """The state is opened last, and only if nothing else is wrong: opening it says that this process lives."""
     if problems or settings.state is None:
         return None
-    return kept(problems, ("state",), partial(ledger_of, settings.state))
+    return kept(problems, ("state",), partial(stores_of, settings.state))
 
 
 def local(

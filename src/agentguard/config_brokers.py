@@ -6,11 +6,12 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agentguard.config_tokens import Broker, SecretSource, Sqlite, Tokens, Workload
+from agentguard.config_tokens import Broker, SecretSource, State, Tokens, Workload
 from agentguard.errors import ConfigurationError
 from agentguard.model.lease import Placement, Secret
 
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from agentguard._http import Http
     from agentguard.credentials.oauth import AuthorizationServer, PrivateKeyJwt, WorkloadAssertion
     from agentguard.credentials.openbao import Database, StaticSecret
+    from agentguard.handover import Handovers
     from agentguard.intent.document import Path as Where
     from agentguard.intent.document import Problems
-    from agentguard.ports import Authenticator, Issuer, Ledger
+    from agentguard.ports import Authenticator, Budgets, Issuer, Ledger, Redemptions, Suspensions
 
 T = TypeVar("T")
 _KEY_CHARACTERS: Final = 32
@@ -245,12 +247,65 @@ def keys_of(file: Path | None, jwks: str, http: Callable[[], Http]) -> Any:
     return Jwks(http(), jwks)
 
 
-def ledger_of(state: Sqlite) -> Ledger | None:
-    """Open the ledger."""
-    from agentguard.state.sqlite import SqliteLedger
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What the processes that share a state have in common; closed in this order."""
 
+    budgets: Budgets
+    suspensions: Suspensions
+    ledger: Ledger
+    redemptions: Redemptions
+    closing: tuple[Any, ...] = ()
+
+
+def stores_of(state: State) -> Stores | None:
+    """Open the state."""
     key = secret_key(state.key)
-    return SqliteLedger(state.file, key) if key is not None else None
+    if key is None:
+        return None
+    if state.dsn is not None:
+        return _postgres_stores(state.dsn, key, state.options)
+    from agentguard.state.budgets_sqlite import SqliteBudgets
+    from agentguard.state.redemptions_sqlite import SqliteRedemptions
+    from agentguard.state.sqlite import SqliteLedger
+    from agentguard.state.suspensions_sqlite import SqliteSuspensions
+
+    file = state.file or Path()
+    ledger = SqliteLedger(file, key)  # first: it says whether the file may be used
+    redemptions = SqliteRedemptions(file)
+    return Stores(SqliteBudgets(file), SqliteSuspensions(file), ledger, redemptions, (redemptions,))
+
+
+def _postgres_stores(dsn: SecretSource, key: Secret, options: Mapping[str, Any]) -> Stores:
+    from agentguard.state.budgets_postgres import PostgresBudgets
+    from agentguard.state.ledger_postgres import PostgresLedger
+    from agentguard.state.postgres import PostgresStore
+    from agentguard.state.redemptions_postgres import PostgresRedemptions
+    from agentguard.state.suspensions_postgres import PostgresSuspensions
+
+    _text_of(dsn)  # a missing one is a mistake of the file, said now
+    store = PostgresStore(partial(_text_of, dsn), **options)
+    return Stores(
+        PostgresBudgets(store), PostgresSuspensions(store), PostgresLedger(store, key), PostgresRedemptions(store),
+        (store,),
+    )  # fmt: skip
+
+
+def handovers_of(said: Mapping[str, Any], stores: Stores | None, http: Callable[[], Http]) -> Handovers | None:
+    """Make what says who hands tasks on to whom."""
+    if not said:
+        return None
+    from agentguard.handover import Handovers
+    from agentguard.keys import KeyRing, SigningKey
+
+    if "key" in said and "keys" in said:
+        raise ConfigurationError("write key: FILE, or keys: FOLDER for keys that rotate (agentguard keys rotate)")
+    key: SigningKey | KeyRing | None = SigningKey.from_pem_file(said["key"]) if "key" in said else None
+    key = KeyRing.from_folder(said["keys"]) if "keys" in said else key
+    peers = {name: keys_of(one.get("keys"), one.get("jwks", ""), http) for name, one in said.get("peers", {}).items()}
+    shared = {"redemptions": stores.redemptions} if stores else {}
+    options = {name: said[name] for name in ("issuer", "trust_domain", "leeway") if name in said}
+    return Handovers(key=key, peers=peers, **options, **shared)
 
 
 def secret_key(source: SecretSource) -> Secret | None:

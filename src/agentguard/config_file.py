@@ -10,10 +10,11 @@ from typing import Any, Final, Literal, TypeAlias
 
 from agentguard.config_tokens import (
     SecretSource,
-    Sqlite,
+    State,
     Tokens,
     Workload,
     file_of,
+    read_handovers,
     read_http,
     read_identity,
     read_state,
@@ -67,7 +68,8 @@ class Settings:
     identity: Workload
     tokens: Tokens | None
     users: Users | None
-    state: Sqlite | None
+    state: State | None
+    handovers: Mapping[str, Any]
     http: Mapping[str, Any]
 
 
@@ -80,7 +82,7 @@ def read_settings(document: Document, problems: Problems) -> Settings:
     """
     base = FilePath(document.file).parent
     top = Node(problems, (), document.tree)
-    optional = ("environment", "identity", "tokens", "users", "state", "http")
+    optional = ("environment", "identity", "tokens", "users", "state", "http", "handovers")
     found = top.fields("version", "agents", "audit", optional=optional, unbuilt=_UNBUILT)
     if "version" in found:
         found["version"].whole(1, 1, 1)
@@ -105,6 +107,7 @@ def read_settings(document: Document, problems: Problems) -> Settings:
         tokens=tokens,
         users=_users(found["users"], base) if "users" in found else None,
         state=state,
+        handovers=read_handovers(found["handovers"], base) if "handovers" in found else {},
         http=read_http(found["http"], base) if "http" in found else {},
     )
 

@@ -65,11 +65,20 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class Sqlite:
-    """`state: {sqlite: FILE, key: ...}`."""
+class State:
+    """`state`: a file that the processes of one host share, or a database that several hosts do.
 
-    file: FilePath
+    Args:
+        key: seals what the ledger needs to revoke.
+        file: the file of `sqlite`.
+        dsn: the connection string of `postgres`.
+        options: of the database's store.
+    """
+
     key: SecretSource
+    file: FilePath | None = None
+    dsn: SecretSource | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def file_of(node: Node, base: FilePath) -> FilePath | None:
@@ -279,13 +288,40 @@ _IDENTITIES: Final[Mapping[str, tuple[Fields, Fields]]] = {
 }  # fmt: skip
 
 
-def read_state(node: Node, base: FilePath) -> Sqlite | None:
+def read_state(node: Node, base: FilePath) -> State | None:
     """Read `state`."""
-    found = node.fields("sqlite", "key", unbuilt={"postgres": "write sqlite; it serves the processes of one host"})
-    if len(found) < 2:
+    found = node.fields("key", optional=("sqlite", "postgres"))
+    if "key" not in found:
         return None
-    file, key = file_of(found["sqlite"], base), secret_of(found["key"], base)
-    return Sqlite(file, key) if file else None
+    if ("sqlite" in found) == ("postgres" in found):
+        node.refuse("write sqlite: FILE for the processes of one host, or postgres: {dsn: ...} for several hosts")
+        return None
+    key = secret_of(found["key"], base)
+    if "sqlite" in found:
+        file = file_of(found["sqlite"], base)
+        return State(key, file) if file else None
+    options = _part({"dsn": secret_of}, {"migrate": _flag, "timeout": _seconds(60.0)})(found["postgres"], base)
+    return State(key, dsn=options.pop("dsn"), options=options) if "dsn" in options else None
+
+
+def read_handovers(node: Node, base: FilePath) -> dict[str, Any]:
+    """Read `handovers`: who hands tasks on to whom."""
+    before = len(node.problems)
+    said = dict(_part(*_HANDOVERS)(node, base))
+    return said if len(node.problems) == before else {}
+
+
+def _peer(node: Node, base: FilePath) -> dict[str, Any]:
+    return dict(_part({}, _KEYS)(node, base))
+
+
+_HANDOVERS: Final[tuple[Fields, Fields]] = (
+    {"issuer": _text("this guard's issuer"), "trust_domain": _text("the trust domain of all peers")},
+    {
+        "key": file_of, "keys": file_of, "leeway": _whole_seconds(1, 60),
+        "peers": _by_name("{https://other.bank.test: {keys: keys/other.jwks.json}}", _peer),
+    },
+)  # fmt: skip
 
 
 def read_http(node: Node, base: FilePath) -> dict[str, Any]:

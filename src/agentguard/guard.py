@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 
@@ -59,6 +59,14 @@ if TYPE_CHECKING:
     from agentguard.handover import Handovers
     from agentguard.handover.exporting import Exporting
 
+
+
+class Closing(Protocol):
+    """Something that is closed with the guard."""
+
+    def close(self) -> None: ...
+
+
 _log: Final = logging.getLogger("agentguard")
 _REMEMBERED: Final = 1000
 _NOBODY_NAMED: Final[Any] = object()
@@ -80,6 +88,7 @@ class Guard:
         grace: seconds past its expiry in which a tool that reads may still use a kept credential while the broker is
             out of reach: 0 (never) to 30; each use is recorded.
         handovers: how tasks are handed on to other processes, and from whom they are taken.
+        closing: what else is closed with the guard, after its ports: a store that several of them use.
         pseudonym_key: keys the hashes of subjects and arguments in records and spans (at least 16 bytes).
         recall: keep the last 1,000 decisions with their values, for `explain()`.
         clock: seconds since the epoch.
@@ -91,8 +100,7 @@ class Guard:
         environment: str = "", approver: Approver | None = None, decision_points: Sequence[DecisionPoint] = (),
         users: SubjectVerifier | None = None, budgets: Budgets | None = None, ledger: Ledger | None = None,
         suspensions: Suspensions | None = None, authenticator: Authenticator | None = None, grace: float = 0.0,
-        handovers: Handovers | None = None,
-        pseudonym_key: bytes, recall: bool = False,
+        handovers: Handovers | None = None, closing: Sequence[Closing] = (), pseudonym_key: bytes, recall: bool = False,
         clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         if len(pseudonym_key) < 16:
@@ -100,13 +108,16 @@ class Guard:
         self.audit, self.registry, self.environment, self.users = audit, registry, environment, users
         self.approver: Approver = approver or RefuseAll()
         self.decision_points = tuple(decision_points)
-        self.budgets: Budgets = budgets or MemoryBudgets()
-        self.suspensions: Suspensions = suspensions or MemorySuspensions()
+        self.budgets: Budgets = budgets if budgets is not None else MemoryBudgets()
+        self.suspensions: Suspensions = suspensions if suspensions is not None else MemorySuspensions()
         self.issuer, self.pseudonym_key, self.now, self.monotonic = issuer, pseudonym_key, clock, monotonic
         self.authenticator, self.handovers = authenticator, handovers
         self._exporting: Exporting | None = None
-        ledger = (ledger or MemoryLedger()) if issuer is not None else None
-        self.leases = Leases(issuer, ledger, self.record, clock, grace=grace) if issuer and ledger else None
+        self._closing = tuple(closing)
+        self.leases: Leases | None = None
+        if issuer is not None:
+            ledger = ledger if ledger is not None else MemoryLedger()
+            self.leases = Leases(issuer, ledger, self.record, clock, grace=grace)
         self.secrets = self.leases.secrets if self.leases is not None else LiveSecrets()
         ports = (
             self.audit, issuer, ledger, self.approver, *self.decision_points, users, authenticator, self.budgets,
@@ -272,14 +283,23 @@ class Guard:
 
     # --- stopping --------------------------------------------------------------------------------------------
 
-    def suspend(self, *, agent: str = "", task: str = "", subject: str = "", why: str) -> None:
-        """Stop an agent, a task or a subject: once this returned, nothing starts under it, and its leases are revoked.
+    def suspend(self, *, agent: str = "", task: str = "", subject: str = "", chain: str = "", why: str) -> None:
+        """Stop an agent, a task, a subject or a chain: once this returned, nothing starts under it here.
+
+        Its leases are revoked. Others who share the state hear of it: on this host before this returned, on others
+        within a second; a write asks the store anyway.
 
         Args:
-            agent, task, subject: exactly one of them; the subject as in the chain (`user:alice`).
+            agent, task, subject, chain: exactly one of them; the subject as in the chain (`user:alice`), and a chain as
+                in records (`user:alice > support-bot`), which stops all below it.
             why: for the record.
         """
-        drive(self.stopping.suspend(key_of(agent, task, subject), why))
+        drive(self.stopping.suspend(key_of(agent, task, subject, chain), why))
+
+    async def asuspend(self, *, agent: str = "", task: str = "", subject: str = "", chain: str = "", why: str) -> None:
+        """Stop as `suspend` does, without blocking the event loop."""
+        key = key_of(agent, task, subject, chain)
+        await run_shielded(lambda: self.stopping.suspend(key, why), suspends=True)
 
     def revoke_all(self, why: str) -> None:
         """Stop everything: once this returned, no call starts, and every lease is revoked."""
@@ -379,7 +399,7 @@ class Guard:
             return
         self.closed = True
         self.keeper.stop()
-        for port in (*self._ports[1:], self.audit):  # the log last: what closing does is recorded
+        for port in (*self._ports[1:], *self._closing, self.audit):  # the log last: what closing does is recorded
             if (close := getattr(port, "close", None)) is not None:
                 _closed(close, port)
 

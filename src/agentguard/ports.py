@@ -343,6 +343,21 @@ class Approvals(Protocol):
     async def open(self, now: float) -> Sequence[Question]: ...
 
 
+@runtime_checkable
+class Redemptions(Protocol):
+    """Remembers ids that were used. Safe for concurrent use.
+
+    `redeem` is one atomic step: it returns True for the first caller of a key and False for every later one, until
+    `until`; a raise means that nobody may use it. `shared` says that all processes that could redeem the same
+    handovers use the same memory; only then does an id that can be taken prove that nobody took it before.
+    """
+
+    suspends: bool
+    shared: bool
+
+    async def redeem(self, key: str, until: float, now: float) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Owed:
     """A row of the ledger that somebody has to end.

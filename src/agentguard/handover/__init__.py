@@ -12,6 +12,6 @@ still use up is reserved here when the token is made, so both sides together nev
 from __future__ import annotations
 
 from agentguard.handover.parties import Handovers
-from agentguard.handover.redemptions import MemoryRedemptions, Redemptions
+from agentguard.handover.redemptions import MemoryRedemptions
 
 __all__ = ["Handovers", "MemoryRedemptions", "Redemptions"]

@@ -4,24 +4,9 @@ from __future__ import annotations
 
 import heapq
 import threading
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 MAX_KEPT: Final = 100_000
-
-
-@runtime_checkable
-class Redemptions(Protocol):
-    """Remembers ids that were used. Safe for concurrent use.
-
-    `redeem` is one atomic step: it returns True for the first caller of a key and False for every later one, until
-    `until`; a raise means that nobody may use it. `shared` says that all processes that could redeem the same
-    handovers use the same memory; only then does an id that can be taken prove that nobody took it before.
-    """
-
-    suspends: bool
-    shared: bool
-
-    async def redeem(self, key: str, until: float, now: float) -> bool: ...
 
 
 class MemoryRedemptions:

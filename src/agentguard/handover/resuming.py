@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from agentguard._drive import drive
 from agentguard._jwt import Rejection, examine, kid_of
-from agentguard.errors import ConfigurationError, TokenRejected
+from agentguard.errors import AgentguardError, ConfigurationError, TokenRejected
 from agentguard.handover.arrival import Arrival, compiled_from, links_of, seconds_left
 from agentguard.handover.details import Details, details_of
 from agentguard.handover.exporting import place_of, profile_of
-from agentguard.handover.parties import Handovers
+from agentguard.handover.parties import Handovers, RemoteKeys
 from agentguard.intent import CompiledIntent
 from agentguard.intent.literal_intent import scope_of
 from agentguard.model.decision import Reason
@@ -20,6 +21,7 @@ from agentguard.task import Task
 from agentguard.user import User
 
 if TYPE_CHECKING:
+    from agentguard._jwt import Keys
     from agentguard.guard import Guard
     from agentguard.registry import RegisteredAgent
 
@@ -61,14 +63,25 @@ def _verified(
 def _claims(parties: Handovers, token: str, now: float) -> tuple[str, dict[str, Any]] | Rejection:
     """INVARIANT: a key verifies only what its own issuer says: each peer has a profile with its own name."""
     kid, refused = kid_of(token) or "", _UNKNOWN
-    for issuer, keys in parties.peers.items():
-        if keys.find(kid) is None:
+    for issuer, peer in parties.peers.items():
+        keys = _keys_of(peer, token)
+        if keys is None or keys.find(kid) is None:
             continue
         outcome = examine(token, profile_of(parties, issuer), keys, now)
         if not isinstance(outcome, Rejection):
             return issuer, dict(outcome)
         refused = outcome
     return refused
+
+
+def _keys_of(peer: Keys | RemoteKeys, token: str) -> Keys | None:
+    """The keys of a peer; those that are fetched are at hand except at first, and after the peer's rotation."""
+    if not isinstance(peer, RemoteKeys):
+        return peer
+    try:
+        return drive(peer.keys_for(token))
+    except AgentguardError:  # out of reach: its handovers are refused meanwhile
+        return None
 
 
 def _task(guard: Guard, issuer: str, claims: dict[str, Any], details: Details) -> Task:

@@ -8,7 +8,7 @@ from typing import Final
 
 from agentguard.state.owner import Owner
 from agentguard.state.rows import LEASE_COLUMNS, OWNER_COLUMNS, Columns, owner_columns, read_owner
-from agentguard.state.shared_schema import SHARED
+from agentguard.state.shared_schema import REDEEMED, SHARED
 
 APPLICATION: Final = 0x41474C31  # "AGL1"
 KEPT: Final = 86_400.0  # seconds for which an expired row waits for somebody to record its end
@@ -26,6 +26,7 @@ MIGRATIONS: Final = (
         "CREATE INDEX leases_by_parent ON leases (parent) WHERE parent != ''",
     ),
     SHARED,
+    REDEEMED,
 )
 INSERT_OWNER: Final = (
     f"INSERT INTO owners ({OWNER_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608  # names of columns

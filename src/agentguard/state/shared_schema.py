@@ -1,4 +1,4 @@
-"""The tables that budgets, suspensions and approvals have in the state file: its second migration."""
+"""The tables that budgets, suspensions, approvals and redemptions have in the state file: its later migrations."""
 
 from __future__ import annotations
 
@@ -26,4 +26,9 @@ SHARED: Final = (
     "asked_at REAL NOT NULL, expires_at REAL NOT NULL, question BLOB NOT NULL) STRICT",
     "CREATE INDEX questions_by_binding ON questions (binding, verdict)",
     "CREATE INDEX questions_by_end ON questions (expires_at)",
+)
+
+REDEEMED: Final = (
+    "CREATE TABLE redeemed (key TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID, STRICT",
+    "CREATE INDEX redeemed_by_end ON redeemed (until)",
 )
