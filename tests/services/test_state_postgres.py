@@ -47,6 +47,7 @@ from tests.state.contract import ApprovalsContract, BudgetsContract, Redemptions
 KEY = b"a key of the tests, 32 bytes long"
 TABLES = (
     "scopes", "counters", "entries", "retries", "stops", "running", "questions", "runners", "owners", "leases",
+    "redeemed",
 )  # fmt: skip
 CALLS = [[Candidate("s", (Charge("agent:bot/calls", "250"),))]]
 exact = pytest.mark.control("3 budgets are exact over hosts")
