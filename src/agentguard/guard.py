@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from agentguard.handover.exporting import Exporting
 
 
-
 class Closing(Protocol):
     """Something that is closed with the guard."""
 
