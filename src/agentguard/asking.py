@@ -76,8 +76,8 @@ def grant_for(task: Task, call: ToolCall, arguments_hash: str, now: float, steps
     spec, chain = call.spec, task.chain
     resource = spec.resource_of(call.arguments)
     key = LeaseKey(
-        tenant=chain.subject.tenant, subject=chain.subject.sub, root=task.tree.root, chain=chain.names(), tool=spec.name,
-        audience=spec.audience, scopes=spec.scopes, resource=resource,
+        tenant=chain.subject.tenant, subject=chain.subject.sub, root=task.tree.root, chain=chain.names(),
+        tool=spec.name, audience=spec.audience, scopes=spec.scopes, resource=resource,
     )  # fmt: skip
     details: tuple[Mapping[str, Any], ...] = ()
     if spec.single_use or steps is not None:

@@ -303,9 +303,10 @@ def handovers_of(said: Mapping[str, Any], stores: Stores | None, http: Callable[
     key: SigningKey | KeyRing | None = SigningKey.from_pem_file(said["key"]) if "key" in said else None
     key = KeyRing.from_folder(said["keys"]) if "keys" in said else key
     peers = {name: keys_of(one.get("keys"), one.get("jwks", ""), http) for name, one in said.get("peers", {}).items()}
-    shared = {"redemptions": stores.redemptions} if stores else {}
-    options = {name: said[name] for name in ("issuer", "trust_domain", "leeway") if name in said}
-    return Handovers(key=key, peers=peers, **options, **shared)
+    options: dict[str, Any] = {name: said[name] for name in ("issuer", "trust_domain", "leeway") if name in said}
+    if stores is not None:
+        options["redemptions"] = stores.redemptions
+    return Handovers(key=key, peers=peers, **options)
 
 
 def secret_key(source: SecretSource) -> Secret | None:
