@@ -214,14 +214,18 @@ class TokenIssuer:
                 self._failed[lease.id] = None
         return ending
 
-    def _base(self, grant: Grant, key: DpopKey | None) -> Asked:
+    def _base(
+        self, grant: Grant, key: DpopKey | None, issued_type: str = "", subject: str = "", actors: tuple[str, ...] = ()
+    ) -> Asked:
         """What every grant asks for: one target, these scopes, these details."""
         return Asked(
             audience=self._target(grant),
             client_id=self._server.client.client_id,
             scopes=grant.key.scopes,
             details=grant.authorization_details,
-            issued_type="",
+            issued_type=issued_type,
+            subject=subject,
+            actors=actors,
             token_type="DPoP" if key else "Bearer",  # a type, no token
             thumbprint=key.thumbprint if key else "",
             max_lifetime=self._rules.max_lifetime,

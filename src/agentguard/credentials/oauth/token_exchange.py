@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from agentguard._dpop import DpopKey
@@ -42,17 +41,16 @@ class TokenExchange(TokenIssuer):
         self._actor, self._own_subject = actor, own_subject or server.client.client_id
 
     def _plan(self, grant: Grant, key: DpopKey | None) -> Plan | str:
-        base, target = self._base(grant, key), self._rules.target
+        target = self._rules.target
         if grant.chain.subject.proof is Proof.ITSELF:
-            return client_credentials_plan(grant, base, target, self._own_subject)
+            return client_credentials_plan(grant, self._base(grant, key), target, self._own_subject)
         if grant.subject_token is None:
             return NO_SUBJECT
         if problem := self._actor.problem(grant.chain):
             return problem
-        form = [("requested_token_type", ACCESS_TOKEN), *rights_fields(grant, base, target)]
         subject = "" if self._rules.subject == "any" else grant.chain.subject.name
-        actors = self._actor.expected(grant.chain)
-        asked = replace(base, issued_type=ACCESS_TOKEN, subject=subject, actors=actors)
+        asked = self._base(grant, key, ACCESS_TOKEN, subject, self._actor.expected(grant.chain))
+        form = [("requested_token_type", ACCESS_TOKEN), *rights_fields(grant, asked, target)]
         return Plan(exchange_fields(grant, grant.subject_token, self._actor, form), asked)
 
 
