@@ -172,6 +172,9 @@ class Client:
     def miss(self) -> None:
         drive(self.leases.release(drive(self.leases.obtain(self.grant()))))
 
+    async def amiss(self) -> None:
+        await self.leases.release(await self.leases.obtain(self.grant()))
+
 
 def counts(issuer: str) -> Mapping[str, Any]:
     """Read the counters, and set them to nothing."""
@@ -255,8 +258,10 @@ async def _at_once(client: Client) -> None:
 
 def report(rounds: int) -> Mapping[str, Any]:
     with counting_server() as issuer, closing(Http(connections=POOL)) as http, httpx.Client(trust_env=False) as bare:
+        with closing(Http(connections=POOL)) as many:
+            numbers = counted(issuer, Client(issuer, many))
+        # Of its own, as the bare client's: a pool looks at each idle connection whenever it takes one.
         plain, bound = Client(issuer, http), Client(issuer, http, dpop=True)
-        numbers = counted(issuer, plain)
         form = form_of_an_exchange(issuer)
         cases: Mapping[str, Case] = {
             "miss_cpu_over_bare_post": plain.miss,
@@ -265,10 +270,30 @@ def report(rounds: int) -> Mapping[str, Any]:
             "signatures_over_bare_post": signatures(),
         }
         ratios = compare(bare_post(issuer, bare, form), cases, rounds=rounds, batch_seconds=0.01)
+        waiting = under_a_loop(issuer, form, plain, rounds)
         for client in (plain, bound):
             drive(client.leases.end_task("t"))
     figures = {name: figure(ratio, BARS.get(name)) for name, ratio in ratios.items()}
-    return {"valid": valid(ratios["control"]), "figures": {**numbers, **figures}, "versions": versions()}
+    figures["async_miss_cpu_over_bare_async_post"] = figure(waiting["miss"], None)
+    good = valid(ratios["control"]) and valid(waiting["control"])
+    return {"valid": good, "figures": {**numbers, **figures}, "versions": versions()}
+
+
+def under_a_loop(issuer: str, form: Mapping[str, str], client: Client, rounds: int) -> Mapping[str, Any]:
+    """The same miss in an event loop, over one bare post of httpx there."""
+    with asyncio.Runner() as runner:
+        bare = httpx.AsyncClient(trust_env=False)
+
+        async def post() -> None:
+            (await bare.post(f"{issuer}/token", data=form)).json()
+
+        for warm in (post, client.amiss):
+            runner.run(warm())
+        found = compare(
+            lambda: runner.run(post()), {"miss": lambda: runner.run(client.amiss())}, rounds=rounds, batch_seconds=0.01
+        )
+        runner.run(bare.aclose())
+    return found
 
 
 def main() -> int:

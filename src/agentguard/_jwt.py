@@ -33,6 +33,7 @@ ACCESS_TOKEN: Final = frozenset({"at+jwt", "application/at+jwt"})
 BAD_SIGNATURE: Final = "the signature does not verify"
 _END_OF_TIME: Final = 253_402_300_799  # 9999-12-31T23:59:59Z
 _ALWAYS: Final = frozenset({"iss", "aud", "iat", "exp"})
+_CONTAINERS: Final = (str, list, dict)
 _TEXTS: Final = ("sub", "jti", "client_id", "azp", "scope")
 # The last character of a segment has unused bits, which must be zero: one token has exactly one text (RFC 4648 s. 3.5).
 _SEGMENT: Final = r"(?!\.)(?:[A-Za-z0-9_-]{4})*+(?:[A-Za-z0-9_-][AQgw]|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048])?"
@@ -289,7 +290,8 @@ def _bytes(segment: str) -> bytes:
 
 def _check_claims(claims: Mapping[str, Any], profile: Profile, now: float) -> None:
     for name in profile.needed:
-        if claims.get(name) in (None, "", [], {}):
+        value = claims.get(name)
+        if value is None or (not value and type(value) in _CONTAINERS):
             raise _Refused(f"the claim {name} is missing")
     if not isinstance(claims["iss"], str) or claims["iss"] != profile.issuer:
         raise _Refused("the issuer is not the one expected here")
