@@ -216,7 +216,7 @@ def test_one_file_holds_everything_and_survives_a_restart(file: Path) -> None:
 def test_ledger_of_an_earlier_version_gains_the_tables(file: Path) -> None:
     SqliteLedger(file, b"a key of the tests, 32 bytes long").close()
     with closing(sqlite3.connect(file)) as raw:
-        tables = ("counters", "entries", "retries", "epochs", "stops", "running", "runners", "questions")
+        tables = ("counters", "entries", "retries", "epochs", "stops", "running", "runners", "questions", "redeemed")
         for table in tables:
             raw.execute(f"DROP TABLE {table}")
         raw.execute("PRAGMA user_version = 1")
