@@ -81,7 +81,7 @@ class CountingServer:
                 }
                 body = await reader.readexactly(int(headers.get("content-length", "0")))
                 self.requests[path] = self.requests.get(path, 0) + 1
-                answer = json.dumps(self._answer(path, body.decode(), headers)).encode()
+                answer = json.dumps(self._answer(path, body.decode(), headers), separators=(",", ":")).encode()
                 sized = f"content-type: application/json\r\ncontent-length: {len(answer)}\r\n\r\n"
                 writer.write(f"HTTP/1.1 200 OK\r\n{sized}".encode() + answer)
         except (asyncio.IncompleteReadError, ConnectionError):

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpcore
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -35,6 +36,7 @@ from hypothesis import strategies as st
 from agentguard._drive import drive
 from agentguard._http import Http, HttpFailure, Request, Response, checked_url
 from agentguard._http.address import parsed_networks, refusal
+from agentguard._http.network import Deadline, _Stream
 from agentguard.errors import ConfigurationError, Unavailable
 from tests.loopback import Answer, Loopback, Slowly, reply
 
@@ -914,3 +916,31 @@ def test_importing_the_client_imports_neither_httpx_nor_jwt() -> None:
 
     code = "import sys, agentguard._http; sys.exit(bool({'httpx', 'jwt'} & set(sys.modules)))"
     assert 0 == subprocess.run([sys.executable, "-c", code], check=False).returncode
+
+
+class Readable(httpcore.NetworkStream):
+    """A connection on which an answer has arrived already."""
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return b"answer"
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def get_extra_info(self, info: str) -> Any:
+        return info == "is_readable"
+
+
+@pytest.mark.control("2 a request is not sent twice by a race of threads")
+def test_connection_that_another_thread_just_sent_on_is_not_taken_for_a_closed_one() -> None:
+    stream = _Stream(Readable())
+    assert stream.get_extra_info("is_readable")
+    deadline: Any = Deadline(time.monotonic() + 5, time.monotonic)
+    stream.write(b"request", deadline)
+    stream.read(10, deadline)
+    assert not stream.get_extra_info("is_readable")
+    time.sleep(0.06)
+    assert stream.get_extra_info("is_readable")

@@ -6,9 +6,11 @@ httpcore thinks of a span: so a slow drip of bytes ends when the attempt's time 
 
 from __future__ import annotations
 
+import math
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, TypeAlias, cast
@@ -19,6 +21,7 @@ from agentguard._drive import wait_for
 from agentguard._http.address import Address, Network, parsed_address, refusal
 
 Resolve: TypeAlias = Callable[[str, int], Iterable[str]]
+_RECENT: Final = 0.05  # seconds
 _PIECE: Final = 64 << 10  # bytes that are held back at most, so that a request leaves in one piece
 _LOOKUPS: Final = 32  # at once; a resolver that hangs must not eat up the threads of the process
 
@@ -178,7 +181,7 @@ class _Unsent:
 
 class _Stream(httpcore.NetworkStream):
     def __init__(self, plain: httpcore.NetworkStream) -> None:
-        self._plain, self._unsent = plain, _Unsent()
+        self._plain, self._unsent, self._flushed_at = plain, _Unsent(), -math.inf
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         self._flush(timeout)
@@ -190,6 +193,7 @@ class _Stream(httpcore.NetworkStream):
 
     def _flush(self, timeout: float | None) -> None:
         if piece := self._unsent.taken():
+            self._flushed_at = time.monotonic()
             self._plain.write(piece, _left(timeout, httpcore.WriteTimeout))
 
     def close(self) -> None:
@@ -205,7 +209,12 @@ class _Stream(httpcore.NetworkStream):
             raise _untrusted(error) from None
 
     def get_extra_info(self, info: str) -> Any:
-        return self._plain.get_extra_info(info)
+        found = self._plain.get_extra_info(info)
+        # The pool takes an idle connection that can be read for one that its server closed. Another thread may have
+        # sent a request on it a moment after the pool saw it idle, and then it is the answer that can be read.
+        if info == "is_readable" and time.monotonic() - self._flushed_at < _RECENT:
+            return False
+        return found
 
 
 class AsyncWire(httpcore.AsyncNetworkBackend):
