@@ -13,7 +13,8 @@ BENCHES = (
     ("bench.agentdojo", "--guard", "tools"),
     ("bench.agentdojo", "--suites", "workspace,banking", "--guard", "intents", "--synthetic"),
 )
-# These need the servers of `make services-up`, or minutes; run them by name: bench.crash, bench.soak.
+# These need the servers of `make services-up`, or minutes; run them by name: bench.crash, bench.soak,
+# bench.stop, bench.scale.
 
 
 def main() -> int:

@@ -42,6 +42,27 @@ def test_quick_start_files_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert guard.registry.names() == ("support-bot", "researcher")
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_configurations_of_the_delegation_page_load(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+
+    import agentguard
+    from agentguard.keys import KeySet, SigningKey
+
+    tmp_path.chmod(0o700)
+    (tmp_path / "keys").mkdir()
+    key = SigningKey.generate()
+    key.write_pem_file(tmp_path / "keys" / "desk.pem")
+    (tmp_path / "keys" / "desk.jwks.json").write_text(json.dumps(KeySet.of(key).jwks()))
+    (tmp_path / "agentguard.yaml").write_text(blocks(ROOT / "docs" / "delegation.md", "yaml")[number])
+    for name in ("AG_PSEUDONYM", "AG_STATE_KEY"):
+        monkeypatch.setenv(name, "0123456789abcdef" * 4)
+    with agentguard.load(tmp_path / "agentguard.yaml") as guard:
+        assert guard.handovers is not None
+
+
 def test_configuration_of_the_credentials_page_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import agentguard
     from agentguard.keys import SigningKey

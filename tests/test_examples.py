@@ -42,6 +42,11 @@ SEEN: dict[str, tuple[str, ...]] = {
         "POST evil 49.99: 403 the token is for another resource",
         "outstanding credentials: 0",
     ),
+    "two_services": (
+        "200 user:alice > desk > researcher read acme",
+        '403 account.read: argument_violation at desk: account must be "acme"',
+        "account.read: suspended at agent:desk: agent:desk is suspended, ",
+    ),
     "postgres_jit": (
         "invoices: [(300,)]",
         "payroll: permission denied for table payroll",
@@ -78,7 +83,7 @@ def test_every_example_is_executed_and_short() -> None:
 
 
 SERVERS = {"postgres_jit"}
-SLOW = {"wrap_toolkit", "five_minutes", "fastapi_service", "payments_api"}  # they import LangChain or FastAPI anew
+SLOW = {"wrap_toolkit", "five_minutes", "fastapi_service", "payments_api", "two_services"}  # they import much
 
 
 @pytest.mark.parametrize(

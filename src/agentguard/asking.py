@@ -75,8 +75,9 @@ def grant_for(task: Task, call: ToolCall, arguments_hash: str, now: float, steps
     """
     spec, chain = call.spec, task.chain
     resource = spec.resource_of(call.arguments)
+    names: tuple[str, ...] = task.cache.get("names") or task.cache.setdefault("names", chain.names())
     key = LeaseKey(
-        tenant=chain.subject.tenant, subject=chain.subject.sub, root=task.tree.root, chain=chain.names(),
+        tenant=chain.subject.tenant, subject=names[0], root=task.tree.root, chain=names,
         tool=spec.name, audience=spec.audience, scopes=spec.scopes, resource=resource,
     )  # fmt: skip
     details: tuple[Mapping[str, Any], ...] = ()

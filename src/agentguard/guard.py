@@ -289,9 +289,12 @@ class Guard:
         within a second; a write asks the store anyway.
 
         Args:
-            agent, task, subject, chain: exactly one of them; the subject as in the chain (`user:alice`), and a chain as
-                in records (`user:alice > support-bot`), which stops all below it.
+            agent, task, subject, chain: exactly one of them; the subject as in the chain (`user:alice` or `agent:bot`),
+                and a chain as in records (`user:alice > support-bot`), which stops all below it.
             why: for the record.
+
+        Raises:
+            ConfigurationError: none of them or more than one, or it is none that a chain could hold.
         """
         drive(self.stopping.suspend(key_of(agent, task, subject, chain), why))
 

@@ -62,14 +62,14 @@ class Keeper:
             return list(self._tasks.values())
 
     def tick(self) -> None:
-        """End what is overdue and ask again for what could not be revoked."""
+        """Follow the stops of others first, end what is overdue, and ask again for what could not be revoked."""
         guard = self._guard()
         if guard is None:
             return
+        self._run(guard, guard.stopping.listen)
         for task in self.open_tasks():
             if guard.monotonic() >= task.deadline:
                 self._run(guard, lambda task=task: guard.close_task(task, TaskState.ENDED, "expired"))  # type: ignore[misc]  # bound now
-        self._run(guard, guard.stopping.listen)
         if guard.leases is not None:
             self._run(guard, guard.leases.tend)
 

@@ -239,6 +239,7 @@ class Running:
                 raise Refusal(
                     Reason.CREDENTIAL_UNAVAILABLE, "this guard has no issuer, and the tool needs a credential"
                 )
+            await self._refuse_stopped()
             try:
                 self._use = await self.guard.leases.obtain(self._grant())
             except CredentialUnavailable as error:
@@ -251,6 +252,15 @@ class Running:
         names = self.task.cache.get("names") or self.task.cache.setdefault("names", self.task.chain.names())
         self.visible = CurrentCall(self.call.id, self.tool.spec.name, self.task.id, names, retried, credential)
         self.arguments = self.tool.binder.call_arguments(*self._copies, credential)
+
+    async def _refuse_stopped(self) -> None:
+        """A call that the gate is going to refuse obtains no credential; the gate itself looks again."""
+        try:
+            stopped = await self.guard.suspensions.suspended(suspension_keys(self.task))
+        except Exception as error:
+            raise Refusal(Reason.SUSPENDED, f"the suspensions cannot be read ({_cause(error)})") from None
+        if stopped:
+            raise Refusal(Reason.SUSPENDED, f"{stopped} is suspended", level=stopped)
 
     def _grant(self) -> Grant:
         steps = self.decision.steps if self.guard.details else None

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Set
+from typing import TYPE_CHECKING, Final
 
-from agentguard.errors import ConfigurationError
+import anyio
+
+from agentguard._drive import driven
+from agentguard.errors import ConfigurationError, Unavailable
+from agentguard.model.principal import checked_name
 from agentguard.model.record import Event, Record
 from agentguard.task import Task
 
 if TYPE_CHECKING:
     from agentguard.guard import Guard
+
+# Longer than any store trusts what it heard, so that after this time nothing starts on older news.
+_HEARD: Final = 1.5
+_LOOKS: Final = 0.01
 
 
 class Stopping:
@@ -17,29 +27,51 @@ class Stopping:
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._heard = 0  # the epoch up to which the stops of others were followed
+        self._standing: Set[str] = frozenset()  # the stops that stood when they were last looked at
 
     async def suspend(self, key: str, why: str) -> None:
         """Mark a key, record it, and revoke what tasks under it hold.
 
         INVARIANT: the mark is committed before anything else, so a call that starts later sees it, and a call that
-        started earlier loses its credential.
+        started earlier loses its credential. When this returns, this process has heard of it too.
         """
         await self._guard.suspensions.suspend(key, why)
         self._guard.try_append(Record(Event.SUSPENDED, {"key": self._public(key), "why": why}))
-        await self._end_under(key)
+        await self._end_under({key})
+        await self._hear(key)
+
+    async def _hear(self, key: str) -> None:
+        """Wait until the stop is known where reads of this process look: a store may tell them by notifications."""
+        until = time.monotonic() + _HEARD
+        try:
+            while not await self._guard.suspensions.suspended([key]) and time.monotonic() < until:
+                if driven():
+                    time.sleep(_LOOKS)  # noqa: ASYNC251  # driven by hand: no event loop waits here
+                else:
+                    await anyio.sleep(_LOOKS)
+        except Unavailable:  # then nothing starts either
+            return
 
     async def listen(self) -> None:
-        """Follow what others who share the store have stopped: their calls do not start, and ours lose their leases."""
-        epoch, stops = await self._guard.suspensions.news(self._heard)
-        for stop in stops:
-            await self._end_under(stop.key)
-        self._heard = epoch
+        """Follow the stops that stand, whoever set them: their calls do not start, and leases under them are revoked.
 
-    async def _end_under(self, key: str) -> None:
+        All of them, each time: a call that is refused at the gate has obtained its credential before, and a task may
+        have opened after the stop.
+        """
+        _, stops = await self._guard.suspensions.news(-1)
+        standing = {stop.key for stop in stops}
+        for task in self._guard.keeper.open_tasks():
+            if f"task:{task.id}" in self._standing - standing:  # somebody else let it go on
+                task.why_stopped = ""
+        self._standing = standing
+        await self._end_under(standing)
+
+    async def _end_under(self, keys: Set[str]) -> None:
         guard = self._guard
+        if guard.leases is None or not keys:
+            return
         for task in guard.keeper.open_tasks():
-            if key in suspension_keys(task) and guard.leases is not None:
+            if not keys.isdisjoint(suspension_keys(task)):
                 task.counts.revoked += await guard.leases.end_task(task.id, "suspended", reopen=True)
 
     async def lift(self, key: str) -> None:
@@ -76,13 +108,24 @@ def key_of(agent: str, task: str, subject: str, chain: str = "") -> str:
     """The key of exactly one of them; a chain is written as in records, `user:alice > support-bot`.
 
     Raises:
-        ConfigurationError: none is named, or more than one.
+        ConfigurationError: none is named, or more than one, or it is written so that it would stop nobody.
     """
     path = ">".join(part.strip() for part in chain.split(">"))
     said = (("agent", agent), ("task", task), ("subject", subject), ("chain", path))
     named = [f"{kind}:{name}" for kind, name in said if name]
     if len(named) != 1:
         raise ConfigurationError("suspend() takes exactly one of agent=, task=, subject= and chain=")
-    if chain and not all(path.split(">")):
+    if agent or task:
+        checked_name(agent or task, "agent" if agent else "task")
+    if subject and not _is_subject(subject):
+        raise ConfigurationError(f"subject {subject!r}: write it as chains do, user:{subject} or agent:{subject}")
+    first, *agents = path.split(">")
+    if chain and not (_is_subject(first) and agents and all(agents)):
         raise ConfigurationError(f"chain {chain!r}: write it as records do, user:alice > support-bot")
     return named[0]
+
+
+def _is_subject(text: str) -> bool:
+    """Whether it is a `sub` of a chain: a stop of any other text would be known to all, and hit nobody."""
+    kind, _, name = text.partition(":")
+    return kind in ("user", "agent") and bool(name)

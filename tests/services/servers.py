@@ -21,6 +21,7 @@ from tests.services.endpoints import (
     STATE,
     AuthorizationServer,
     Bao,
+    Cerbos,
     Client,
     Postgres,
     ResourceServer,
@@ -194,6 +195,34 @@ def workload_api_answers(server: WorkloadApiEndpoint) -> bool:
         return fetch_jwt_bundle(server.socket, timeout=ANSWER) == server.bundle_jwks.read_bytes()
     except (grpc.RpcError, FileNotFoundError):
         return False
+
+
+def start_cerbos(folder: Path) -> Cerbos:
+    """Cerbos with the policies of this folder; it reads them once."""
+    config = folder / "cerbos.yaml"
+
+    def serve(port: int) -> Cerbos:
+        settings = {
+            "server": {"httpListenAddr": f"127.0.0.1:{port}", "grpcListenAddr": f"unix:{folder / 'cerbos.sock'}"},
+            "telemetry": {"disabled": True},
+            "storage": {
+                "driver": "disk",
+                "disk": {"directory": str(Path(__file__).parent / "cerbos"), "watchForChanges": False},
+            },
+        }
+        write_private(config, msgspec.json.encode(settings))
+        process = processes.start("cerbos", [install.cerbos(), "server", "--config", config], cwd=folder)
+        server = Cerbos(f"http://127.0.0.1:{port}", processes.LOGS / "cerbos.log")
+        processes.wait_until("cerbos", process, lambda: cerbos_answers(server))
+        return server
+
+    return _on_a_free_port(serve)
+
+
+def cerbos_answers(server: Cerbos) -> bool:
+    """Whether the decision point serves its own metadata."""
+    answer = _get(f"{server.url}/.well-known/authzen-configuration")
+    return answer is not None and bool(answer.json()["policy_decision_point"] == server.url)
 
 
 def _get(url: str, headers: dict[str, str] | None = None) -> httpx.Response | None:

@@ -62,7 +62,7 @@ def _start() -> None:
         part.mkdir(mode=0o700, exist_ok=True)
     folder = _short_folder()
     servers.prepare_authorization_servers()
-    pool = ThreadPoolExecutor(5)
+    pool = ThreadPoolExecutor(6)
     try:
         _start_in(folder, pool)
     except BaseException:
@@ -80,6 +80,7 @@ def _start_in(folder: Path, pool: ThreadPoolExecutor) -> None:
     plain = pool.submit(servers.start_authorization_server, "authorization_server", dpop_nonce=False)
     nonce = pool.submit(servers.start_authorization_server, "authorization_server_nonce", dpop_nonce=True)
     workload_api = pool.submit(servers.start_workload_api, folder)
+    cerbos = pool.submit(servers.start_cerbos, folder)
     endpoints.save(
         Services(
             digest=digest(),
@@ -89,6 +90,7 @@ def _start_in(folder: Path, pool: ThreadPoolExecutor) -> None:
             authorization_server=plain.result(),
             authorization_server_nonce=nonce.result(),
             workload_api=workload_api.result(),
+            cerbos=cerbos.result(),
             processes=processes.recorded(),
         )
     )
@@ -122,6 +124,7 @@ def answers(services: Services) -> dict[str, bool]:
         "authorization_server": servers.authorization_server_answers(services.authorization_server),
         "authorization_server_nonce": servers.authorization_server_answers(services.authorization_server_nonce),
         "workload_api": servers.workload_api_answers(services.workload_api),
+        "cerbos": servers.cerbos_answers(services.cerbos),
     }
 
 
@@ -130,6 +133,7 @@ def digest() -> str:
     here = Path(__file__).parent
     parts = [here / "servers.py", here / "workload_api.py", here / "endpoints.py", install.LOCK]
     parts += [*sorted(install.NPM_SOURCE.glob("*.mjs")), install.NPM_SOURCE / "package-lock.json"]
+    parts += sorted((here / "cerbos").glob("*.yaml"))
     return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
 
 

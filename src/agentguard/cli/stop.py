@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agentguard._drive import drive
-from agentguard.cli.output import FAILED, OK, count, say, say_json
+from agentguard.cli.output import FAILED, OK, complain, count, say, say_json
 from agentguard.credentials.leaks import LiveSecrets
 from agentguard.credentials.revocation import Revocations
 from agentguard.errors import ConfigurationError
@@ -18,8 +18,11 @@ from agentguard.model.lease import Lease
 
 if TYPE_CHECKING:
     from agentguard.guard import Guard
-    from agentguard.ports import Stop
+    from agentguard.ports import Ledger, Stop
 
+# Seconds in which guards that run elsewhere are left to end their credentials themselves.
+_PATIENCE: Final = 3.0
+_LOOKS: Final = 0.1
 _NO_STATE: Final = (
     "{} has no `state`, so a stop would be known to this command only; write state: {{sqlite: FILE, key: ...}}"
 )
@@ -85,8 +88,16 @@ def run_suspend(arguments: argparse.Namespace) -> int:
     key = _key(arguments)
     with guard_of(arguments.config) as guard:
         drive(guard.stopping.suspend(key, arguments.why))
+        _doubt(guard, arguments.agent)
     say(f"{key} is suspended: {arguments.why}")
     return OK
+
+
+def _doubt(guard: Guard, agent: str) -> None:
+    """Say that a name is in no entry of this file: it may be one of another service, or a slip of the pen."""
+    known = guard.registry.names()
+    if agent and agent not in known:
+        complain(f"agentguard: note: this configuration names no agent {agent!r}, only {', '.join(known)}")
 
 
 def run_resume(arguments: argparse.Namespace) -> int:
@@ -122,18 +133,20 @@ def run_offboard(arguments: argparse.Namespace) -> int:
     key = _key_of_agent(arguments.agent)
     with guard_of(arguments.config) as guard:
         drive(guard.stopping.suspend(key, arguments.why))
+        _doubt(guard, arguments.agent)
         left = _ended(guard, arguments.agent)
     say(f"{key} is suspended for good: {arguments.why}")
     for lease in left:
-        until = (
-            "it is tried again"
-            if lease.lasts
-            else f"it ends by {datetime.fromtimestamp(lease.expires_by, UTC):%H:%M:%SZ}"
-        )
-        say(f"  {lease.id} of {lease.issuer} for {lease.key.audience}: {until}")
+        say(f"  {lease.id} of {lease.issuer} for {lease.key.audience}: {_until(lease)}")
     say(f"{count(len(left), 'credential')} of it may be alive" if left else "no credential of it is alive")
     say(f"now write `status: retired` for {arguments.agent} in {arguments.config}, so that the registry says so too")
     return FAILED if left else OK
+
+
+def _until(lease: Lease) -> str:
+    if lease.lasts:
+        return "it is tried again"
+    return f"it ends by {datetime.fromtimestamp(lease.expires_by, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _key_of_agent(name: str) -> str:
@@ -143,16 +156,36 @@ def _key_of_agent(name: str) -> str:
 
 
 def _ended(guard: Guard, agent: str) -> Sequence[Lease]:
-    """End every credential in whose chain the agent stands, whoever obtained it, and return what may be alive."""
+    """End every credential in whose chain the agent stands, whoever obtained it, and return what may be alive.
+
+    INVARIANT: a token that only its own process can revoke is never taken from a process that lives: its row stays
+    until that process ended it, or until it expired.
+    """
     if guard.leases is None or guard.issuer is None:
         return ()
-    ledger, now = guard.leases.ledger, time.time()
-    held = [lease for lease in drive(ledger.outstanding(now)) if agent in lease.key.chain[1:]]
+    ledger = guard.leases.ledger
     take = getattr(ledger, "take", None)
     revocations = Revocations(guard.issuer, ledger, LiveSecrets(), guard.record, time.time)
-    for lease in held:
-        if take is not None:
-            revocations.adopt(drive(take(lease.id, now)))
+    for lease in _waited_for(ledger, agent):
+        if take is not None and not _is_local(guard, lease):
+            revocations.adopt(drive(take(lease.id, time.time())))
     drive(revocations.retry())
-    names = {lease.id for lease in held}
-    return [lease for lease in drive(ledger.outstanding(time.time())) if lease.id in names]
+    return _held(ledger, agent)
+
+
+def _waited_for(ledger: Ledger, agent: str) -> Sequence[Lease]:
+    """What is left once the guards that run elsewhere had time to hear of the stop."""
+    until = time.monotonic() + _PATIENCE
+    while (held := _held(ledger, agent)) and time.monotonic() < until:
+        time.sleep(_LOOKS)
+    return held
+
+
+def _held(ledger: Ledger, agent: str) -> Sequence[Lease]:
+    return [lease for lease in drive(ledger.outstanding(time.time())) if agent in lease.key.chain[1:]]
+
+
+def _is_local(guard: Guard, lease: Lease) -> bool:
+    from agentguard.credentials.local import LocalIssuer
+
+    return isinstance(guard.issuer, LocalIssuer) or lease.issuer == "local"

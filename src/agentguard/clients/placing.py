@@ -12,7 +12,9 @@ from agentguard.errors import CredentialUnavailable
 from agentguard.model.lease import Credential, Placement
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-_TOKEN_ERROR: Final = re.compile(r'\bDPoP\b[^,]*?(?:,[^,]*?)*?error="use_dpop_nonce"', re.IGNORECASE)
+# Two searches, one after the other: one expression for both takes quadratic time on a long challenge.
+_DPOP: Final = re.compile(r"\bDPoP\b", re.IGNORECASE)
+_USE_NONCE: Final = re.compile(r'error="use_dpop_nonce"', re.IGNORECASE)
 
 
 def origin(url: str) -> tuple[str, str, int]:
@@ -86,7 +88,8 @@ def query_of(credential: Credential) -> str:
 
 def wants_nonce(status: int, challenge: str) -> bool:
     """Tell whether a resource server refused a proof only because its nonce is missing or old (RFC 9449 section 9)."""
-    return status == 401 and bool(_TOKEN_ERROR.search(challenge))
+    found = _DPOP.search(challenge) if status == 401 else None
+    return found is not None and _USE_NONCE.search(challenge, found.end()) is not None
 
 
 def refused(audience: str) -> CredentialUnavailable:

@@ -9,16 +9,18 @@ from typing import Final, TypeAlias
 
 from agentguard.model.lease import Credential, Grant, Issued, Lease, LeaseKey
 
-# The lease key, the task, and what tells authorization details apart.
-Key: TypeAlias = tuple[LeaseKey, str, str]
+# The lease key; and the task where it is not the root, and what tells authorization details apart where there is any.
+Key: TypeAlias = LeaseKey | tuple[LeaseKey, str, str]
 LAST: Final = 5.0  # seconds before its expiry from which a kept credential is not handed out any more
 _HALF: Final = 0.5
 _JITTER: Final = 0.1
 _AGAIN: Final = 1.0  # seconds until a refresh that failed is tried again
+_LOOKS: Final = 16  # leases that are looked at, at most, to find one that nobody uses
 
 
 def key_of(grant: Grant) -> Key:
-    return grant.key, grant.task, grant.details_s256
+    plain = grant.task == grant.key.root and not grant.details_s256
+    return grant.key if plain else (grant.key, grant.task, grant.details_s256)
 
 
 @dataclass(slots=True, eq=False)
@@ -29,7 +31,7 @@ class Held:
     key: Key
     refresh_at: float
     single_use: bool
-    life: float = 0.0  # seconds that it lived at first; a parent is prolonged by so much, and no more
+    life: float = 0.0  # seconds that a parent lived before it was prolonged: by so much, and no more
     users: int = 0
     retired: bool = False
     revoked: bool = False
@@ -38,9 +40,13 @@ class Held:
 
     @classmethod
     def new(cls, issued: Issued, key: Key, single_use: bool, parent: Held | None) -> Held:
-        lease = issued.lease
-        life = lease.expires_at - lease.issued_at
-        return cls(issued, key, refresh_time(lease, lease.issued_at), single_use, life, users=1, parent=parent)
+        refresh_at = refresh_time(issued.lease, issued.lease.issued_at)
+        return cls(issued, key, refresh_at, single_use, users=1, parent=parent)
+
+    def first_life(self) -> float:
+        """Seconds that it lives when nobody prolongs it."""
+        self.life = self.life or self.issued.lease.expires_at - self.issued.lease.issued_at
+        return self.life
 
     def good_until(self, grace: float = 0.0) -> float:
         """When it is not handed out any more."""
@@ -52,6 +58,34 @@ class Held:
 
     def idle(self) -> bool:
         return self.users <= 0 and not self.revoked
+
+    def over(self, now: float) -> bool:
+        """Nobody uses it, and nobody can any more: every verifier refuses it."""
+        return self.idle() and self.issued.lease.expires_by <= now
+
+
+class Home:
+    """The leases of one open task, and what their keys have in common. Its owner locks."""
+
+    __slots__ = ("_parts", "leases")
+
+    def __init__(self) -> None:
+        self.leases: dict[str, Held] = {}
+        self._parts: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    def shared(self, key: LeaseKey) -> LeaseKey:
+        """Return an equal key that holds no second copy of the task's chain and the tool's scopes."""
+        chain = self._parts.setdefault(key.chain, key.chain)
+        scopes = self._parts.setdefault(key.scopes, key.scopes)
+        subject = chain[0] if chain and chain[0] == key.subject else key.subject
+        if chain is key.chain and scopes is key.scopes and subject is key.subject:
+            return key
+        return LeaseKey(key.tenant, subject, key.root, chain, key.tool, key.audience, scopes, key.resource)
+
+    def drop(self, lease_id: str) -> None:
+        self.leases.pop(lease_id, None)
+        if not self.leases:
+            self.leases = {}  # a table that was large stays large
 
 
 def refresh_time(lease: Lease, since: float) -> float:
@@ -90,22 +124,30 @@ class Kept:
             out.append(older)
         self._by_key[held.key] = held
         self._by_key.move_to_end(held.key)
-        if len(self._by_key) > self._most:
-            out += self._oldest_idle()
+        out += self._surplus()
         for other in out:
             other.retired = True
         return [other for other in out if other.idle()]
 
-    def _oldest_idle(self) -> list[Held]:
-        oldest = next((held for held in self._by_key.values() if held.idle()), None)
-        if oldest is None:
-            return []
-        del self._by_key[oldest.key]
-        return [oldest]
+    def _surplus(self) -> list[Held]:
+        """The oldest that nobody uses, as many as there are too many; what is in use is as good as new."""
+        out = []
+        for _ in range(_LOOKS if len(self._by_key) > self._most else 0):
+            key, oldest = next(iter(self._by_key.items()))
+            if oldest.idle():
+                del self._by_key[key]
+                out.append(oldest)
+            else:
+                self._by_key.move_to_end(key)
+            if len(self._by_key) <= self._most:
+                break
+        return out
 
     def drop(self, held: Held) -> None:
         if self._by_key.get(held.key) is held:
             del self._by_key[held.key]
+        if not self._by_key:
+            self._by_key.clear()  # a table that was large stays large
 
     def __len__(self) -> int:
         return len(self._by_key)

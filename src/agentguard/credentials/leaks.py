@@ -7,156 +7,107 @@ also where lines are wrapped or the text is percent-encoded.
 
 from __future__ import annotations
 
-import base64
-import json
-import re
 import threading
 from collections import deque
 from collections.abc import ItemsView, KeysView, Mapping, ValuesView
 from decimal import Decimal
-from itertools import chain
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, TracebackType
 from typing import Any, Final
 from urllib.parse import unquote
 
-from agentguard.model.lease import Issued
+from agentguard.credentials.needles import FEW, RUN, START, Few, Many, Watch, watched
+from agentguard.model.lease import Issued, Secret
 
 MARK: Final = "[credential removed]"
-_SHORTEST: Final = 8  # a shorter secret would be found in texts that do not hold it
-_START: Final = 4  # a shorter beginning of a secret is let pass: the ends of ordinary texts would be held back
-_RUN: Final = re.compile(r"[A-Za-z0-9_+/=.~-]{8,}")
 _DEPTH: Final = 64
 _MOST: Final = 100_000  # objects that one search looks into
 _FEW: Final = 1_000
-_URLSAFE: Final = str.maketrans("+/", "-_")
 _PLAIN: Final = (int, float, complex, Decimal, FunctionType, BuiltinFunctionType, MethodType, ModuleType, type)
 _BARE: Final = frozenset({dict, list, tuple, set, frozenset, deque})
-_LONGEST: Final = 1 << 15
 # A response of httpx or requests holds what its transport sent: no part of what the tool returns, and shown nowhere.
 _WIRE: Final = frozenset({"httpcore", "h11", "h2", "urllib3"})
 _HELD: Final = ("filename", "filename2", "object", "value", "code", "text", "msg")  # what C keeps beside `args`
 
 
-def needles_of(secret: str) -> tuple[str, ...]:
-    """The parts of a secret that must not be seen."""
-    parts = secret.split(".")
-    if len(parts) == 3 and secret.startswith("eyJ"):
-        return (parts[1], parts[2])
-    return (secret, *_texts_in(secret)) if secret.startswith("{") else (secret,)
-
-
-def _texts_in(secret: str) -> list[str]:
-    """The texts of a secret that is a JSON object, such as a cloud's key pair: each of them is one."""
-    try:
-        values = json.loads(secret).values()
-    except (ValueError, RecursionError):
-        return []
-    return [value for value in values if isinstance(value, str)]
-
-
-def _forms(needle: str) -> tuple[str, ...]:
-    """A needle, and what base64 makes of it wherever it stands in what was encoded."""
-    forms = {needle}
-    for shift in range(3):
-        encoded = base64.b64encode(b"\0" * shift + needle.encode()).decode()
-        # The first and last group hold bits of the neighbours.
-        inner = encoded[4 if shift else 0 :][: (len(needle.encode()) + shift) // 3 * 4 - (4 if shift else 0)]
-        if len(inner) >= _SHORTEST:
-            forms |= {inner, inner.translate(_URLSAFE)}
-    return tuple(forms)
-
-
 class LiveSecrets:
-    """The secrets of all live leases of one guard. Safe for concurrent use."""
+    """The secrets of all live leases of one guard. Safe for concurrent use.
+
+    A secret is watched at the price of one reference; what is looked for is made when the first text is looked at that
+    could hold one.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._needles: dict[str, tuple[str, ...]] = {}
-        self._forms: dict[str, tuple[str, ...]] = {}
-        self._odd: dict[str, list[str]] = {}  # secrets that are no run of letters and digits
-        self._starts: dict[str, set[str]] = {}
+        self._fresh: dict[str, Secret] = {}  # INVARIANT: each is here or in `_watch`, and here only until a search
+        self._watch: Watch = Few()
         self._shortest = 0
-        self._new = False
 
     def add(self, issued: Issued) -> None:
         """Watch a secret."""
         secret = issued.secret.reveal()
-        needles = tuple([needle for needle in needles_of(secret) if len(needle) >= _SHORTEST])
+        lengths = [len(needle) for needle in watched(secret)]
         with self._lock:
-            self._needles[issued.lease.id], self._new = needles, True
-            self._shortest = min([self._shortest or len(secret), *map(len, needles)])
+            self._fresh[issued.lease.id] = issued.secret
+            self._shortest = min([self._shortest or len(secret), *lengths])
 
     def discard(self, lease_id: str) -> None:
         """Stop watching: the credential is dead."""
         with self._lock:
-            self._needles.pop(lease_id, None)
-            for form in self._forms.pop(lease_id, ()):
-                self._starts.get(form[:_START], set()).discard(form)
-            self._odd.pop(lease_id, None)
-            if not self._needles:
-                self._shortest, self._starts = 0, {}
+            if self._fresh.pop(lease_id, None) is None:
+                self._watch.discard(lease_id)
+            if not self:
+                self._shortest, self._watch, self._fresh = 0, Few(), {}
 
     def __bool__(self) -> bool:
-        return bool(self._needles)
+        return bool(self._fresh or self._watch.secrets)
 
     @property
     def shortest(self) -> int:
         """No text below this length can hold a secret; 0 where nothing is watched."""
         return self._shortest
 
-    def _expand(self) -> None:
-        """Make what is watched, when the first text is looked at that could hold it."""
-        if not self._new:
-            return
+    def _expanded(self) -> Watch:
+        """Make what is looked for, when the first text is looked at that could hold it.
+
+        INVARIANT: whoever reads has a watch that is whole: one of another kind is filled before it takes the place.
+        """
+        if not self._fresh:
+            return self._watch
         with self._lock:
-            for lease, needles in self._needles.items():
-                if lease not in self._forms:
-                    forms = self._forms[lease] = tuple(chain.from_iterable(map(_forms, needles)))
-                    if odd := [needle for needle in needles if not _RUN.fullmatch(needle)]:
-                        self._odd[lease] = odd
-                    for form in forms:
-                        self._starts.setdefault(form[:_START], set()).add(form)
-            self._new = False  # last, so that whoever sees it finds them all
+            watch, fresh = self._watch, self._fresh
+            if isinstance(watch, Few) and len(watch.secrets) + len(fresh) > FEW:
+                watch, fresh = Many(), {**watch.secrets, **fresh}
+            for lease, secret in fresh.items():
+                watch.add(lease, secret)
+            self._watch, self._fresh = watch, {}
+        return watch
 
     def found_in(self, text: str) -> set[str]:
         """Ids of the leases whose secret stands in a text."""
-        if not self._shortest or len(text) < self._shortest:
+        shortest = self._shortest
+        if not shortest or len(text) < shortest:
             return set()
         views = [text]
         if "\n" in text:
             views.append(text.replace("\r", "").replace("\n", ""))
         views += [unquote(view) for view in views if "%" in view]
-        self._expand()
-        return set().union(*map(self._found, views))
-
-    def _found(self, text: str) -> set[str]:
-        # Ordinary text has no run that is long enough, so it is read once, however many leases there are.
-        runs = "\n".join([run for run in _RUN.findall(text) if len(run) >= self._shortest])
-        hits = {lease for lease, forms in list(self._odd.items()) if any(form in text for form in forms)}
-        if runs:
-            hits |= {lease for lease, forms in list(self._forms.items()) if any(form in runs for form in forms)}
-        return hits
+        watch = self._expanded()
+        return set().union(*[watch.found(view, shortest) for view in views])
 
     def cleaned(self, text: str) -> tuple[str, set[str]]:
         """Return the text without secrets, and the leases that were hit; the whole text goes if nothing less helps."""
         hits = self.found_in(text)
         if not hits:
             return text, hits
-        text = _RUN.sub(lambda run: MARK if self.found_in(run[0]) else run[0], text)
-        for form in [form for lease in hits for form in self._forms.get(lease, ())]:
+        text = RUN.sub(lambda run: MARK if self.found_in(run[0]) else run[0], text)
+        watch = self._expanded()
+        for form in [form for lease in hits for form in watch.forms(lease)]:
             text = text.replace(form, MARK)
         return (MARK if self.found_in(text) else text), hits
 
     def open_end(self, text: str) -> int:
-        """Length of the longest tail that is the beginning of a secret; 0 below four characters."""
-        if not self._shortest:
-            return 0
-        self._expand()
-        for start in range(max(0, len(text) - _LONGEST), len(text) - _START + 1):
-            for form in list(self._starts.get(text[start : start + _START], ())):
-                if form.startswith(text[start:]) and len(form) > len(text) - start:
-                    return len(text) - start
-        return 0
+        """Length of the longest tail that may be the beginning of a secret; 0 below four characters."""
+        return self._expanded().open_end(text) if self._shortest else 0
 
 
 class Search:
@@ -356,7 +307,7 @@ class Stream:
         tail = clean.decode("latin-1") if isinstance(clean, bytes) else clean
         cut = len(free) - min(self.search.live.open_end(tail), len(free))
         passed, self._held = free[:cut], free[cut:]
-        self._passed = (context + passed)[1 - _START :]
+        self._passed = (context + passed)[1 - START :]
         return [part if passed == part else passed] if passed else []
 
     def end(self) -> list[Any]:

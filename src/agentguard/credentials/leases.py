@@ -13,7 +13,7 @@ from typing import Any, Final
 import anyio
 
 from agentguard._drive import driven, loop_running, run_shielded, wait_for
-from agentguard.credentials.held import Held, Kept, Key, Use, key_of, refresh_time
+from agentguard.credentials.held import Held, Home, Kept, Key, Use, key_of, refresh_time
 from agentguard.credentials.leaks import LiveSecrets
 from agentguard.credentials.ledger import MemoryLedger
 from agentguard.credentials.revocation import Recorder, Revocations
@@ -25,6 +25,7 @@ from agentguard.ports import Issuer, Ledger, ParentIssuer, waits
 _AT_ONCE: Final = 8  # revocations that one task's end asks for side by side
 MOST_KEPT: Final = 10_000
 RECOVER: Final = 30.0  # seconds between two looks for what dead processes left
+FORGET: Final = 10.0  # seconds between two looks for what has expired in tasks that are still open
 
 
 class Leases:
@@ -59,9 +60,9 @@ class Leases:
         self._lock = threading.Lock()
         self._revocations = Revocations(self._issuer, self._ledger, self.secrets, self._record, self._clock)
         self._kept = Kept(self._most)
-        self._recover_at = self._clock() + RECOVER
+        self._recover_at, self._forget_at = self._clock() + RECOVER, self._clock() + FORGET
         # INVARIANT: a lease that was asked for is in `_all`, with `_revocations`, or gone.
-        self._all: dict[str, dict[str, Held]] = {}
+        self._all: dict[str, Home] = {}
         self._flights: dict[Key, _Flight] = {}
 
     @property
@@ -72,7 +73,7 @@ class Leases:
     def open_task(self, task: str) -> None:
         """From now on leases may be held for this task."""
         with self._lock:
-            self._all.setdefault(task, {})
+            self._all.setdefault(task, Home())
 
     # --- obtaining --------------------------------------------------------------------------------------------
 
@@ -156,7 +157,7 @@ class Leases:
         if held is None or held.revoked or self._parents is None:
             return None
         now = self._clock()
-        until = min(deadline, now + held.life)
+        until = min(deadline, now + held.first_life())
         lease = held.issued.lease
         try:
             # INVARIANT: the ledger never says that a credential ends earlier than it does, so it hears first.
@@ -165,7 +166,7 @@ class Leases:
             if renewed is None:
                 return None
             await self._ledger.active(renewed.lease, renewed.handle)
-            fields = {"lease": renewed.lease.id, "task": key[1], "expires_by": int(renewed.lease.expires_by)}
+            fields = {"lease": renewed.lease.id, "task": lease.task, "expires_by": int(renewed.lease.expires_by)}
             self._record(Event.CREDENTIAL_RENEWED, fields)
         except Exception:
             return None
@@ -178,11 +179,15 @@ class Leases:
     async def _issue(self, grant: Grant, key: Key) -> Held:
         parent = await self._parent(grant)
         now = self._clock()
+        with self._lock:
+            home = self._all.get(grant.task)
+            shared = home.shared(grant.key) if home is not None and not grant.single_use else grant.key
+        if shared is not grant.key:  # what is kept holds no second copy of what the task's others hold
+            grant = grant.with_key(shared)
+            key = key_of(grant)
         lease = self._issuer.prepare(grant, now)
         if parent is not None:
             lease = replace(lease, parent=parent.issued.lease.id)
-        with self._lock:
-            home = self._all.get(grant.task)
         issued: Issued | None = None
         try:
             # INVARIANT: the ledger knows the lease before the issuer is asked; a failure from here on: "may exist".
@@ -229,7 +234,7 @@ class Leases:
         with suppress(TimeoutError):
             await run_shielded(whole, suspends=self._waits)
 
-    def _keep(self, grant: Grant, held: Held, home: dict[str, Held] | None) -> tuple[Held, list[Held]]:
+    def _keep(self, grant: Grant, held: Held, home: Home | None) -> tuple[Held, list[Held]]:
         """Keep a new lease under its key; return it, and those that nobody uses any more.
 
         `home` is where the task's leases were when this one was asked for: a task that ended, was parked or suspended
@@ -238,7 +243,7 @@ class Leases:
         with self._lock:
             if home is None or self._all.get(grant.task) is not home:
                 raise CredentialUnavailable("the task ended or was stopped while its credential was being issued")
-            home[held.issued.lease.id] = held
+            home.leases[held.issued.lease.id] = held
             return held, [] if grant.single_use else self._kept.put(held)
 
     # --- ending -----------------------------------------------------------------------------------------------
@@ -276,18 +281,24 @@ class Leases:
             if held.revoked:
                 return held.status or "revoked"
             held.revoked = True
-            self._all.get(held.issued.lease.task, {}).pop(held.issued.lease.id, None)
-            self._kept.drop(held)
+            self._leave(held)
         try:
             held.status = await self._revocations.end(held.issued.lease, held.issued.handle, why)
         finally:
             await self._let_go(held.parent)
         return held.status
 
+    def _leave(self, held: Held) -> None:
+        """It is kept no longer; the lock is held."""
+        home = self._all.get(held.issued.lease.task)
+        if home is not None:
+            home.drop(held.issued.lease.id)
+        self._kept.drop(held)
+
     async def revoke(self, lease_id: str, why: str) -> None:
         """Revoke one lease now, whoever uses it."""
         with self._lock:
-            held = next((leases[lease_id] for leases in self._all.values() if lease_id in leases), None)
+            held = next((home.leases[lease_id] for home in self._all.values() if lease_id in home.leases), None)
         if held is not None:
             await self._end(held, why)
 
@@ -296,8 +307,8 @@ class Leases:
         with self._lock:
             home = self._all.pop(task, None)
             if reopen and home is not None:
-                self._all[task] = {}
-            leases = list(home.values()) if home else []
+                self._all[task] = Home()
+            leases = list(home.leases.values()) if home else []
             for held in leases:
                 self._kept.drop(held)
         try:
@@ -350,12 +361,14 @@ class Leases:
         await self._revocations.retry()
 
     async def tend(self) -> None:
-        """Say that this owner lives, prolong the parents of leases in use, and retry what failed."""
+        """Say that this owner lives, prolong the parents of leases in use, forget what expired, retry what failed."""
         with suppress(Exception):  # a ledger that fails here fails louder when a credential is to be issued
             await self._ledger.beat(self._clock())
             await self._look_after()
         for held in self._parents_due():
             await self._prolong(held)
+        for held in self._expired():
+            await self._forget(held)
         await self.retry_failed()
 
     async def _look_after(self) -> None:
@@ -370,7 +383,7 @@ class Leases:
             return ()
         now = self._clock()
         with self._lock:
-            homes = [list(home.values()) for home in self._all.values()]
+            homes = [list(home.leases.values()) for home in self._all.values()]
         used = {id(held.parent): held.parent for home in homes for held in home if held.parent is not None}
         return [held for held in used.values() if now >= held.refresh_at]
 
@@ -379,6 +392,26 @@ class Leases:
             held.put_off(self._clock())
         else:
             await self._let_go(held)  # nobody uses it for this
+
+    def _expired(self) -> list[Held]:
+        """Now and then: what is dead for every verifier and in nobody's use, in tasks that go on."""
+        now = self._clock()
+        if now < self._forget_at:
+            return []
+        self._forget_at = now + FORGET
+        with self._lock:
+            homes = [list(home.leases.values()) for home in self._all.values()]
+        return [held for home in homes for held in home if held.over(now)]
+
+    async def _forget(self, held: Held) -> None:
+        """INVARIANT: what is forgotten is with `_revocations`, which records that it expired and asks no server."""
+        with self._lock:
+            if not held.over(self._clock()):
+                return
+            held.revoked, held.status = True, "expires"
+            self._leave(held)
+            self._revocations.owe(held.issued.lease, held.issued.handle)
+        await self._let_go(held.parent)
 
     async def recover(self) -> int:
         """Take over what dead processes left in the ledger, and end it; return how many leases that were."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from agentguard.model.lease import Ending, Lease, LeaseState, Secret
+from agentguard.model.lease import Ending, Lease, Secret
 from agentguard.ports import Owed
 
 
@@ -19,34 +19,35 @@ class MemoryLedger:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._rows: dict[str, tuple[Lease, LeaseState]] = {}
+        self._rows: dict[str, Lease] = {}  # nobody asks here how far one came: all of them may be alive
 
     async def pending(self, lease: Lease) -> None:
         """A credential is about to be asked for, so it may exist from now on."""
-        self._set(lease, LeaseState.PENDING)
+        self._set(lease)
 
     async def active(self, lease: Lease, handle: Secret | None = None) -> None:
         """The credential exists; one that was prolonged has another end."""
-        self._set(lease, LeaseState.ACTIVE)
+        self._set(lease)
 
     async def failed(self, lease: Lease, why: str, *, irrevocable: bool = False) -> None:
         """It could not be revoked; the row stays until it was, or until it expired."""
-        self._set(lease, LeaseState.IRREVOCABLE if irrevocable else LeaseState.REVOKING)
+        self._set(lease)
 
     async def ended(self, lease: Lease, ending: Ending) -> None:
         """The credential is gone, or ends by itself: then its row stays until it did."""
         if ending is Ending.REVOKED:
             with self._lock:
                 self._rows.pop(lease.id, None)
+                if not self._rows:
+                    self._rows = {}  # a table that was large stays large
         else:
-            self._set(lease, LeaseState.EXPIRES)
+            self._set(lease)
 
     async def outstanding(self, now: float) -> Sequence[Lease]:
         """Issued or possibly issued, not revoked, not expired for every verifier."""
         with self._lock:
-            for identifier in [i for i, (lease, _) in self._rows.items() if lease.expires_by <= now]:
-                del self._rows[identifier]
-            return [lease for lease, _ in self._rows.values()]
+            self._rows = {lease.id: lease for lease in self._rows.values() if lease.expires_by > now}
+            return list(self._rows.values())
 
     async def adopt(self, now: float) -> Sequence[Owed]:
         """Nothing: what another process held is not known here."""
@@ -55,6 +56,6 @@ class MemoryLedger:
     async def beat(self, now: float) -> None:
         """Nobody else looks."""
 
-    def _set(self, lease: Lease, state: LeaseState) -> None:
+    def _set(self, lease: Lease) -> None:
         with self._lock:
-            self._rows[lease.id] = lease, state
+            self._rows[lease.id] = lease

@@ -179,6 +179,8 @@ class Revocations:
         self._secrets.discard(debt.lease.id)
         with self._lock:
             self._debts.pop(debt.lease.id, None)
+            if not self._debts:
+                self._debts = {}  # a table that was large stays large
         self._try_record(event, debt.lease, fields)
 
     def _try_record(self, event: Event, lease: Lease, fields: Mapping[str, Any]) -> None:

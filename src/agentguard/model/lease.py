@@ -72,6 +72,15 @@ class Grant:
     subject_token: SubjectToken | None = None
     parent: bool = False
 
+    def with_key(self, key: LeaseKey) -> Grant:
+        """Return the same grant under an equal key; `dataclasses.replace` takes five times as long."""
+        return Grant(
+            key=key, chain=self.chain, task=self.task, intent_s256=self.intent_s256,
+            authorization_details=self.authorization_details, details_s256=self.details_s256,
+            single_use=self.single_use, reads=self.reads, deadline=self.deadline, subject_token=self.subject_token,
+            parent=self.parent,
+        )  # fmt: skip
+
 
 class LeaseState(StrEnum):
     """Where a lease is in its life; PENDING means that a credential may exist."""
