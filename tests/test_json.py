@@ -49,3 +49,12 @@ def test_quick_look_and_long_look_agree(data: bytes) -> None:
 def test_whole_number_of_more_than_20_digits_is_refused_wherever_it_stands(digits: int) -> None:
     data = f'{{"a":[{"1" * digits}]}}'.encode()
     assert (outcome(data) is None) is (digits > 20)
+
+
+@pytest.mark.parametrize("number", [10**20 - 1, 10**20, -(10**19) + 1, -(10**19), -(10**20)])
+def test_both_looks_draw_the_line_at_the_same_number(number: int) -> None:
+    data = f'{{"a":{number}}}'.encode()
+    quick = outcome(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_json, "_plain", lambda data: None)
+        assert outcome(data) == quick

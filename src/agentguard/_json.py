@@ -10,7 +10,10 @@ import msgspec
 
 MAX_JSON_DEPTH: Final = 32
 _BRACKETS: Final = re.compile(r'"(?:[^"\\]|\\.)*+"?|([\[{])|([\]}])', re.DOTALL)
-_LONG: Final = re.compile(rb"[0-9]{21}")
+_LONGEST: Final = 10**20
+_LOOKED_INTO: Final = frozenset({int, dict, list})
+_DECODE: Final = msgspec.json.Decoder().decode
+_ENCODE: Final = msgspec.json.Encoder().encode
 _SURROGATE: Final = re.compile(r"\\u[dD][89abcdefABCDEF]")
 
 
@@ -42,13 +45,25 @@ def strict_json(data: bytes) -> dict[str, Any]:
 
 def _plain(data: bytes) -> dict[str, Any] | None:
     """What is its own shortest form holds no member twice, no odd escape and no odd number; most JSON of servers is."""
-    if data.count(b"{") + data.count(b"[") > MAX_JSON_DEPTH or _LONG.search(data):
+    if data.count(b"{") + data.count(b"[") > MAX_JSON_DEPTH:
         return None
     try:
-        value = msgspec.json.decode(data)
-        return value if type(value) is dict and msgspec.json.encode(value) == data else None
+        value = _DECODE(data)
+        return value if type(value) is dict and _ENCODE(value) == data and not _long(value) else None
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
+
+
+def _long(value: Any) -> bool:
+    """Tell whether a whole number of more than 20 digits stands somewhere in a value."""
+    kind = type(value)
+    if kind is int:
+        return not -_LONGEST // 10 < value < _LONGEST  # the sign counts as a digit
+    if kind is dict:
+        value = value.values()
+    elif kind is not list:
+        return False
+    return any(type(item) in _LOOKED_INTO and _long(item) for item in value)
 
 
 def _check_depth(text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
@@ -115,7 +115,7 @@ class WorkloadAssertion:
 def fresh(now: float) -> dict[str, int | str]:
     """The claims that make an assertion short-lived and of one use: `iat`, `exp` and a `jti` of 128 bits."""
     issued = int(now)
-    return {"iat": issued, "exp": issued + ASSERTION_SECONDS, "jti": secrets.token_hex(16)}
+    return {"iat": issued, "exp": issued + ASSERTION_SECONDS, "jti": os.urandom(16).hex()}
 
 
 def _named(client_id: str, issuer: str) -> tuple[str, str]:
