@@ -326,3 +326,32 @@ def test_what_a_dead_process_left_is_ended_parents_first() -> None:
     assert issuer.live == {}
     assert len(issuer.asked) == 1
     assert room.events() == ["credential.revoked"] * 3
+
+
+def test_broker_that_is_down_holds_up_recovery_only_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    monkeypatch.setattr("agentguard.credentials.leases.RECOVER_AT_ONCE", 0.2)
+
+    class Down(FakeIssuer):
+        async def revoke(self, lease, handle=None):
+            time.sleep(0.15)
+            raise ConnectionError
+
+    dead = Room()
+    for number in range(20):
+        drive(dead.leases.obtain(grant(tool=f"tool{number}")))
+    leases = list(dead.issuer.live.values())
+
+    class Found(type(dead.ledger)):  # type: ignore[misc]  # the same ledger, with rows of somebody else
+        async def adopt(self, now: float) -> list[Owed]:
+            return [Owed(lease, LeaseState.ACTIVE) for lease in leases]
+
+    room = Room(Down(), Found())
+    began = time.monotonic()
+    assert drive(room.leases.recover()) == 20
+    assert time.monotonic() - began < 1
+    room.issuer = room.leases._issuer = room.leases._revocations._issuer = dead.issuer
+    room.clock.advance(2)
+    drive(room.leases.retry_failed())
+    assert dead.issuer.live == {}

@@ -24,6 +24,7 @@ from agentguard.ports import Issuer, Ledger, ParentIssuer, waits
 
 _AT_ONCE: Final = 8  # revocations that one task's end asks for side by side
 MOST_KEPT: Final = 10_000
+RECOVER_AT_ONCE: Final = 5.0  # seconds that opening may take for it
 RECOVER: Final = 30.0  # seconds between two looks for what dead processes left
 FORGET: Final = 10.0  # seconds between two looks for what has expired in tasks that are still open
 
@@ -417,7 +418,9 @@ class Leases:
         """Take over what dead processes left in the ledger, and end it; return how many leases that were."""
         rows = await self._ledger.adopt(self._clock())
         self._revocations.adopt(rows)
-        await self._revocations.retry()
+        await self._revocations.retry(
+            RECOVER_AT_ONCE
+        )  # the keeper goes on: a broker that is down must not hold up load()
         return len(rows)
 
     async def outstanding(self) -> int:

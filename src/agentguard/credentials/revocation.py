@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -96,16 +98,21 @@ class Revocations:
         else:
             self._settled(debt, Event.CREDENTIAL_REVOKED, {"why": why})
 
-    async def retry(self) -> None:
-        """Ask again for what is due, parents first; what expired for every verifier is forgotten."""
-        now = self._clock()
+    async def retry(self, seconds: float = math.inf) -> None:
+        """Ask again for what is due, parents first; what expired for every verifier is forgotten.
+
+        Args:
+            seconds: no further one is begun after so long; the rest stays due.
+        """
+        now, until = self._clock(), time.monotonic() + seconds
         with self._lock:
             due = [debt for debt in self._debts.values() if not debt.busy and self._due(debt, now)]
             for debt in due:
                 debt.busy = True
         for debt in sorted(due, key=lambda debt: bool(debt.lease.parent)):
             try:
-                await self._again(debt)
+                if time.monotonic() < until:
+                    await self._again(debt)
             finally:
                 debt.busy = False
 
