@@ -335,7 +335,7 @@ def test_broker_that_is_down_holds_up_recovery_only_for_a_moment(monkeypatch: py
 
     class Down(FakeIssuer):
         async def revoke(self, lease, handle=None):
-            time.sleep(0.15)
+            time.sleep(0.15)  # noqa: ASYNC251  # a synchronous caller waits
             raise ConnectionError
 
     dead = Room()
