@@ -21,7 +21,7 @@ agents: {support-bot: {owners: {business: ann@bank.test}, purpose: refunds}}
 audit: {dir: audit, pseudonym_key: {file: pseudonym}}
 """
 STATE = "state: {sqlite: state.db, key: {file: ledger}}\n"
-SPIFFE = "identity: {spiffe: {socket: unix:///tmp/absent.sock, timeout: 1s}}\n"
+SPIFFE = "identity: {spiffe: {socket: unix://FOLDER/absent.sock, timeout: 1s}}\n"
 EXCHANGE = "issuer: https://as.bank.test, client_id: support-bot, key: client.pem"
 
 
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 def load(folder: Path, text: str) -> Any:
     file = folder / "agentguard.yaml"
-    file.write_text(HEAD + text)
+    file.write_text(HEAD + text.replace("FOLDER", str(folder)))
     return agentguard.load(file)
 
 

@@ -226,6 +226,21 @@ class Expiring(FakeIssuer):
         return Ending.EXPIRES
 
 
+def test_a_local_token_of_a_living_process_is_left_to_it_and_never_called_revoked(
+    owner: SqliteLedger, room: Room, capsys: Captured
+) -> None:
+    drive(owner.pending(lease("mine", issuer="local")))
+    drive(owner.active(lease("mine", issuer="local"), Secret("a-handle")))
+
+    status = main(["leases", "revoke", "mine", "--timeout", "1"])
+    printed = capsys.readouterr()
+
+    assert 1 == status
+    assert "only the process that issued it can revoke it" in printed.out
+    assert "0 of 1 credential revoked" in printed.out
+    assert ["mine"] == [each.id for each in drive(owner.outstanding(time.time(), instance=owner.instance))]
+
+
 def test_what_its_server_cannot_revoke_is_said_with_its_end(
     owner: SqliteLedger, room: Room, file: Path, capsys: Captured
 ) -> None:

@@ -20,6 +20,7 @@ from agentguard.model.lease import LeaseState
 
 if TYPE_CHECKING:
     from agentguard.guard import Guard
+    from agentguard.model.lease import Lease
     from agentguard.state.rows import Row
     from agentguard.state.sqlite import SqliteLedger
 
@@ -173,7 +174,7 @@ def run_revoke(arguments: argparse.Namespace) -> int:
                 f"no credential {arguments.id!r} is outstanding; `agentguard leases list FILE` shows those that are"
             )
             return UNUSABLE
-        return _revoke(room, [row.lease.id for row in rows], arguments.timeout)
+        return _revoke(room, [row.lease for row in rows], arguments.timeout)
     finally:
         room.guard.close()
 
@@ -186,14 +187,26 @@ def _named(arguments: argparse.Namespace, row: Row) -> bool:
     return arguments.id in (row.lease.id, row.lease.parent)
 
 
-def _revoke(room: Room, leases: Sequence[str], timeout: float) -> int:
+def is_local(guard: Guard, lease: Lease) -> bool:
+    """Whether only the process that issued the credential can revoke it."""
+    from agentguard.credentials.local import LocalIssuer
+
+    return isinstance(guard.issuer, LocalIssuer) or lease.issuer == "local"
+
+
+def _revoke(room: Room, leases: Sequence[Lease], timeout: float) -> int:
+    """End them.
+
+    INVARIANT: a token that only its own process can revoke is never taken from it, nor called revoked here.
+    """
     guard = room.guard
     assert guard.issuer is not None  # noqa: S101  # a guard with leases has one
     revocations = Revocations(guard.issuer, room.ledger, LiveSecrets(), guard.record, time.time)
-    for lease in leases:
+    mine = [lease.id for lease in leases if not is_local(guard, lease)]
+    for lease in mine:
         revocations.adopt(drive(room.ledger.take(lease, time.time())))
-    _until(lambda: not _unsettled(room, leases), lambda: drive(revocations.retry()), timeout)
-    return _said(room, leases)
+    _until(lambda: not _unsettled(room, mine), lambda: drive(revocations.retry()), timeout)
+    return _said(room, [lease.id for lease in leases])
 
 
 def run_recover(arguments: argparse.Namespace) -> int:
@@ -236,6 +249,8 @@ def _said(room: Room, leases: Sequence[str]) -> int:
         lease = row.lease
         if row.state is LeaseState.EXPIRES:
             say(f"{lease.id} of {lease.issuer} cannot be revoked; it ends by {_time(lease.expires_by)}")
+        elif is_local(room.guard, lease):
+            say(f"{lease.id}: only the process that issued it can revoke it; it ends by {_time(lease.expires_by)}")
         else:
             complain(f"{lease.id} of {lease.issuer} is not revoked yet; it stays in the ledger: recover again")
     say(f"{len(leases) - len(left)} of {count(len(leases), 'credential')} revoked")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agentguard._drive import drive
+from agentguard.cli.leases import is_local
 from agentguard.cli.output import FAILED, OK, complain, count, say, say_json
 from agentguard.credentials.leaks import LiveSecrets
 from agentguard.credentials.revocation import Revocations
@@ -167,7 +168,7 @@ def _ended(guard: Guard, agent: str) -> Sequence[Lease]:
     take = getattr(ledger, "take", None)
     revocations = Revocations(guard.issuer, ledger, LiveSecrets(), guard.record, time.time)
     for lease in _waited_for(ledger, agent):
-        if take is not None and not _is_local(guard, lease):
+        if take is not None and not is_local(guard, lease):
             revocations.adopt(drive(take(lease.id, time.time())))
     drive(revocations.retry())
     return _held(ledger, agent)
@@ -183,9 +184,3 @@ def _waited_for(ledger: Ledger, agent: str) -> Sequence[Lease]:
 
 def _held(ledger: Ledger, agent: str) -> Sequence[Lease]:
     return [lease for lease in drive(ledger.outstanding(time.time())) if agent in lease.key.chain[1:]]
-
-
-def _is_local(guard: Guard, lease: Lease) -> bool:
-    from agentguard.credentials.local import LocalIssuer
-
-    return isinstance(guard.issuer, LocalIssuer) or lease.issuer == "local"
