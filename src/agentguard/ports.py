@@ -127,6 +127,11 @@ class ApprovalRequest:
         call, tool, arguments, digest, chain, purpose, step: what would run, for whom and why.
         by: who is to be asked, `operator` or `subject`.
         origins: for each value that comes out of an earlier result, the competing candidates.
+        agent: the agent that would act.
+        subject: whom the task acts for, as in the chain: `user:alice` or `agent:nightly`.
+        owner: who answers for the agent's work: its business owner in the registry, or empty.
+        policy: version of the policies that decided, or empty where none did.
+        expires_at: seconds since the epoch after which an answer comes too late.
     """
 
     call: str
@@ -138,6 +143,11 @@ class ApprovalRequest:
     step: str
     by: str = "operator"
     origins: tuple[Origin, ...] = ()
+    agent: str = ""
+    subject: str = ""
+    owner: str = ""
+    policy: str = ""
+    expires_at: float = 0.0
 
 
 @runtime_checkable
