@@ -353,6 +353,37 @@ class Approvals(Protocol):
     async def open(self, now: float) -> Sequence[Question]: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parked:
+    """A task that waits, as it is kept for whoever goes on with it.
+
+    Args:
+        id: the task's id.
+        state: all of it as text: its chain, intent, what it heard and read. Personal data, so sealed at rest.
+        expires_at: seconds since the epoch; nobody goes on with it from then on.
+    """
+
+    id: str
+    state: Secret
+    expires_at: float
+
+
+@runtime_checkable
+class ParkedTasks(Protocol):
+    """Tasks that wait for a person, or for their turn, and outlive their process. Safe for concurrent use.
+
+    `park` keeps one in place of what was kept under its id. `take` is one atomic step: it returns a task once, and None
+    for one that is not there, was taken, has expired or cannot be read. `lapsed` takes those that have expired, so that
+    what they reserved is given back, once.
+    """
+
+    suspends: bool
+
+    async def park(self, parked: Parked) -> None: ...
+    async def take(self, id: str, now: float) -> Parked | None: ...
+    async def lapsed(self, now: float) -> Sequence[Parked]: ...
+
+
 @runtime_checkable
 class Redemptions(Protocol):
     """Remembers ids that were used. Safe for concurrent use.
