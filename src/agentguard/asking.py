@@ -12,8 +12,9 @@ from agentguard.intent.tree import hash_of, step_tree
 from agentguard.matching import Level, levels_of
 from agentguard.model.call import Effect, ToolCall, ToolSpec
 from agentguard.model.canonical import canonical, readable
-from agentguard.model.decision import AccessRequest, Outcome
+from agentguard.model.decision import Outcome
 from agentguard.model.lease import Grant, LeaseKey
+from agentguard.policy.obligations import NOTHING, Obligations
 from agentguard.ports import ApprovalRequest, Origin
 
 if TYPE_CHECKING:
@@ -21,24 +22,6 @@ if TYPE_CHECKING:
 
 _MOST: Final = 20
 DETAILS_TYPE: Final = "agentguard_tool_call"
-
-
-def access_request(task: Task, call: ToolCall, environment: str, steps: tuple[str, ...]) -> AccessRequest:
-    """The question to a decision point (AuthZEN 1.0), with the arguments that the tool records in clear."""
-    spec, chain = call.spec, task.chain
-    shown = {name: readable(call.arguments[name]) for name in spec.record if name in call.arguments}
-    return AccessRequest(
-        subject={"type": "user", "id": chain.subject.sub, "properties": {"proof": chain.subject.proof.value}},
-        action={"name": spec.name, "properties": {"effect": spec.effect.value, "tags": sorted(spec.tags)}},
-        resource={
-            "type": spec.name, "id": spec.resource_of(call.arguments), "properties": {"data": sorted(spec.data)},
-        },
-        context={
-            "environment": environment, "purpose": task.root.intent.purpose, "intent": task.intent.name,
-            "intent_s256": task.intent.s256, "steps": list(steps), "chain": list(chain.names()),
-            "agent_proof": chain.actor.proof.value, "seen": sorted(task.tree.seen), "arguments": shown,
-        },
-    )  # fmt: skip
 
 
 def approval_request(task: Task, call: ToolCall, steps: tuple[str, ...]) -> ApprovalRequest:
@@ -67,11 +50,16 @@ def _origins(used: Iterable[tuple[Level, Step]]) -> Iterator[Origin]:
                     yield Origin(argument, item.tool or item.step, str(item.field or item.arg), tuple(values[:_MOST]))
 
 
-def grant_for(task: Task, call: ToolCall, arguments_hash: str, now: float, steps: Sequence[str] | None = None) -> Grant:
+def grant_for(
+    task: Task, call: ToolCall, arguments_hash: str, now: float, steps: Sequence[str] | None = None,
+    obligations: Obligations = NOTHING,
+) -> Grant:  # fmt: skip
     """What the issuer is asked for.
 
-    A single-use credential carries the call's values (RFC 9396), and where `steps` are given each one carries the
-    steps that admitted it, with their bounds; then it serves only calls that the same steps admit.
+    Where a policy obliges to it, the credential is single-use, or lives no longer than so many seconds; then it serves
+    only calls under the same bound. A single-use credential carries the call's values (RFC 9396), and where `steps` are
+    given each one carries the steps that admitted it, with their bounds; then it serves only calls that the same steps
+    admit.
     """
     spec, chain = call.spec, task.chain
     resource = spec.resource_of(call.arguments)
@@ -81,15 +69,22 @@ def grant_for(task: Task, call: ToolCall, arguments_hash: str, now: float, steps
         tool=spec.name, audience=spec.audience, scopes=spec.scopes, resource=resource,
     )  # fmt: skip
     details: tuple[Mapping[str, Any], ...] = ()
-    if spec.single_use or steps is not None:
+    single_use, left = spec.single_use or obligations.per_call_lease, task.remaining()
+    if single_use or steps is not None:
         bounds = _bounds(task, call, steps or ())
-        values = _values(call, arguments_hash) if spec.single_use else {}
+        values = _values(call, arguments_hash) if single_use else {}
         details = ({**_details(spec, resource), **bounds, **values},)
     return Grant(
         key=key, chain=chain, task=task.id, intent_s256=task.intent.s256, authorization_details=details,
-        details_s256=_hash_of(task, steps) if steps else "", single_use=spec.single_use,
-        reads=spec.effect is Effect.READ, deadline=now + task.remaining(), subject_token=task.subject_token,
+        details_s256=_tells_apart(task, steps, obligations), single_use=single_use,
+        reads=spec.effect is Effect.READ, deadline=now + (min(left, ttl) if (ttl := obligations.max_ttl) else left),
+        max_ttl=obligations.max_ttl, subject_token=task.subject_token,
     )  # fmt: skip
+
+
+def _tells_apart(task: Task, steps: Sequence[str] | None, obligations: Obligations) -> str:
+    bound = (f"max_ttl={obligations.max_ttl}",) if obligations.max_ttl else ()
+    return _hash_of(task, (*(steps or ()), *bound)) if steps or bound else ""
 
 
 def _details(spec: ToolSpec, resource: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
@@ -33,6 +33,8 @@ from agentguard.model.decision import Decision, Miss, Outcome, Reason
 from agentguard.model.lease import Secret
 from agentguard.model.record import Event, Facts, Position, Record
 from agentguard.opening import Opening
+from agentguard.policy.attributes import AttributeSource
+from agentguard.policy.notices import Notice, by_name
 from agentguard.ports import (
     Approver,
     AuditSink,
@@ -69,6 +71,7 @@ class Closing(Protocol):
 _log: Final = logging.getLogger("agentguard")
 _REMEMBERED: Final = 1000
 _NOBODY_NAMED: Final[Any] = object()
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Guard:
@@ -81,6 +84,8 @@ class Guard:
         environment: where this runs, as the registry names it.
         approver: asks people; the default refuses.
         decision_points: asked in order at every call that the intent admits.
+        attributes: what decision points are told beyond what the guard knows itself, asked at every such call.
+        notify: whom policies can oblige to tell before a tool runs, by name: plain functions of a `Notice`.
         users: verifies `User.verified`.
         authenticator: proves what this workload is; without one agents are only named in-process, and records say so.
         budgets, ledger, suspensions: state; the default is this process's memory.
@@ -97,6 +102,7 @@ class Guard:
     def __init__(  # the composition root passes rooms, not options
         self, *, audit: AuditSink, registry: Registry | OpenRegistry, issuer: Issuer | None = None,
         environment: str = "", approver: Approver | None = None, decision_points: Sequence[DecisionPoint] = (),
+        attributes: Sequence[AttributeSource] = (), notify: Mapping[str, Callable[[Notice], object]] = _NONE,
         users: SubjectVerifier | None = None, budgets: Budgets | None = None, ledger: Ledger | None = None,
         suspensions: Suspensions | None = None, authenticator: Authenticator | None = None, grace: float = 0.0,
         handovers: Handovers | None = None, closing: Sequence[Closing] = (), pseudonym_key: bytes, recall: bool = False,
@@ -106,7 +112,8 @@ class Guard:
             raise ConfigurationError("the pseudonym key is shorter than 16 bytes; use secrets.token_bytes(32)")
         self.audit, self.registry, self.environment, self.users = audit, registry, environment, users
         self.approver: Approver = approver or RefuseAll()
-        self.decision_points = tuple(decision_points)
+        self.decision_points, self.attributes = tuple(decision_points), tuple(attributes)
+        self.notified = by_name(notify)
         self.budgets: Budgets = budgets if budgets is not None else MemoryBudgets()
         self.suspensions: Suspensions = suspensions if suspensions is not None else MemorySuspensions()
         self.issuer, self.pseudonym_key, self.now, self.monotonic = issuer, pseudonym_key, clock, monotonic
@@ -310,6 +317,12 @@ class Guard:
     def lift(self, key: str) -> None:
         """Let `agent:NAME`, `task:ID`, `subject:SUB` or `all` go on; what was revoked stays revoked."""
         drive(self.stopping.lift(key))
+
+    def forget_decisions(self) -> None:
+        """Drop every decision and attribute that is kept for another call; a suspension does this by itself."""
+        for kept in (*self.decision_points, *self.attributes):
+            if (forget := getattr(kept, "forget", None)) is not None:
+                forget()
 
     # --- records ---------------------------------------------------------------------------------------------
 

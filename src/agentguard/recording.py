@@ -14,17 +14,26 @@ if TYPE_CHECKING:
 
 
 def call_fields(running: Running) -> dict[str, Any]:
-    """What is this call's own; arguments stand in clear only where the tool says `record`."""
-    call, spec = running.call, running.tool.spec
+    """What is this call's own; arguments stand in clear only where the tool or a policy says so."""
+    call = running.call
     fields: dict[str, Any] = {"call": call.id, "arguments_hash": running.hash}
-    if spec.record:
-        fields["arguments"] = {name: readable(call.arguments[name]) for name in spec.record if name in call.arguments}
+    if names := _in_clear(running):
+        fields["arguments"] = {name: readable(call.arguments[name]) for name in names if name in call.arguments}
     if call.call_id or call.agent or call.run_id:
         fields["framework"] = {"call": call.call_id, "agent": call.agent, "run": call.run_id}
     trace, span = running.span.ids if running.span is not None else ("", "")
     if trace:
         fields["trace"], fields["span"] = trace, span
     return fields
+
+
+def _in_clear(running: Running) -> tuple[str, ...]:
+    """The arguments that the tool records in clear, and those of a policy's `log_arguments`; never a secret one."""
+    spec, judged = running.tool.spec, running.judged
+    if judged is None or not judged.obligations.log_arguments:
+        return spec.record
+    more = judged.obligations.log_arguments - spec.secret - frozenset(spec.record)
+    return (*spec.record, *sorted(more))
 
 
 def denial_fields(decision: Decision) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentguard._drive import run_shielded
 from agentguard.access import Caller, CurrentCall, _caller
-from agentguard.asking import access_request, approval_request, grant_for
+from agentguard.asking import approval_request, grant_for
 from agentguard.binding import Binder
 from agentguard.credentials.held import Use
 from agentguard.credentials.leaks import MARK, Search, clean_exception
+from agentguard.deciding import Judged, judge, notify, refuse_denied, still_decided
 from agentguard.effects import keep_result
 from agentguard.errors import ApprovalRequired, CredentialUnavailable, Denied, NotCanonical, Unavailable
 from agentguard.intent import Facts
@@ -23,7 +24,8 @@ from agentguard.model.canonical import Canonical, canonical, digest, keyed_diges
 from agentguard.model.decision import Decision, Outcome, Reason
 from agentguard.model.lease import Grant
 from agentguard.model.record import Event, Record
-from agentguard.policy.combine import decide_all
+from agentguard.policy.obligations import NOTHING
+from agentguard.policy.redact import REDACTED, redacted
 from agentguard.ports import Answer, Exhausted, Reservation
 from agentguard.recording import call_fields, denial_fields
 from agentguard.refusal import NOT_RUN, Ended, Refusal, event_of, settlement_of
@@ -67,6 +69,7 @@ class Running:
         "hash",
         "hits",
         "id",
+        "judged",
         "parts",
         "reservation",
         "span",
@@ -89,6 +92,7 @@ class Running:
         self._mutable = False
         self.reservation: Reservation | None = None
         self.ending: tuple[Task, ...] = ()
+        self.judged: Judged | None = None
         self.parts: list[Any] | None = None
         self._use: Use | None = None
         self.started = self._recorded = self._opened = self._renewed = False
@@ -163,13 +167,10 @@ class Running:
     # 4 -------------------------------------------------------------------------------------------------------
     async def decide(self) -> None:
         """The decision points: forbid wins, an error is a deny."""
-        if not self.guard.decision_points:
-            return
-        request = access_request(self.task, self.call, self.guard.environment, self.decision.steps)
-        decision = await decide_all(self.guard.decision_points, request, self.decision)
-        if decision.outcome is Outcome.DENY:
-            raise Refusal(decision.reason, level=decision.level, miss=decision.miss)
-        self.decision = replace(decision, steps=self.decision.steps, tool=self.decision.tool)
+        self.judged = await judge(self)
+        if self.judged is not None:
+            refuse_denied(self.judged)
+            self.decision = self.judged.decided
 
     # 5 -------------------------------------------------------------------------------------------------------
     async def approve(self) -> None:
@@ -179,13 +180,13 @@ class Running:
         await self._refuse_more_questions()
         self.task.counts.asked += 1
         request = approval_request(self.task, self.call, self.decision.steps)
-        self._append(Event.APPROVAL_ASKED, {"digest": self.hash})
+        self.append(Event.APPROVAL_ASKED, {"digest": self.hash})
         try:
             approval = await self.guard.approver.ask(request)
             answer, by = approval.answer, approval.by
         except Exception as error:
             answer, by = Answer.REJECTED, f"error:{type(error).__name__}"
-        self._append(Event.APPROVAL_ANSWERED, {"answer": str(answer), "by": self.guard.pseudonym(by)})
+        self.append(Event.APPROVAL_ANSWERED, {"answer": str(answer), "by": self.guard.pseudonym(by)})
         if answer is Answer.PENDING:
             raise Refusal(Reason.APPROVAL_REQUIRED, "a person was asked and has not answered yet")
         if answer is not Answer.APPROVED:
@@ -204,16 +205,24 @@ class Running:
 
     # 6 -------------------------------------------------------------------------------------------------------
     async def record_decision(self) -> None:
-        """Write the decision before anything is issued or run; a write, and a read of data, waits for the disk."""
+        """Write the decision before anything is issued or run; a write, and a read of data, waits for the disk.
+
+        Then whoever a policy names is told.
+        """
         self.span.decided(self.decision)
         fields = {"outcome": "permit", "reason": str(self.decision.reason), "steps": list(self.decision.steps)}
-        self._append(Event.CALL_PERMITTED, fields)
+        self.append(Event.CALL_PERMITTED, {**fields, **self._policy_fields()})
         self._recorded = True
         if self.tool.spec.waits_for_disk:
             await self._flush()
         self.decision = replace(self.decision, id=self._position.id)
+        if self.judged is not None and self.judged.obligations.notify:
+            await notify(self, self.judged, self.decision.id)
 
-    def _append(self, event: Event, fields: Mapping[str, Any]) -> None:
+    def _policy_fields(self) -> Mapping[str, Any]:
+        return self.judged.fields() if self.judged is not None else {}
+
+    def append(self, event: Event, fields: Mapping[str, Any]) -> None:
         """INVARIANT: no record, no action: a failed write refuses the call."""
         try:
             self._position = self.guard.audit.append(self._record(event, fields))
@@ -264,7 +273,8 @@ class Running:
 
     def _grant(self) -> Grant:
         steps = self.decision.steps if self.guard.details else None
-        return grant_for(self.task, self.call, self.hash, self.guard.now(), steps)
+        obligations = self.judged.obligations if self.judged is not None else NOTHING
+        return grant_for(self.task, self.call, self.hash, self.guard.now(), steps, obligations)
 
     async def renew(self) -> None:
         """Obtain another credential for the running call, because its target refused the one it has, or it ends.
@@ -295,6 +305,8 @@ class Running:
         self.identify()
         if self._mutable:
             self._refuse_changes()
+        if self.judged is not None:
+            await still_decided(self, self.judged)
         reads = self.tool.spec.effect is Effect.READ
         try:
             stopped = await self.guard.suspensions.start(self.call.id, suspension_keys(self.task), reads=reads)
@@ -320,7 +332,9 @@ class Running:
 
     # 9 -------------------------------------------------------------------------------------------------------
     def search(self, ended: Ended) -> Ended:
-        """Return how the tool ended, without live credentials in its value or its exception."""
+        """Return how the tool ended, without live credentials, and without what a policy takes out of its value."""
+        if ended.error is None and self._redact:
+            ended = Ended(self._redacted(ended.value))
         if ended.error is None and _too_short((ended.value,), self.guard.secrets.shortest):
             return ended
         search = Search(self.guard.secrets)
@@ -335,6 +349,16 @@ class Running:
             )
         finally:
             self.hits |= search.hits
+
+    @property
+    def _redact(self) -> frozenset[str]:
+        return self.judged.obligations.redact if self.judged is not None else _NOTHING
+
+    def _redacted(self, value: Any) -> Any:
+        try:
+            return redacted(value, self._redact)
+        except Exception:  # what cannot be looked into is not passed on
+            return REDACTED
 
     def _searched(self, ended: Ended, search: Search) -> Ended:
         if ended.error is not None:
@@ -394,7 +418,8 @@ class Running:
             self.span.end(spans.error_type_of(error) if error is not None and not pauses(error) else "")
 
     def passed(self, part: Any) -> Any:
-        """Keep a part of a stream, if anything looks at results: together they are the result, once it is finished."""
+        """Take out of a part of a stream what a policy says, and keep it, if anything looks at results."""
+        part = self._redacted(part) if self._redact else part
         if not self.task.tree.results.idle:
             self.parts = [] if self.parts is None else self.parts
             self.parts.append(part)
@@ -412,7 +437,8 @@ class Running:
         )  # fmt: skip
         for link in task.path:
             link.counts.denied += reason is not Reason.APPROVAL_REQUIRED
-        position = self.guard.try_append(self._record(Event.CALL_DENIED, denial_fields(self.decision)))
+        fields = {**denial_fields(self.decision), **self._policy_fields()}
+        position = self.guard.try_append(self._record(Event.CALL_DENIED, fields))
         if position is not None:
             self.decision = replace(self.decision, id=position.id)
         return (ApprovalRequired if reason is Reason.APPROVAL_REQUIRED else Denied)(self.decision)
@@ -420,6 +446,7 @@ class Running:
 
 _log: Final = logging.getLogger("agentguard")
 _PLAIN: Final = frozenset({type(None), bool, int, float, Decimal})
+_NOTHING: Final[frozenset[str]] = frozenset()
 _NOBODY: Final = Caller()
 _UNBOUND: Final = ToolCall(id="", spec=ToolSpec(name="unbound"), arguments={}, given=frozenset(), digest="")
 

@@ -36,6 +36,7 @@ class Stopping:
         started earlier loses its credential. When this returns, this process has heard of it too.
         """
         await self._guard.suspensions.suspend(key, why)
+        self._guard.forget_decisions()
         self._guard.try_append(Record(Event.SUSPENDED, {"key": self._public(key), "why": why}))
         await self._end_under({key})
         await self._hear(key)
@@ -63,6 +64,8 @@ class Stopping:
         for task in self._guard.keeper.open_tasks():
             if f"task:{task.id}" in self._standing - standing:  # somebody else let it go on
                 task.why_stopped = ""
+        if standing != self._standing:
+            self._guard.forget_decisions()
         self._standing = standing
         await self._end_under(standing)
 

@@ -22,6 +22,7 @@ from agentguard.model.lease import LEEWAY, Credential, Grant, Issued, Lease
 from agentguard.model.record import Event
 from agentguard.ports import Issuer, Ledger, ParentIssuer, waits
 
+_ROUNDED: Final = 1.0  # seconds by which whole seconds may exceed what was asked for
 _AT_ONCE: Final = 8  # revocations that one task's end asks for side by side
 MOST_KEPT: Final = 10_000
 RECOVER_AT_ONCE: Final = 5.0  # seconds that opening may take for it
@@ -195,6 +196,10 @@ class Leases:
             await self._ledger.pending(lease)
             issued = await self._asked(parent, grant, lease, now)
             self.secrets.add(issued)
+            if grant.max_ttl and issued.lease.expires_at > now + grant.max_ttl + _ROUNDED:
+                raise CredentialUnavailable(
+                    f"a policy lets the credential live {grant.max_ttl} seconds, and its issuer made a longer one"
+                )
             await self._ledger.active(issued.lease, issued.handle)
             self._record(Event.CREDENTIAL_ISSUED, _issued_fields(issued.lease))
             held, idle = self._keep(grant, Held.new(issued, key, grant.single_use, parent), home)

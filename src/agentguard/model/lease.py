@@ -55,7 +55,8 @@ class Grant:
         details_s256: tells details apart, so that a lease serves only calls under the same ones; empty without any.
         single_use: one call only.
         reads: the tool only reads.
-        deadline: seconds since the epoch after which nothing may be issued: the task's end.
+        deadline: seconds since the epoch after which nothing may be issued: the task's end, or what a policy lets.
+        max_ttl: most seconds that the credential may live, where a policy says so; else 0.
         subject_token: what proves the subject, if there is such a thing.
         parent: this is a grant for the credential under which a task's leases at one broker hang.
     """
@@ -69,6 +70,7 @@ class Grant:
     single_use: bool = False
     reads: bool = False
     deadline: float = 0.0
+    max_ttl: int = 0
     subject_token: SubjectToken | None = None
     parent: bool = False
 
@@ -77,8 +79,8 @@ class Grant:
         return Grant(
             key=key, chain=self.chain, task=self.task, intent_s256=self.intent_s256,
             authorization_details=self.authorization_details, details_s256=self.details_s256,
-            single_use=self.single_use, reads=self.reads, deadline=self.deadline, subject_token=self.subject_token,
-            parent=self.parent,
+            single_use=self.single_use, reads=self.reads, deadline=self.deadline, max_ttl=self.max_ttl,
+            subject_token=self.subject_token, parent=self.parent,
         )  # fmt: skip
 
 

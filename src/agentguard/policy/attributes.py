@@ -12,19 +12,17 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agentguard._drive import wait_for
 from agentguard.errors import ConfigurationError
 from agentguard.model.call import ToolSpec
 from agentguard.model.principal import Chain, checked_name
+from agentguard.policy.bounded_calls import BoundedCalls
 from agentguard.policy.fork import renew_after_fork
 from agentguard.policy.values import plain
 
 _log: Final = logging.getLogger("agentguard")
-_AT_ONCE: Final = 16
 _KEPT: Final = 4096
 
 
@@ -106,7 +104,7 @@ class AttributeSource:
         if not 0 <= ttl < math.inf:
             raise ConfigurationError(f"attribute {name!r}: ttl {ttl!r} is no number of seconds from 0")
         self.name, self.required = checked_name(name, "the attribute"), required
-        self._call, self._deadline, self._ttl, self._clock = call, deadline, ttl, clock
+        self._calls, self._ttl, self._clock = BoundedCalls(name, call, deadline), ttl, clock
         self._forgotten = 0
         self.renew()
         renew_after_fork(self)
@@ -122,7 +120,7 @@ class AttributeSource:
         now = self._clock()
         if held is not None and 0 <= now - held[0] < self._ttl:
             return held[1]
-        found = plain(await wait_for(self._ask(facts), self._deadline), self.name)
+        found = plain(await self._calls.result(facts), self.name)
         if self._ttl:
             self._keep(facts, now, found, forgotten)
         return found
@@ -136,7 +134,7 @@ class AttributeSource:
     def renew(self) -> None:
         """In a forked child: the threads that ask are the parent's."""
         self._lock = threading.Lock()
-        self._free = threading.BoundedSemaphore(_AT_ONCE)
+        self._calls.renew()
         self._kept: OrderedDict[About, tuple[float, Any]] = OrderedDict()
 
     def _keep(self, facts: About, asked_at: float, found: Any, forgotten: int) -> None:
@@ -146,35 +144,6 @@ class AttributeSource:
                 self._kept.move_to_end(facts)
                 while len(self._kept) > _KEPT:
                     self._kept.popitem(last=False)
-
-    def _ask(self, facts: About) -> Future[object]:
-        answer: Future[object] = Future()
-        free = self._free
-        if not free.acquire(blocking=False):
-            answer.set_exception(TimeoutError("too many questions hang"))
-            return answer
-        try:
-            threading.Thread(
-                target=self._run, args=(facts, answer, free), name=f"agentguard-{self.name}", daemon=True
-            ).start()
-        except RuntimeError as error:
-            free.release()
-            answer.set_exception(error)
-        return answer
-
-    def _run(self, facts: About, answer: Future[object], free: threading.BoundedSemaphore) -> None:
-        found: object = None
-        problem: BaseException | None = None
-        try:
-            found = self._call(facts)
-        except BaseException as error:  # a thread has nobody above it who would be told
-            problem = error if isinstance(error, Exception) else RuntimeError(type(error).__name__)
-        finally:
-            free.release()
-        if problem is not None:
-            answer.set_exception(problem)
-        else:
-            answer.set_result(found)
 
 
 async def gather(sources: Sequence[AttributeSource], facts: About) -> Attributes:
