@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentguard.config_fields import SecretSource
 from agentguard.config_file import Settings, Users, read_settings
-from agentguard.config_tokens import SecretSource, Workload
+from agentguard.config_tokens import Workload
 from agentguard.errors import ConfigurationError
 from agentguard.intent.strict_file import Document, Problems, read_strict
 from agentguard.model.principal import Agent, Proof
@@ -267,7 +268,6 @@ def test_a_secret_written_into_the_file_is_not_repeated() -> None:
 @pytest.mark.parametrize(
     ("line", "path"),
     [
-        ("policy: [{cedar: policy/}]", "policy"),
         ("approval: {callback: bank.approvals:ask}", "approval"),
     ],
 )
@@ -343,7 +343,10 @@ AGENT_KEYS = (
     "limits",
     "ceiling",
 )
-TOP_KEYS = ("version", "agents", "audit", "environment", "identity", "tokens", "users", "policy", "state", "http")
+TOP_KEYS = (
+    *("version", "agents", "audit", "environment", "identity", "tokens", "users", "policy", "state", "http"),
+    *("attributes", "notify", "approval"),
+)
 
 
 @given(
@@ -371,7 +374,7 @@ agents:
     tools: [account.read, "*.read"]
     hand_on: {researcher: [account.read]}
     limits: {task_ttl: 30}
-policy: [{cedar: policy/}]
+policy: [{cedr: policy/}]
 audit: {dir: audit}
 """
 
@@ -386,6 +389,6 @@ audit: {dir: audit}
         ["f.yaml:8", "agents.bot.tools[1]"],
         ["f.yaml:9", "agents.bot.hand_on.researcher"],
         ["f.yaml:10", "agents.bot.limits.task_ttl"],
-        ["f.yaml:11", "policy"],
+        ["f.yaml:11", "policy[0].cedr"],
         ["f.yaml:12", "audit.pseudonym_key"],
     ]

@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from agentguard.config_brokers import Brokers, Stores, authenticator, handovers_of, kept, keys_of, secret_key, stores_of
+from agentguard.config_brokers import Brokers, Stores, authenticator, handovers_of, keys_of, stores_of
 from agentguard.config_file import Settings, Users, read_settings
+from agentguard.config_policy import make_policy
+from agentguard.config_secrets import kept, secret_key
 from agentguard.registry import OpenRegistry, RegisteredAgent, Registry
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ def load(path: str | os.PathLike[str] = "agentguard.yaml") -> Guard:
     issuer = brokers.issuer(settings.tokens) if settings.tokens else None
     users = _users(settings.users, brokers, problems) if settings.users else None
     pseudonym = kept(problems, ("audit", "pseudonym_key"), lambda: secret_key(settings.pseudonym))
+    policy = make_policy(settings.policy, Path(document.file).parent, brokers.http, problems)
     stores = _stores(settings, problems)
     handovers = kept(problems, ("handovers",), lambda: handovers_of(settings.handovers, stores, brokers.http))
     # INVARIANT: nothing is built from a file with a mistake; a part that was left out above stands in `problems`.
@@ -56,6 +59,9 @@ def load(path: str | os.PathLike[str] = "agentguard.yaml") -> Guard:
         issuer=issuer,
         environment=settings.environment,
         users=users,
+        decision_points=policy.decision_points,
+        attributes=policy.attributes,
+        notify=policy.notify,
         authenticator=workload,
         ledger=stores.ledger if stores else None,
         budgets=stores.budgets if stores else None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agentguard.config_tokens import Broker, SecretSource, State, Tokens, Workload
+from agentguard.config_fields import SecretSource
+from agentguard.config_secrets import kept, secret_key, text_of
+from agentguard.config_tokens import Broker, State, Tokens, Workload
 from agentguard.errors import ConfigurationError
 from agentguard.model.lease import Placement, Secret
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from agentguard.handover import Handovers
     from agentguard.intent.document import Path as Where
     from agentguard.intent.document import Problems
-    from agentguard.ports import Authenticator, Budgets, Issuer, Ledger, Redemptions, Suspensions
+    from agentguard.ports import Approvals, Authenticator, Budgets, Issuer, Ledger, Redemptions, Suspensions
 
 T = TypeVar("T")
 _KEY_CHARACTERS: Final = 32
@@ -31,15 +31,6 @@ _RULES: Final = (
     "max_lifetime", "default_lifetime", "dpop", "target", "targets", "subject", "details", "enrichment", "introspect",
     "revocable", "leeway",
 )  # fmt: skip
-
-
-def kept(problems: Problems, where: Where, make: Callable[[], T | None]) -> T | None:
-    """Return what `make` makes, or note its mistake at its place in the file."""
-    try:
-        return make()
-    except ConfigurationError as error:
-        problems.include(where, error)
-        return None
 
 
 class _Noted(Exception):
@@ -185,8 +176,8 @@ class Brokers:
         from agentguard.credentials.postgres import PostgresRoles
 
         source = said.pop("dsn")
-        _text_of(source)  # a missing one is a mistake of the file, said now
-        return PostgresRoles(partial(_text_of, source), **said)
+        text_of(source)  # a missing one is a mistake of the file, said now
+        return PostgresRoles(partial(text_of, source), **said)
 
 
 def _rules(said: Mapping[str, Any]) -> Any:
@@ -255,6 +246,7 @@ class Stores:
     suspensions: Suspensions
     ledger: Ledger
     redemptions: Redemptions
+    approvals: Approvals
     closing: tuple[Any, ...] = ()
 
 
@@ -265,6 +257,7 @@ def stores_of(state: State) -> Stores | None:
         return None
     if state.dsn is not None:
         return _postgres_stores(state.dsn, key, state.options)
+    from agentguard.state.approvals_sqlite import SqliteApprovals
     from agentguard.state.budgets_sqlite import SqliteBudgets
     from agentguard.state.redemptions_sqlite import SqliteRedemptions
     from agentguard.state.sqlite import SqliteLedger
@@ -272,22 +265,23 @@ def stores_of(state: State) -> Stores | None:
 
     file = state.file or Path()
     ledger = SqliteLedger(file, key)  # first: it says whether the file may be used
-    redemptions = SqliteRedemptions(file)
-    return Stores(SqliteBudgets(file), SqliteSuspensions(file), ledger, redemptions, (redemptions,))
+    redemptions, approvals = SqliteRedemptions(file), SqliteApprovals(file)
+    return Stores(SqliteBudgets(file), SqliteSuspensions(file), ledger, redemptions, approvals, (redemptions,))
 
 
 def _postgres_stores(dsn: SecretSource, key: Secret, options: Mapping[str, Any]) -> Stores:
+    from agentguard.state.approvals_postgres import PostgresApprovals
     from agentguard.state.budgets_postgres import PostgresBudgets
     from agentguard.state.ledger_postgres import PostgresLedger
     from agentguard.state.postgres import PostgresStore
     from agentguard.state.redemptions_postgres import PostgresRedemptions
     from agentguard.state.suspensions_postgres import PostgresSuspensions
 
-    _text_of(dsn)  # a missing one is a mistake of the file, said now
-    store = PostgresStore(partial(_text_of, dsn), **options)
+    text_of(dsn)  # a missing one is a mistake of the file, said now
+    store = PostgresStore(partial(text_of, dsn), **options)
     return Stores(
         PostgresBudgets(store), PostgresSuspensions(store), PostgresLedger(store, key), PostgresRedemptions(store),
-        (store,),
+        PostgresApprovals(store), (store,),
     )  # fmt: skip
 
 
@@ -307,38 +301,3 @@ def handovers_of(said: Mapping[str, Any], stores: Stores | None, http: Callable[
     if stores is not None:
         options["redemptions"] = stores.redemptions
     return Handovers(key=key, peers=peers, **options)
-
-
-def secret_key(source: SecretSource) -> Secret | None:
-    """Read a key of at least 32 characters; the error never holds any of it."""
-    if source.file is None and not source.env:
-        return None
-    text = _text_of(source, make=f"; {_MAKE_ONE}").strip()
-    if len(text) < _KEY_CHARACTERS:
-        raise ConfigurationError(f"the key has fewer than {_KEY_CHARACTERS} characters; {_MAKE_ONE}")
-    return Secret(text)
-
-
-def _text_of(source: SecretSource, make: str = "") -> str:
-    if source.file is not None:
-        return _private_text(source.file, make)
-    text = os.environ.get(source.env, "")
-    if not text:
-        raise ConfigurationError(f"the environment variable {source.env} is not set{make}")
-    return text
-
-
-def _private_text(file: Path, make: str) -> str:
-    try:
-        with open(os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as source:
-            status = os.fstat(source.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ConfigurationError(f"{file} is no regular file")
-            if status.st_mode & 0o077:
-                raise ConfigurationError(f"group or others can use {file}; run: chmod 600 {file}")
-            content = source.read(4096)
-    except OSError as error:
-        raise ConfigurationError(f"{file} cannot be read: {error.strerror}{make}") from None
-    if not content.isascii():
-        raise ConfigurationError(f"{file} holds bytes that are no plain text{make}")
-    return content.decode("ascii").strip()

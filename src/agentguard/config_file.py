@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, Final, Literal, TypeAlias
 
+from agentguard.config_fields import SecretSource, file_of, secret_of
+from agentguard.config_policy import POLICY, Policy, read_policy
 from agentguard.config_tokens import (
-    SecretSource,
     State,
     Tokens,
     Workload,
-    file_of,
     read_handovers,
     read_http,
     read_identity,
     read_state,
     read_tokens,
-    secret_of,
 )
 from agentguard.errors import ConfigurationError
 from agentguard.intent.document import Document, Problems, nearest
@@ -41,7 +40,6 @@ _S256: Final = re.compile(r"s256:([A-Za-z0-9_-]{43})")
 # Keys of the design whose room does not stand yet, each with what to write meanwhile.
 _UNBUILT_AUDIT: Final = {"key": "leave it out; the log is then a hash chain without signed checkpoints"}
 _UNBUILT: Final = {
-    "policy": "leave it out, and put what must always hold into the agents' ceilings",
     "approval": "leave it out; a call that needs a person is then denied",
 }
 
@@ -70,6 +68,7 @@ class Settings:
     users: Users | None
     state: State | None
     handovers: Mapping[str, Any]
+    policy: Policy
     http: Mapping[str, Any]
 
 
@@ -82,7 +81,7 @@ def read_settings(document: Document, problems: Problems) -> Settings:
     """
     base = FilePath(document.file).parent
     top = Node(problems, (), document.tree)
-    optional = ("environment", "identity", "tokens", "users", "state", "http", "handovers")
+    optional = ("environment", "identity", "tokens", "users", "state", "http", "handovers", *POLICY)
     found = top.fields("version", "agents", "audit", optional=optional, unbuilt=_UNBUILT)
     if "version" in found:
         found["version"].whole(1, 1, 1)
@@ -108,6 +107,7 @@ def read_settings(document: Document, problems: Problems) -> Settings:
         users=_users(found["users"], base) if "users" in found else None,
         state=state,
         handovers=read_handovers(found["handovers"], base) if "handovers" in found else {},
+        policy=read_policy(found, base),
         http=read_http(found["http"], base) if "http" in found else {},
     )
 

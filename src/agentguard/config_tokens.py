@@ -5,25 +5,30 @@ Each mistake is noted where it stands and reading goes on; nothing is built here
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
+from agentguard.config_fields import (
+    Fields,
+    SecretSource,
+    by_name,
+    file_of,
+    flag,
+    part,
+    seconds,
+    secret_of,
+    strings,
+    text,
+    texts,
+    whole,
+    whole_seconds,
+    word,
+)
 from agentguard.intent.document import Path
 from agentguard.intent.node import Node
 from agentguard.model.lease import LEEWAY
-
-Read: TypeAlias = Callable[[Node, FilePath], Any]
-Fields: TypeAlias = Mapping[str, Read]
-
-
-@dataclass(frozen=True, slots=True)
-class SecretSource:
-    """Where a secret is found: the name of an environment variable, or a file."""
-
-    env: str = ""
-    file: FilePath | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,106 +86,37 @@ class State:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def file_of(node: Node, base: FilePath) -> FilePath | None:
-    """A file, relative to the configuration."""
-    name = node.text("the name of a file")
-    return base / name if name else None
-
-
-def secret_of(node: Node, base: FilePath) -> SecretSource:
-    """Where a secret is: never the secret."""
-    if not isinstance(node.value, dict) or len(node.value) != 1:
-        # The value itself may be the secret, so the text does not repeat it.
-        node.refuse("write where the secret is, never the secret: {env: NAME} or {file: PATH}")
-        return SecretSource()
-    found = node.fields(optional=("env", "file"))
-    if "env" in found:
-        return SecretSource(env=found["env"].text("the name of an environment variable"))
-    return SecretSource(file=file_of(found["file"], base) if "file" in found else None)
-
-
-def _text(what: str) -> Read:
-    return lambda node, base: node.text(what)
-
-
-def _texts(what: str) -> Read:
-    return lambda node, base: tuple(item.text(what) for item in node.items(what, empty="leave the key out"))
-
-
-def _word(*known: str) -> Read:
-    return lambda node, base: node.word(*known)
-
-
-def _flag(node: Node, base: FilePath) -> bool:
-    return node.flag()
-
-
-def _whole_seconds(least: int, most: int) -> Read:
-    def read(node: Node, base: FilePath) -> int:
-        found = node.seconds(float(most), float(least))
-        if found < least or found != int(found):
-            node.refuse(f"write whole seconds from {least}s to {most}s")
-        return int(found)
-
-    return read
-
-
-def _seconds(most: float) -> Read:
-    return lambda node, base: node.seconds(most, most)
-
-
-def _whole(low: int, high: int) -> Read:
-    return lambda node, base: node.whole(low, high, low)
-
-
-def _part(needed: Fields, optional: Fields) -> Read:
-    def read(node: Node, base: FilePath) -> dict[str, Any]:
-        found = node.fields(*needed, optional=tuple(optional))
-        readers = {**needed, **optional}
-        return {key: readers[key](entry, base) for key, entry in found.items()}
-
-    return read
-
-
-def _by_name(what: str, read: Read) -> Read:
-    return lambda node, base: {name: read(entry, base) for name, entry in node.named(what).items()}
-
-
-def _strings(node: Node, base: FilePath) -> dict[str, str]:
-    return {name: entry.text("text") for name, entry in node.named('{"https://api.bank.test": payments}').items()}
-
-
-_CLIENT: Final[Fields] = {"issuer": _text("the server's issuer URL"), "client_id": _text("the client id")}
+_CLIENT: Final[Fields] = {"issuer": text("the server's issuer URL"), "client_id": text("the client id")}
 _PROOF: Final[Fields] = {
     "key": file_of,
-    "kid": _text("the id under which the server knows the key"),
-    "assertion": _word("identity"),
-    "legacy_aud": _word("token_endpoint"),
-    "metadata": _part(
-        {"token_endpoint": _text("a URL")},
-        dict.fromkeys(("revocation_endpoint", "introspection_endpoint", "jwks_uri"), _text("a URL")),
+    "kid": text("the id under which the server knows the key"),
+    "assertion": word("identity"),
+    "legacy_aud": word("token_endpoint"),
+    "metadata": part(
+        {"token_endpoint": text("a URL")},
+        dict.fromkeys(("revocation_endpoint", "introspection_endpoint", "jwks_uri"), text("a URL")),
     ),
 }
 _RULES: Final[Fields] = {
-    "max_lifetime": _whole_seconds(1, 3600),
-    "default_lifetime": _whole_seconds(1, 3600),
-    "dpop": _flag,
-    "target": _word("resource", "audience"),
-    "targets": _strings,
-    "subject": _word("same", "any"),
-    "enrichment": _flag,
-    "introspect": _flag,
-    "revocable": _flag,
+    "max_lifetime": whole_seconds(1, 3600),
+    "default_lifetime": whole_seconds(1, 3600),
+    "dpop": flag,
+    "target": word("resource", "audience"),
+    "targets": strings,
+    "subject": word("same", "any"),
+    "enrichment": flag,
+    "introspect": flag,
+    "revocable": flag,
 }
-_ACTOR: Final[Fields] = {"actor": _word("signed", "identity")}
-_USE: Final[Fields] = {"scopes": _texts("scopes")}
-_DATABASE: Final = _part({"role": _text("the role's name")}, {"mount": _text("the mount"), **_USE})
-_SECRET: Final = _part(
-    {"path": _text("the secret's path"), "field": _text("the field that holds it")},
+_ACTOR: Final[Fields] = {"actor": word("signed", "identity")}
+_USE: Final[Fields] = {"scopes": texts("scopes")}
+_DATABASE: Final = part({"role": text("the role's name")}, {"mount": text("the mount"), **_USE})
+_SECRET: Final = part(
+    {"path": text("the secret's path"), "field": text("the field that holds it")},
     {
-        "mount": _text("the mount"), "version": _whole(1, 2), "header": _text("the header's name"),
-        "query": _text("the parameter's name"), "basic": _text("the user name"), "login": _text("the user name"),
-        "user_field": _text("the field that holds the user name"), **_USE,
+        "mount": text("the mount"), "version": whole(1, 2), "header": text("the header's name"),
+        "query": text("the parameter's name"), "basic": text("the user name"), "login": text("the user name"),
+        "user_field": text("the field that holds the user name"), **_USE,
     },
 )  # fmt: skip
 
@@ -201,29 +137,29 @@ def _privileges(node: Node, base: FilePath) -> dict[str, Any]:
 
 # For each kind of broker what it needs, and what it takes beside.
 _KINDS: Final[Mapping[str, tuple[Fields, Fields]]] = {
-    "local": ({}, {"key": file_of, "keys": file_of, "issuer": _text("the issuer's URL or name")}),
-    "exchange": (_CLIENT, {**_PROOF, **_RULES, **_ACTOR, "own_subject": _text("the sub of an agent's own tokens")}),
-    "client_credentials": (_CLIENT, {**_PROOF, **_RULES, "own_subject": _text("the sub of its tokens")}),
-    "id_jag": ({**_CLIENT, "provider": _part(_CLIENT, _PROOF)}, {**_PROOF, **_RULES, **_ACTOR}),
+    "local": ({}, {"key": file_of, "keys": file_of, "issuer": text("the issuer's URL or name")}),
+    "exchange": (_CLIENT, {**_PROOF, **_RULES, **_ACTOR, "own_subject": text("the sub of an agent's own tokens")}),
+    "client_credentials": (_CLIENT, {**_PROOF, **_RULES, "own_subject": text("the sub of its tokens")}),
+    "id_jag": ({**_CLIENT, "provider": part(_CLIENT, _PROOF)}, {**_PROOF, **_RULES, **_ACTOR}),
     "openbao": (
         {
-            "address": _text("the vault's URL"),
-            "login": _part(
-                {"role": _text("the login role"), "audience": _text("the audience of the login token")},
-                {"mount": _text("the mount of the login method")},
+            "address": text("the vault's URL"),
+            "login": part(
+                {"role": text("the login role"), "audience": text("the audience of the login token")},
+                {"mount": text("the mount of the login method")},
             ),
         },
         {
-            "ttl": _whole_seconds(5, 3600), "namespace": _text("the namespace"),
-            "databases": _by_name("{postgresql://db.bank.test/app: {role: read-invoices}}", _DATABASE),
-            "secrets": _by_name("{https://legacy.bank.test: {path: legacy, field: key, header: X-Api-Key}}", _SECRET),
+            "ttl": whole_seconds(5, 3600), "namespace": text("the namespace"),
+            "databases": by_name("{postgresql://db.bank.test/app: {role: read-invoices}}", _DATABASE),
+            "secrets": by_name("{https://legacy.bank.test: {path: legacy, field: key, header: X-Api-Key}}", _SECRET),
         },
     ),
     "postgres": (
-        {"dsn": secret_of, "audience": _text("the database, postgresql://db.bank.test/app"), "grants": _privileges},
+        {"dsn": secret_of, "audience": text("the database, postgresql://db.bank.test/app"), "grants": _privileges},
         {
-            "ttl": _whole_seconds(10, 3600), "owner": _text("a short name for this installation"),
-            "connections": _whole(1, 100), "statement_timeout": _seconds(3600.0), "window": _seconds(60.0),
+            "ttl": whole_seconds(10, 3600), "owner": text("a short name for this installation"),
+            "connections": whole(1, 100), "statement_timeout": seconds(3600.0), "window": seconds(60.0),
         },
     ),
 }  # fmt: skip
@@ -238,7 +174,7 @@ def read_tokens(node: Node, base: FilePath) -> Tokens:
             continue
         needed, optional = _KINDS[kind]
         before = len(node.problems)
-        said = _part(needed, {**optional, "audiences": _texts("audiences")})(entry, base)
+        said = part(needed, {**optional, "audiences": texts("audiences")})(entry, base)
         if len(node.problems) == before:  # nothing is made of one that is wrong
             brokers.append(Broker(kind, said, said.pop("audiences", _own_audiences(kind, said)), entry.path))
     grace = found["grace"].seconds(float(LEEWAY), 0.0) if "grace" in found else 0.0
@@ -266,23 +202,23 @@ def read_identity(node: Node, base: FilePath) -> Workload:
     found = node.fields(optional=tuple(_IDENTITIES))
     before = len(node.problems)
     for kind, entry in found.items():
-        said = _part(*_IDENTITIES[kind])(entry, base)
+        said = part(*_IDENTITIES[kind])(entry, base)
         if len(node.problems) == before:
             return Workload(kind, said)
     return Workload()
 
 
-_KEYS: Final[Fields] = {"keys": file_of, "jwks": _text("the URL of the issuer's keys")}
+_KEYS: Final[Fields] = {"keys": file_of, "jwks": text("the URL of the issuer's keys")}
 _IDENTITIES: Final[Mapping[str, tuple[Fields, Fields]]] = {
     "jwt_file": (
-        {"path": file_of, "issuer": _text("the token's issuer"), "audience": _text("the token's audience")},
-        {**_KEYS, "leeway": _whole_seconds(1, 60), "max_lifetime": _whole_seconds(1, 86_400)},
+        {"path": file_of, "issuer": text("the token's issuer"), "audience": text("the token's audience")},
+        {**_KEYS, "leeway": whole_seconds(1, 60), "max_lifetime": whole_seconds(1, 86_400)},
     ),
     "spiffe": (
         {},
         {
-            "socket": _text("the Workload API's address, unix:///run/spire/agent.sock"), "timeout": _seconds(60.0),
-            "svid": _word("x509", "jwt"), "spiffe_id": _text("the SPIFFE ID to take"),
+            "socket": text("the Workload API's address, unix:///run/spire/agent.sock"), "timeout": seconds(60.0),
+            "svid": word("x509", "jwt"), "spiffe_id": text("the SPIFFE ID to take"),
         },
     ),
 }  # fmt: skip
@@ -300,40 +236,40 @@ def read_state(node: Node, base: FilePath) -> State | None:
     if "sqlite" in found:
         file = file_of(found["sqlite"], base)
         return State(key, file) if file else None
-    options = _part({"dsn": secret_of}, {"migrate": _flag, "timeout": _seconds(60.0)})(found["postgres"], base)
+    options = part({"dsn": secret_of}, {"migrate": flag, "timeout": seconds(60.0)})(found["postgres"], base)
     return State(key, dsn=options.pop("dsn"), options=options) if "dsn" in options else None
 
 
 def read_handovers(node: Node, base: FilePath) -> dict[str, Any]:
     """Read `handovers`: who hands tasks on to whom."""
     before = len(node.problems)
-    said = dict(_part(*_HANDOVERS)(node, base))
+    said = dict(part(*_HANDOVERS)(node, base))
     return said if len(node.problems) == before else {}
 
 
 def _peer(node: Node, base: FilePath) -> dict[str, Any]:
-    return dict(_part({}, _KEYS)(node, base))
+    return dict(part({}, _KEYS)(node, base))
 
 
 _HANDOVERS: Final[tuple[Fields, Fields]] = (
-    {"issuer": _text("this guard's issuer"), "trust_domain": _text("the trust domain of all peers")},
+    {"issuer": text("this guard's issuer"), "trust_domain": text("the trust domain of all peers")},
     {
-        "key": file_of, "keys": file_of, "leeway": _whole_seconds(1, 60),
-        "peers": _by_name("{https://other.bank.test: {keys: keys/other.jwks.json}}", _peer),
+        "key": file_of, "keys": file_of, "leeway": whole_seconds(1, 60),
+        "peers": by_name("{https://other.bank.test: {keys: keys/other.jwks.json}}", _peer),
     },
 )  # fmt: skip
 
 
 def read_http(node: Node, base: FilePath) -> dict[str, Any]:
     """Read `http`: how servers are reached."""
-    return dict(_part({}, _HTTP)(node, base))
+    return dict(part({}, _HTTP)(node, base))
 
 
 _HTTP: Final[Fields] = {
-    "networks": _texts("networks, such as 10.0.0.0/8"),
+    "networks": texts("networks, such as 10.0.0.0/8"),
     "ca_file": file_of,
-    "trust_env": _flag,
-    "timeout": _seconds(60.0),
-    "deadline": _seconds(300.0),
-    "connections": _whole(1, 1000),
+    "trust_env": flag,
+    "timeout": seconds(60.0),
+    "deadline": seconds(300.0),
+    "connections": whole(1, 1000),
 }
