@@ -20,9 +20,22 @@ from hypothesis.stateful import run_state_machine_as_test
 from agentguard import ConfigurationError
 from agentguard._drive import drive
 from agentguard.errors import Unavailable
-from agentguard.ports import ApprovalRequest, Candidate, Charge, Question, Reservation, Settlement, Verdict, waits
+from agentguard.model.lease import Secret
+from agentguard.ports import (
+    ApprovalRequest,
+    Candidate,
+    Charge,
+    Parked,
+    Question,
+    Reservation,
+    Settlement,
+    Verdict,
+    waits,
+)
 from agentguard.state.approvals_sqlite import SqliteApprovals
 from agentguard.state.budgets_sqlite import SqliteBudgets
+from agentguard.state.parked_sqlite import SqliteParkedTasks
+from agentguard.state.redemptions_sqlite import SqliteRedemptions
 from agentguard.state.shared_file import SharedFile
 from agentguard.state.sqlite import SqliteLedger
 from agentguard.state.suspensions_sqlite import SqliteSuspensions
@@ -32,6 +45,8 @@ from tests.state.alike import Alike
 exact = pytest.mark.control("3 budgets are exact over processes")
 stopped = pytest.mark.control("9 a stop reaches every process of the host")
 closed = pytest.mark.control("2 state that cannot be written denies")
+once = pytest.mark.control("a parked task goes on once, in one process of the host")
+KEY = b"a key of the tests, 32 bytes long"
 CALLS = [[Candidate("s", (Charge("agent:bot/calls", "250"),))]]
 
 SPEND = textwrap.dedent("""
@@ -69,6 +84,30 @@ HOLD = textwrap.dedent("""
     from agentguard.state.suspensions_sqlite import SqliteSuspensions
     drive(SqliteBudgets(sys.argv[1]).reserve([[Candidate("s", (Charge("agent:bot/calls", "250"),))]], 0.0))
     drive(SqliteSuspensions(sys.argv[1]).start("held", ["all"]))
+    print("ready", flush=True)
+    time.sleep(60)
+""")
+TAKE = textwrap.dedent("""
+    import sys
+    from agentguard._drive import drive
+    from agentguard.state.parked_sqlite import SqliteParkedTasks
+    tasks = SqliteParkedTasks(sys.argv[1], b"a key of the tests, 32 bytes long")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(*[f"t{n}" for n in range(60) if drive(tasks.take(f"t{n}", 100.0)) is not None], flush=True)
+    print(*[one.id for one in drive(tasks.lapsed(200.0))], flush=True)
+    tasks.close()
+""")
+PARK = textwrap.dedent("""
+    import sys, time
+    from agentguard._drive import drive
+    from agentguard.model.lease import Secret
+    from agentguard.ports import Parked
+    from agentguard.state.parked_sqlite import SqliteParkedTasks
+    tasks = SqliteParkedTasks(sys.argv[1], b"a key of the tests, 32 bytes long")
+    for name in ("kept", "taken"):
+        drive(tasks.park(Parked(id=name, state=Secret(name), expires_at=200.0)))
+    drive(tasks.take("taken", 100.0))
     print("ready", flush=True)
     time.sleep(60)
 """)
@@ -180,6 +219,41 @@ def test_what_a_killed_process_reserved_stays_counted_and_its_marks_go(
         assert ["1"] == drive(budgets.standing(["agent:bot/calls"]))
 
 
+@once
+def test_of_eight_processes_that_take_the_same_tasks_one_has_each(
+    file: Path, program: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    with closing(SqliteParkedTasks(file, KEY)) as tasks:
+        for number in range(60):
+            drive(tasks.park(Parked(id=f"t{number}", state=Secret("s"), expires_at=200.0)))
+        lapsing = [f"e{number}" for number in range(40)]
+        for name in lapsing:
+            drive(tasks.park(Parked(id=name, state=Secret("s"), expires_at=100.0)))
+        processes = [program(TAKE) for _ in range(8)]
+        for process in processes:
+            go(process)
+
+        found = [(said(process).split(), said(process).split()) for process in processes]
+
+        assert sorted(f"t{number}" for number in range(60)) == sorted(name for taken, _ in found for name in taken)
+        assert sorted(lapsing) == sorted(name for _, lapsed in found for name in lapsed)
+
+
+@once
+def test_what_a_killed_process_parked_is_there_and_what_it_took_is_not(
+    file: Path, program: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    holder = program(PARK)
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+
+    with closing(SqliteParkedTasks(file, KEY)) as tasks:
+        kept, taken = drive(tasks.take("kept", 100.0)), drive(tasks.take("taken", 100.0))
+
+    assert kept is not None
+    assert ("kept", 200.0, None) == (kept.state.reveal(), kept.expires_at, taken)
+
+
 def test_forked_child_shares_the_state_and_is_somebody_else(file: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", FORK, str(file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -216,7 +290,10 @@ def test_one_file_holds_everything_and_survives_a_restart(file: Path) -> None:
 def test_ledger_of_an_earlier_version_gains_the_tables(file: Path) -> None:
     SqliteLedger(file, b"a key of the tests, 32 bytes long").close()
     with closing(sqlite3.connect(file)) as raw:
-        tables = ("counters", "entries", "retries", "epochs", "stops", "running", "runners", "questions", "redeemed")
+        tables = (
+            "counters", "entries", "retries", "epochs", "stops", "running", "runners", "questions", "redeemed",
+            "parked",
+        )  # fmt: skip
         for table in tables:
             raw.execute(f"DROP TABLE {table}")
         raw.execute("PRAGMA user_version = 1")
@@ -224,6 +301,21 @@ def test_ledger_of_an_earlier_version_gains_the_tables(file: Path) -> None:
 
     with closing(SqliteBudgets(file)) as budgets:
         assert isinstance(drive(budgets.reserve(CALLS, 0.0)), Reservation)
+
+
+def test_file_of_the_version_before_gains_parked_tasks_and_keeps_what_it_has(file: Path) -> None:
+    with closing(SqliteRedemptions(file)) as redemptions:
+        assert drive(redemptions.redeem("one", time.time() + 600, time.time()))
+    with closing(sqlite3.connect(file)) as raw:
+        raw.execute("DROP TABLE parked")
+        raw.execute("PRAGMA user_version = 3")
+        raw.commit()
+
+    with closing(SqliteParkedTasks(file, KEY)) as tasks, closing(SqliteRedemptions(file)) as redemptions:
+        drive(tasks.park(Parked(id="t", state=Secret("s"), expires_at=200.0)))
+
+        assert drive(tasks.take("t", 100.0)) is not None
+        assert not drive(redemptions.redeem("one", time.time() + 600, time.time()))
 
 
 # counters -------------------------------------------------------------------------------------------------------
@@ -277,8 +369,10 @@ def test_file_that_others_hold_denies_within_the_timeout(file: Path) -> None:
     with (
         closing(SqliteBudgets(file, timeout=0.2)) as budgets,
         closing(SqliteSuspensions(file, timeout=0.2)) as suspensions,
+        closing(SqliteParkedTasks(file, KEY, timeout=0.2)) as tasks,
         closing(sqlite3.connect(file, isolation_level=None)) as other,
     ):
+        task = Parked(id="t", state=Secret("s"), expires_at=200.0)
         other.execute("BEGIN IMMEDIATE")
         began = time.monotonic()
 
@@ -288,11 +382,15 @@ def test_file_that_others_hold_denies_within_the_timeout(file: Path) -> None:
             drive(suspensions.start("c", ["all"]))
         with pytest.raises(Unavailable, match="another process held it"):
             drive(suspensions.suspend("all", "stop"))
+        for work in (tasks.park(task), tasks.take("t", 100.0), tasks.lapsed(100.0)):
+            with pytest.raises(Unavailable, match="another process held it"):
+                drive(work)
 
         assert time.monotonic() - began < 5
         other.execute("ROLLBACK")
         assert isinstance(drive(budgets.reserve(CALLS, 0.0)), Reservation)
         assert [] == drive(suspensions.standing())
+        assert drive(tasks.take("t", 100.0)) is None
 
 
 @closed
@@ -331,9 +429,31 @@ def test_file_that_was_removed_while_it_was_used_denies(file: Path) -> None:
 
 
 @closed
+def test_full_file_keeps_the_task_that_is_there(file: Path) -> None:
+    with closing(SqliteParkedTasks(file, KEY, most=300_000)) as tasks:
+        drive(tasks.park(Parked(id="t", state=Secret("first"), expires_at=200.0)))
+        with closing(SqliteBudgets(file, most=300_000)) as budgets, pytest.raises(Unavailable, match="full"):
+            for number in range(5000):
+                drive(budgets.reserve([[Candidate("s", (Charge(f"task:{number}/{'x' * 1000}", "9"),))]], 0.0))
+
+        with pytest.raises(Unavailable, match="full"):
+            drive(tasks.park(Parked(id="t", state=Secret("x" * 100_000), expires_at=200.0)))
+
+        found = drive(tasks.take("t", 100.0))
+        assert found is not None
+        assert "first" == found.state.reveal()
+
+
+@closed
 def test_name_that_cannot_be_stored_denies(file: Path) -> None:
     with closing(SqliteBudgets(file)) as budgets, pytest.raises(Unavailable, match="surrogate"):
         drive(budgets.reserve([[Candidate("s", (Charge("task:\ud800/x", "9"),))]], 0.0))
+    with closing(SqliteParkedTasks(file, KEY)) as tasks:
+        for work in (
+            tasks.park(Parked(id="\ud800", state=Secret("s"), expires_at=200.0)), tasks.take("\ud800", 100.0)
+        ):  # fmt: skip
+            with pytest.raises(Unavailable, match="surrogate"):
+                drive(work)
 
 
 @closed

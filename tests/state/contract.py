@@ -1,4 +1,4 @@
-"""What every store of budgets, suspensions and approvals does: one suite, run over memory, SQLite and PostgreSQL.
+"""What every store of shared state does: one suite, run over memory, SQLite and PostgreSQL.
 
 A subclass brings the fixtures; the clock is the one by which its store's windows slide and its questions expire.
 """
@@ -16,6 +16,7 @@ import pytest
 from agentguard import ConfigurationError
 from agentguard._drive import drive
 from agentguard.errors import Unavailable
+from agentguard.model.lease import Secret
 from agentguard.ports import (
     ApprovalRequest,
     Approvals,
@@ -24,6 +25,8 @@ from agentguard.ports import (
     Charge,
     Exhausted,
     Origin,
+    Parked,
+    ParkedTasks,
     Question,
     Redemptions,
     Reservation,
@@ -35,6 +38,7 @@ from agentguard.ports import (
 never_above = pytest.mark.control("3 no counter goes above its limit")
 stopped = pytest.mark.control("9 nothing starts after suspend")
 once = pytest.mark.control("approvals are answered once and used once")
+taken_once = pytest.mark.control("a parked task goes on once")
 
 
 class Clock(Protocol):
@@ -552,3 +556,136 @@ class RedemptionsContract:
         clock.advance(1)
         assert drive(redemptions.redeem("b", clock() + 60, clock()))
         assert drive(redemptions.redeem("a", clock() + 60, clock()))
+
+
+class ParkedTasksContract:
+    @staticmethod
+    def park(parked_tasks: ParkedTasks, clock: Clock, identifier: str = "t1", state: str = "s", *, ends: float) -> None:
+        drive(parked_tasks.park(Parked(id=identifier, state=Secret(state), expires_at=clock() + ends)))
+
+    @staticmethod
+    def take(parked_tasks: ParkedTasks, clock: Clock, identifier: str = "t1") -> str | None:
+        found = drive(parked_tasks.take(identifier, clock()))
+        return found.state.reveal() if found is not None else None
+
+    @staticmethod
+    def lapsed(parked_tasks: ParkedTasks, clock: Clock) -> list[str]:
+        return [parked.id for parked in drive(parked_tasks.lapsed(clock()))]
+
+    def test_it_is_a_port_that_can_be_driven(self, parked_tasks: ParkedTasks) -> None:
+        assert isinstance(parked_tasks, ParkedTasks)
+        assert not parked_tasks.suspends
+
+    def test_task_comes_back_as_it_was_parked(self, parked_tasks: ParkedTasks, clock: Clock) -> None:
+        kept = Parked(id="it's 1", state=Secret('{"chain": "user:änn"}\0'), expires_at=clock() + 600.1)
+        drive(parked_tasks.park(kept))
+
+        found = drive(parked_tasks.take("it's 1", clock()))
+
+        assert found is not None
+        assert (kept.id, kept.expires_at) == (found.id, found.expires_at)
+        assert kept.state.reveal() == found.state.reveal()
+        assert "chain" not in repr(found)
+
+    @taken_once
+    def test_task_is_taken_once(self, parked_tasks: ParkedTasks, clock: Clock) -> None:
+        self.park(parked_tasks, clock, ends=600)
+
+        assert ["s", None] == [self.take(parked_tasks, clock) for _ in range(2)]
+        assert self.take(parked_tasks, clock, "never parked") is None
+
+    @taken_once
+    def test_of_many_who_take_a_task_at_once_one_has_it(self, parked_tasks: ParkedTasks, clock: Clock) -> None:
+        self.park(parked_tasks, clock, ends=600)
+
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: self.take(parked_tasks, clock), range(24)))
+
+        assert 1 == found.count("s")
+
+    @taken_once
+    def test_task_that_has_expired_is_not_taken_and_lapses_once(self, parked_tasks: ParkedTasks, clock: Clock) -> None:
+        self.park(parked_tasks, clock, ends=0.5)
+        self.park(parked_tasks, clock, "in date", ends=600)
+        clock.advance(0.5)
+
+        assert self.take(parked_tasks, clock) is None
+        assert ["t1"] == self.lapsed(parked_tasks, clock)
+        assert [] == self.lapsed(parked_tasks, clock)
+
+    def test_task_is_not_taken_at_a_time_that_is_no_number(self, parked_tasks: ParkedTasks, clock: Clock) -> None:
+        self.park(parked_tasks, clock, ends=600)
+
+        assert drive(parked_tasks.take("t1", float("nan"))) is None
+        assert [] == list(drive(parked_tasks.lapsed(float("nan"))))
+        assert "s" == self.take(parked_tasks, clock)
+
+    def test_task_that_was_taken_does_not_lapse(self, parked_tasks: ParkedTasks, clock: Clock) -> None:
+        for identifier in ("taken", "left"):
+            self.park(parked_tasks, clock, identifier, ends=3)
+        assert "s" == self.take(parked_tasks, clock, "taken")
+        clock.advance(3)
+
+        assert ["left"] == self.lapsed(parked_tasks, clock)
+
+    def test_lapsed_tasks_come_a_hundred_at_a_time_the_first_to_end_first(
+        self, parked_tasks: ParkedTasks, clock: Clock
+    ) -> None:
+        for number in range(130):
+            self.park(parked_tasks, clock, f"t{number}", ends=-500 - number)
+        self.park(parked_tasks, clock, "in date", ends=600)
+
+        found = [self.lapsed(parked_tasks, clock) for _ in range(3)]
+
+        assert [100, 30, 0] == [len(one) for one in found]
+        assert [f"t{number}" for number in range(129, -1, -1)] == [name for one in found for name in one]
+        assert "s" == self.take(parked_tasks, clock, "in date")
+
+    @taken_once
+    def test_task_lapses_once_for_all_who_ask_at_once(self, parked_tasks: ParkedTasks, clock: Clock) -> None:
+        names = sorted(f"t{number}" for number in range(20))
+        for name in names:
+            self.park(parked_tasks, clock, name, ends=-1)
+
+        with ThreadPoolExecutor(6) as pool:
+            found = list(pool.map(lambda _: self.lapsed(parked_tasks, clock), range(6)))
+
+        assert names == sorted(name for one in found for name in one)
+
+    def test_parking_again_puts_the_newer_state_in_its_place(self, parked_tasks: ParkedTasks, clock: Clock) -> None:
+        self.park(parked_tasks, clock, state="old", ends=-1)
+        self.park(parked_tasks, clock, state="new", ends=600)
+
+        assert [] == self.lapsed(parked_tasks, clock)
+        assert ["new", None] == [self.take(parked_tasks, clock) for _ in range(2)]
+
+        self.park(parked_tasks, clock, state="later", ends=600)
+        assert "later" == self.take(parked_tasks, clock)
+
+    def test_longest_state_is_kept_and_a_longer_one_refused(self, parked_tasks: ParkedTasks, clock: Clock) -> None:
+        longest = "é" * (2 << 20)
+        self.park(parked_tasks, clock, state=longest, ends=600)
+
+        with pytest.raises(Unavailable, match="too long to be parked"):
+            self.park(parked_tasks, clock, "t2", state=longest + "x", ends=600)
+
+        assert self.take(parked_tasks, clock) == longest
+        assert self.take(parked_tasks, clock, "t2") is None
+
+    def test_task_without_end_and_state_that_is_no_text_are_refused(
+        self, parked_tasks: ParkedTasks, clock: Clock
+    ) -> None:
+        with pytest.raises(Unavailable, match="no number"):
+            self.park(parked_tasks, clock, ends=float("inf"))
+        with pytest.raises(Unavailable, match="surrogate") as raised:
+            self.park(parked_tasks, clock, state="private\ud800", ends=600)
+
+        assert raised.value.__context__ is None
+        assert "private" not in repr([frame.frame.f_locals for frame in raised.traceback[2:]])
+
+    @pytest.mark.anyio
+    async def test_event_loop_parks_and_takes(self, parked_tasks: ParkedTasks, clock: Clock) -> None:
+        await parked_tasks.park(Parked(id="t1", state=Secret("s"), expires_at=clock() + 600))
+        with anyio.fail_after(10):
+            assert [] == list(await parked_tasks.lapsed(clock()))
+            assert await parked_tasks.take("t1", clock()) is not None

@@ -10,8 +10,15 @@ from agentguard.handover.redemptions import MemoryRedemptions
 from agentguard.ports import Candidate, Exhausted, Reservation
 from agentguard.state.approvals_memory import MemoryApprovals
 from agentguard.state.memory import MemoryBudgets, MemorySuspensions
+from agentguard.state.parked_memory import MemoryParkedTasks
 from agentguard.testing import FakeClock
-from tests.state.contract import ApprovalsContract, BudgetsContract, RedemptionsContract, SuspensionsContract
+from tests.state.contract import (
+    ApprovalsContract,
+    BudgetsContract,
+    ParkedTasksContract,
+    RedemptionsContract,
+    SuspensionsContract,
+)
 
 
 class Clocked(MemoryBudgets):
@@ -52,3 +59,9 @@ class TestMemoryRedemptions(RedemptionsContract):
     @pytest.fixture
     def redemptions(self) -> MemoryRedemptions:
         return MemoryRedemptions()
+
+
+class TestMemoryParkedTasks(ParkedTasksContract):
+    @pytest.fixture
+    def parked_tasks(self) -> MemoryParkedTasks:
+        return MemoryParkedTasks()

@@ -9,10 +9,17 @@ import pytest
 
 from agentguard.state.approvals_sqlite import SqliteApprovals
 from agentguard.state.budgets_sqlite import SqliteBudgets
+from agentguard.state.parked_sqlite import SqliteParkedTasks
 from agentguard.state.redemptions_sqlite import SqliteRedemptions
 from agentguard.state.suspensions_sqlite import SqliteSuspensions
 from agentguard.testing import FakeClock
-from tests.state.contract import ApprovalsContract, BudgetsContract, RedemptionsContract, SuspensionsContract
+from tests.state.contract import (
+    ApprovalsContract,
+    BudgetsContract,
+    ParkedTasksContract,
+    RedemptionsContract,
+    SuspensionsContract,
+)
 
 
 @pytest.fixture
@@ -53,5 +60,13 @@ class TestSqliteRedemptions(RedemptionsContract):
     @pytest.fixture
     def redemptions(self, file: Path, clock: FakeClock) -> Iterator[SqliteRedemptions]:
         made = SqliteRedemptions(file, clock=clock)
+        yield made
+        made.close()
+
+
+class TestSqliteParkedTasks(ParkedTasksContract):
+    @pytest.fixture
+    def parked_tasks(self, file: Path, clock: FakeClock) -> Iterator[SqliteParkedTasks]:
+        made = SqliteParkedTasks(file, b"a key of the tests, 32 bytes long", clock=clock)
         yield made
         made.close()

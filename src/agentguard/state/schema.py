@@ -8,7 +8,7 @@ from typing import Final
 
 from agentguard.state.owner import Owner
 from agentguard.state.rows import LEASE_COLUMNS, OWNER_COLUMNS, Columns, owner_columns, read_owner
-from agentguard.state.shared_schema import REDEEMED, SHARED
+from agentguard.state.shared_schema import PARKED, REDEEMED, SHARED
 
 APPLICATION: Final = 0x41474C31  # "AGL1"
 KEPT: Final = 86_400.0  # seconds for which an expired row waits for somebody to record its end
@@ -27,6 +27,7 @@ MIGRATIONS: Final = (
     ),
     SHARED,
     REDEEMED,
+    PARKED,
 )
 INSERT_OWNER: Final = (
     f"INSERT INTO owners ({OWNER_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608  # names of columns

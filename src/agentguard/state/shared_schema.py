@@ -1,4 +1,4 @@
-"""The tables that budgets, suspensions, approvals and redemptions have in the state file: its later migrations."""
+"""The tables that budgets, suspensions, approvals, redemptions and parked tasks have in the state file, by version."""
 
 from __future__ import annotations
 
@@ -31,4 +31,10 @@ SHARED: Final = (
 REDEEMED: Final = (
     "CREATE TABLE redeemed (key TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID, STRICT",
     "CREATE INDEX redeemed_by_end ON redeemed (until)",
+)
+
+PARKED: Final = (
+    "CREATE TABLE parked (id TEXT PRIMARY KEY, key_name TEXT NOT NULL, expires_at REAL NOT NULL, "
+    "state BLOB NOT NULL) STRICT",
+    "CREATE INDEX parked_by_end ON parked (key_name, expires_at)",
 )
