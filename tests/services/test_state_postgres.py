@@ -29,25 +29,34 @@ from agentguard import ConfigurationError
 from agentguard._drive import drive
 from agentguard.errors import Unavailable
 from agentguard.model.lease import Ending, Lease, LeaseKey, LeaseState, Secret
-from agentguard.ports import Candidate, Charge, Exhausted, Ledger, Reservation, waits
+from agentguard.ports import Candidate, Charge, Exhausted, Ledger, Parked, Reservation, waits
 from agentguard.state.approvals_postgres import PostgresApprovals
 from agentguard.state.budgets_postgres import PostgresBudgets
 from agentguard.state.ledger_postgres import PostgresLedger
 from agentguard.state.listener import TRUST
+from agentguard.state.parked_limits import MAX_KEPT
+from agentguard.state.parked_postgres import PostgresParkedTasks
 from agentguard.state.postgres import PostgresStore
 from agentguard.state.postgres_schema import NEWEST
+from agentguard.state.postgres_session import Rows, Session
 from agentguard.state.redemptions_postgres import PostgresRedemptions
 from agentguard.state.suspensions_postgres import PostgresSuspensions
 from agentguard.testing import FakeClock
 from tests.services import install, servers
 from tests.services.endpoints import Postgres, Services
 from tests.state.alike import Alike
-from tests.state.contract import ApprovalsContract, BudgetsContract, RedemptionsContract, SuspensionsContract
+from tests.state.contract import (
+    ApprovalsContract,
+    BudgetsContract,
+    ParkedTasksContract,
+    RedemptionsContract,
+    SuspensionsContract,
+)
 
 KEY = b"a key of the tests, 32 bytes long"
 TABLES = (
     "scopes", "counters", "entries", "retries", "stops", "running", "questions", "runners", "owners", "leases",
-    "redeemed",
+    "redeemed", "parked",
 )  # fmt: skip
 CALLS = [[Candidate("s", (Charge("agent:bot/calls", "250"),))]]
 exact = pytest.mark.control("3 budgets are exact over hosts")
@@ -55,6 +64,9 @@ stopped = pytest.mark.control("9 a stop reaches every host")
 fresh = pytest.mark.control("9 a read trusts what it heard for one second")
 closed = pytest.mark.control("2 state out of reach denies within the deadline")
 durable = pytest.mark.control("8 no row in PostgreSQL, no credential")
+once = pytest.mark.control("a parked task goes on once, on one host")
+sealed = pytest.mark.control("parked tasks are sealed before they are sent")
+bounded = pytest.mark.control("parked tasks in PostgreSQL are bounded")
 
 SPEND = textwrap.dedent("""
     import os, sys
@@ -308,6 +320,16 @@ class TestPostgresApprovals(ApprovalsContract):
         assert [] == self.waiting(approvals, behind)
 
 
+class TestPostgresParkedTasks(ParkedTasksContract):
+    @pytest.fixture
+    def clock(self) -> RealClock:
+        return RealClock()
+
+    @pytest.fixture
+    def parked_tasks(self, store: PostgresStore) -> PostgresParkedTasks:
+        return PostgresParkedTasks(store, KEY)
+
+
 # budgets --------------------------------------------------------------------------------------------------------
 
 
@@ -554,6 +576,245 @@ def test_forked_child_has_connections_and_marks_of_its_own(dsn: str, store: Post
     assert "['3'] ['parent']\n" == done.stdout, done.stderr
 
 
+# parked tasks ---------------------------------------------------------------------------------------------------
+
+
+def parked(identifier: str = "t1", state: str = "s", *, ends: float = 600) -> Parked:
+    return Parked(id=identifier, state=Secret(state), expires_at=time.time() + ends)
+
+
+@once
+def test_of_eight_connections_that_take_the_same_tasks_one_has_each(dsn: str, store: PostgresStore) -> None:
+    parking = PostgresParkedTasks(store, KEY)
+    names, ended = [f"t{number}" for number in range(40)], [f"e{number}" for number in range(40)]
+    for name in names:
+        drive(parking.park(parked(name)))
+    for name in ended:
+        drive(parking.park(parked(name, ends=-1)))
+    stores = [PostgresStore(dsn, timeout=20) for _ in range(8)]
+
+    def take(one: PostgresStore) -> tuple[list[str], list[str]]:
+        tasks = PostgresParkedTasks(one, KEY)
+        taken = [name for name in names if drive(tasks.take(name, time.time())) is not None]
+        return taken, [parked.id for parked in drive(tasks.lapsed(time.time()))]
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(take, stores))
+
+    assert sorted(names) == sorted(name for taken, _ in found for name in taken)
+    assert sorted(ended) == sorted(name for _, lapsed in found for name in lapsed)
+    for opened in stores:
+        opened.close()
+
+
+@once
+def test_task_that_is_parked_again_while_it_is_taken_is_taken_as_it_is_now(dsn: str, store: PostgresStore) -> None:
+    tasks = PostgresParkedTasks(store, KEY)
+    drive(tasks.park(parked()))
+    with psycopg.connect(dsn) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("UPDATE agentguard.parked SET expires_at = 0")
+        taking = pool.submit(lambda: drive(tasks.take("t1", time.time())))
+        time.sleep(0.2)
+        assert not taking.done()
+
+        other.commit()
+
+        assert taking.result(5) is None
+
+
+@once
+def test_task_whose_rows_did_not_arrive_is_not_taken(dsn: str, store: PostgresStore) -> None:
+    tasks = PostgresParkedTasks(store, KEY)
+    drive(tasks.park(parked()))
+    drive(tasks.park(parked("ended", ends=-1)))
+
+    class Lost(Session):
+        """A connection that breaks when the server has answered."""
+
+        def run(self, statements: sql.Composable, deadline: float) -> list[Rows]:
+            found = super().run(statements, deadline)
+            if "DELETE" in statements.as_string(self.connection):
+                raise TimeoutError
+            return found
+
+    with closing(PostgresStore(dsn)) as second:
+        second.connect = lambda deadline: Lost(second._dsn, deadline, 2.0)  # type: ignore[method-assign]  # a fake
+        elsewhere = PostgresParkedTasks(second, KEY)
+        _denied(lambda: drive(elsewhere.take("t1", time.time())))
+        _denied(lambda: drive(elsewhere.lapsed(time.time())))
+
+    assert drive(tasks.take("t1", time.time())) is not None
+    # Its row is passed over until the server has seen that the other connection is gone.
+    eventually(lambda: ["ended"] == [one.id for one in drive(tasks.lapsed(time.time()))])
+
+
+@once
+def test_either_clock_ends_a_task_for_its_taker_and_both_for_the_others(
+    store: PostgresStore, admin: psycopg.Connection[Any]
+) -> None:
+    tasks = PostgresParkedTasks(store, KEY)
+    drive(tasks.park(parked(ends=600)))
+    assert drive(tasks.take("t1", time.time() + 3600)) is None
+    assert [] == drive(tasks.lapsed(time.time() + 3600))
+
+    drive(tasks.park(parked(ends=-600)))
+    assert drive(tasks.take("t1", time.time() - 3600)) is None
+    assert [] == drive(tasks.lapsed(time.time() - 3600))
+
+    assert ["t1"] == [one.id for one in drive(tasks.lapsed(time.time()))]
+
+
+@once
+def test_what_is_parked_and_taken_is_on_the_servers_disk(store: PostgresStore, admin: psycopg.Connection[Any]) -> None:
+    admin.execute("CREATE TABLE public.commits (kind text, durable text)")
+    admin.execute(
+        "CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "INSERT INTO public.commits VALUES (tg_op, current_setting('synchronous_commit')); RETURN NULL; END $$"
+    )
+    admin.execute(
+        "CREATE TRIGGER note AFTER INSERT OR DELETE ON agentguard.parked FOR EACH STATEMENT "
+        "EXECUTE FUNCTION public.note()"
+    )
+    try:
+        tasks = PostgresParkedTasks(store, KEY)
+        drive(tasks.park(parked()))
+        drive(tasks.take("t1", time.time()))
+        drive(tasks.lapsed(time.time()))
+        found = admin.execute("SELECT kind, durable FROM public.commits").fetchall()
+    finally:
+        admin.execute("DROP TRIGGER note ON agentguard.parked")
+        admin.execute("DROP FUNCTION public.note")
+        admin.execute("DROP TABLE public.commits")
+
+    assert [("off",)] == admin.execute("SHOW synchronous_commit").fetchall()  # as it is where nobody asks
+    assert [("DELETE", "on"), ("INSERT", "on"), ("DELETE", "on"), ("DELETE", "on")] == found
+
+
+@sealed
+def test_server_never_sees_a_state(store: PostgresStore, admin: psycopg.Connection[Any]) -> None:
+    drive(PostgresParkedTasks(store, KEY).park(parked(state="a-secret-state")))
+
+    rows = repr(
+        admin.execute("SELECT *, convert_from(decode(state, 'base64'), 'latin1') FROM agentguard.parked").fetchall()
+    )
+
+    assert "t1" in rows
+    assert "a-secret-state" not in rows
+    assert KEY.decode() not in rows
+
+
+@sealed
+def test_task_under_another_key_is_left_to_whoever_has_it(
+    store: PostgresStore, admin: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks, other = PostgresParkedTasks(store, KEY), PostgresParkedTasks(store, KEY[::-1])
+    drive(tasks.park(parked()))
+    drive(tasks.park(parked("t2", ends=-1)))
+    drive(tasks.park(parked("lost", ends=-31 * 86_400)))
+
+    assert drive(other.take("t1", time.time())) is None
+    assert "start with that key" in caplog.text
+    assert [] == drive(other.lapsed(time.time()))
+    drive(other.park(parked("theirs")))
+
+    assert drive(tasks.take("t1", time.time())) is not None
+    assert ["t2"] == [one.id for one in drive(tasks.lapsed(time.time()))]
+
+
+@sealed
+@pytest.mark.parametrize("change", ["expires_at = expires_at + 60", "state = 'no base64'", "state = 'AQ=='"])
+def test_row_that_was_changed_is_not_opened(
+    store: PostgresStore, admin: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture, change: LiteralString
+) -> None:
+    tasks = PostgresParkedTasks(store, KEY)
+    drive(tasks.park(parked()))
+    admin.execute(sql.SQL("UPDATE agentguard.parked SET ") + sql.SQL(change))
+
+    assert drive(tasks.take("t1", time.time())) is None
+
+    assert "damaged or changed" in caplog.text
+
+
+@bounded
+def test_server_keeps_ten_thousand_tasks_and_replaces_any_of_them(
+    store: PostgresStore, admin: psycopg.Connection[Any]
+) -> None:
+    tasks = PostgresParkedTasks(store, KEY)
+    drive(tasks.park(parked()))
+    admin.execute(
+        "INSERT INTO agentguard.parked SELECT 'n' || i, 'k', extract(epoch FROM now()), '' "
+        "FROM generate_series(1, %s) AS i", (MAX_KEPT - 1,),
+    )  # fmt: skip
+
+    with pytest.raises(Unavailable, match="10000 tasks are parked"):
+        drive(tasks.park(parked("one more")))
+
+    drive(tasks.park(parked(state="newer")))
+    drive(tasks.take("t1", time.time()))
+    drive(tasks.park(parked("one more")))
+
+
+@bounded
+def test_those_who_park_at_once_are_counted_one_after_the_other(dsn: str, store: PostgresStore) -> None:
+    tasks = PostgresParkedTasks(store, KEY)
+    with psycopg.connect(dsn) as parking, ThreadPoolExecutor(1) as pool:
+        parking.execute("SELECT pg_advisory_xact_lock(4278092, 5)")
+        waiting = pool.submit(lambda: drive(tasks.park(parked())))
+        time.sleep(0.2)
+        assert not waiting.done()
+
+        parking.commit()
+
+        waiting.result(5)
+
+
+@bounded
+def test_long_states_lapse_a_few_at_a_time(store: PostgresStore) -> None:
+    tasks = PostgresParkedTasks(store, KEY)
+    for number in range(6):
+        drive(tasks.park(parked(f"t{number}", "x" * (3 << 20), ends=number - 100)))
+
+    found = [[one.id for one in drive(tasks.lapsed(time.time()))] for _ in range(3)]
+
+    assert [["t0", "t1", "t2"], ["t3", "t4", "t5"], []] == found
+
+
+@closed
+def test_task_that_somebody_holds_is_denied_within_the_deadline(dsn: str, store: PostgresStore) -> None:
+    for name, ends in {"t1": 600, "held": -2, "ended": -1}.items():
+        drive(PostgresParkedTasks(store, KEY).park(parked(name, ends=ends)))
+    with closing(PostgresStore(dsn, timeout=0.5)) as hurried, psycopg.connect(dsn) as other:
+        other.execute("SELECT * FROM agentguard.parked WHERE id IN ('t1', 'held') FOR UPDATE")
+
+        assert _denied(lambda: drive(PostgresParkedTasks(hurried, KEY).take("t1", time.time()))) < 1
+        assert ["ended"] == [one.id for one in drive(PostgresParkedTasks(hurried, KEY).lapsed(time.time()))]
+
+    assert drive(PostgresParkedTasks(store, KEY).take("t1", time.time())) is not None
+
+
+@closed
+@pytest.mark.parametrize("name", ["\0", "\ud800"])
+def test_task_whose_name_cannot_be_stored_is_denied(store: PostgresStore, name: str) -> None:
+    tasks = PostgresParkedTasks(store, KEY)
+    _denied(lambda: drive(tasks.park(parked(name))))
+    _denied(lambda: drive(tasks.take(name, time.time())))
+
+
+def test_schema_of_the_version_before_gains_parked_tasks_and_keeps_what_it_has(bare: str) -> None:
+    with closing(PostgresStore(bare)) as store:
+        assert drive(PostgresRedemptions(store).redeem("one", time.time() + 600, time.time()))
+    with psycopg.connect(bare, autocommit=True) as raw:
+        raw.execute("DROP TABLE agentguard.parked")
+        raw.execute("UPDATE agentguard.version SET version = 2")
+
+    with closing(PostgresStore(bare)) as store:
+        tasks = PostgresParkedTasks(store, KEY)
+        drive(tasks.park(parked()))
+
+        assert drive(tasks.take("t1", time.time())) is not None
+        assert not drive(PostgresRedemptions(store).redeem("one", time.time() + 600, time.time()))
+
+
 # the ledger -----------------------------------------------------------------------------------------------------
 
 
@@ -728,6 +989,10 @@ def test_everyday_role_needs_only_its_tables(role: Role) -> None:
         assert "all" == drive(suspensions.start("w", ["all"]))
         with closing(PostgresLedger(store, KEY)) as ledger:
             drive(ledger.pending(lease("one")))
+        tasks = PostgresParkedTasks(store, KEY)
+        drive(tasks.park(parked()))
+        assert drive(tasks.take("t1", time.time())) is not None
+        assert [] == drive(tasks.lapsed(time.time()))
 
 
 def test_role_that_may_not_make_the_schema_is_told_what_to_run(bare: str, role: Role) -> None:
@@ -877,7 +1142,7 @@ def _denied(work: Callable[[], object]) -> float:
 def test_case_52_server_that_freezes_or_goes_denies_in_time_and_is_found_again(private: Private) -> None:
     with closing(PostgresStore(private.server.dsn, timeout=1.0)) as store:
         budgets, ledger = PostgresBudgets(store), PostgresLedger(store, KEY)
-        suspensions = PostgresSuspensions(store)
+        suspensions, tasks = PostgresSuspensions(store), PostgresParkedTasks(store, KEY)
         assert isinstance(drive(budgets.reserve(CALLS, 0.0)), Reservation)
         assert "" == drive(suspensions.start("w", ["all"]))
         assert "" == drive(suspensions.start("r", ["all"], reads=True))
@@ -887,6 +1152,9 @@ def test_case_52_server_that_freezes_or_goes_denies_in_time_and_is_found_again(p
             assert _denied(lambda: drive(suspensions.start("w2", ["all"]))) < 1.6
             assert _denied(lambda: drive(suspensions.suspend("all", "stop"))) < 1.6
             assert _denied(lambda: drive(ledger.pending(lease("one")))) < 1.6
+            assert _denied(lambda: drive(tasks.park(parked()))) < 1.6
+            assert _denied(lambda: drive(tasks.take("t1", time.time()))) < 1.6
+            assert _denied(lambda: drive(tasks.lapsed(time.time()))) < 1.6
             assert _denied(lambda: drive(suspensions.start("r2", ["all"], reads=True))) < 0.1
 
         def all_is_well(calls: str) -> None:

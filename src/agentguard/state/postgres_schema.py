@@ -7,7 +7,7 @@ from typing import Final, LiteralString
 from psycopg import sql
 
 NOW: Final[LiteralString] = "extract(epoch FROM clock_timestamp())::float8"
-# Advisory locks have two parts: 4278092 ("AGL") is ours; 1 migrating, 2 stopping, 3 asking, 4 adopting.
+# Advisory locks have two parts: 4278092 ("AGL") is ours; 1 migrating, 2 stopping, 3 asking, 4 adopting, 5 parking.
 _TEXT: Final[LiteralString] = 'text COLLATE "C" NOT NULL'
 MIGRATIONS: Final[tuple[tuple[LiteralString, ...], ...]] = (
     (
@@ -52,6 +52,13 @@ MIGRATIONS: Final[tuple[tuple[LiteralString, ...], ...]] = (
     (
         f"CREATE TABLE agentguard.redeemed (key {_TEXT} PRIMARY KEY, until float8 NOT NULL)",
         "CREATE INDEX redeemed_by_end ON agentguard.redeemed (until)",
+    ),
+    (
+        f"CREATE TABLE agentguard.parked (id {_TEXT} PRIMARY KEY, key_name {_TEXT}, expires_at float8 NOT NULL, "
+        f"state {_TEXT})",
+        # What is sealed does not compress.
+        "ALTER TABLE agentguard.parked ALTER COLUMN state SET STORAGE EXTERNAL",
+        "CREATE INDEX parked_by_end ON agentguard.parked (key_name, expires_at)",
     ),
 )
 NEWEST: Final = len(MIGRATIONS)
