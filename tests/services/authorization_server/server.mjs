@@ -8,10 +8,10 @@
 //   RFC 9396             authorization_details of type `agentguard_tool_call`
 //   RFC 9449             DPoP where a proof is sent; a nonce is required where `settings.dpop_nonce` says so
 //   RFC 7009, RFC 7662   revocation and introspection of opaque tokens; structured ones: `unsupported_token_type`
+//   CIBA                 poll mode; who is asked answers by a test route (ciba.mjs)
 //   /test/...            what only tests may do (test_routes.mjs)
 //
 // Resources decide the form of a token (targets.mjs). Scopes: any is known, `admin:*` is granted to nobody.
-// CIBA is off: enable `features.ciba` and add its grant type to `GRANTS`.
 import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import http from 'node:http';
@@ -19,6 +19,7 @@ import http from 'node:http';
 import { calculateJwkThumbprint, exportJWK, generateKeyPair } from 'jose';
 import { Provider, errors } from 'oidc-provider';
 
+import { CIBA, newBackchannel } from './ciba.mjs';
 import { JWT_BEARER, registerJwtBearer } from './id_jag.mjs';
 import { memoryAdapter } from './memory.mjs';
 import { requireKnownMembers } from './rar.mjs';
@@ -26,7 +27,7 @@ import { resourceServerInfo } from './targets.mjs';
 import { testRoutes } from './test_routes.mjs';
 import { TOKEN_EXCHANGE, registerTokenExchange } from './token_exchange.mjs';
 
-const GRANTS = ['client_credentials', TOKEN_EXCHANGE, JWT_BEARER];
+const GRANTS = ['client_credentials', TOKEN_EXCHANGE, JWT_BEARER, CIBA];
 
 const settings = JSON.parse(fs.readFileSync(process.argv[2], 'utf8'));
 
@@ -46,6 +47,7 @@ function clients() {
     token_endpoint_auth_method: 'private_key_jwt',
     token_endpoint_auth_signing_alg: 'ES256',
     authorization_details_types: ['agentguard_tool_call'],
+    backchannel_token_delivery_mode: 'poll',
   }));
   const verifier = {
     ...settings.resource_server,
@@ -70,7 +72,7 @@ function requireOwnToken(ctx, client, token) {
   return true;
 }
 
-function configuration(signingKey) {
+function configuration(signingKey, backchannel) {
   const requestedDetails = (ctx) => JSON.parse(ctx.oidc.params.authorization_details);
   return {
     jwks: { keys: [signingKey] },
@@ -88,6 +90,7 @@ function configuration(signingKey) {
     features: {
       devInteractions: { enabled: false },
       clientCredentials: { enabled: true },
+      ciba: backchannel.feature,
       revocation: { enabled: true, allowedPolicy: requireOwnToken },
       introspection: {
         enabled: true,
@@ -131,8 +134,10 @@ const server = http.createServer();
 server.listen(0, '127.0.0.1', async () => {
   const issuer = `http://127.0.0.1:${server.address().port}`;
   const signingKey = await newSigningKey();
-  const provider = new Provider(issuer, configuration(signingKey));
-  const realm = { provider, settings, signingKey, issuer };
+  const backchannel = newBackchannel();
+  const provider = new Provider(issuer, configuration(signingKey, backchannel));
+  const realm = { provider, settings, signingKey, issuer, backchannel };
+  provider.use(backchannel.pace);
   registerTokenExchange(realm);
   registerJwtBearer(realm);
   logErrors(provider);

@@ -7,6 +7,8 @@
 //   GET  /test/requests  {grants: {GRANT: {success, error}}, paths: {"/token 200": n}}
 //   POST /test/fault     {path: "/token", delay_ms?, status?, headers?, times?}: the next `times` (1) requests to the path
 //                        wait and then go on, or are answered with that status and do nothing
+//   GET  /test/ciba      questions to people, oldest first, with every poll: ?login_hint= filters. {questions: [...]}
+//   POST /test/ciba      {auth_req_id, action: "approve"|"deny"}: what the person presses
 //   POST /test/reset     forget counts and faults; what is alive stays
 import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -83,6 +85,8 @@ export function testRoutes(realm, next) {
     'GET /test/live': async (request, url) => { const tokens = live(url.searchParams); return { count: tokens.length, tokens }; },
     'GET /test/requests': async () => counts,
     'POST /test/fault': async (request) => { faults.push({ path: '/token', times: 1, ...await readJson(request) }); return {}; },
+    'GET /test/ciba': async (request, url) => ({ questions: realm.backchannel.list(url.searchParams) }),
+    'POST /test/ciba': async (request) => realm.backchannel.press(provider, await readJson(request)),
     'POST /test/reset': async () => { counts = { grants: {}, paths: {} }; faults = []; return {}; },
   };
 
