@@ -100,7 +100,9 @@ class Backchannel:
         if isinstance(known, str) or tokens.id_token is None:
             return known if isinstance(known, str) else "the provider's answer holds no ID token"
         claims = await self.provider.claims(tokens.id_token, self._profile, known.jwks_uri)
-        return claims if isinstance(claims, str) else _difference(claims, question, self._profile.audience)
+        if isinstance(claims, str):
+            return f"the ID token does not verify: {claims}"
+        return _difference(claims, question, self._profile.audience)
 
     async def revoke(self, tokens: Tokens) -> None:
         """End what came along, as far as the provider can; nobody keeps it, so else it ends unused."""
