@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
@@ -102,6 +103,52 @@ def test_server_that_cannot_be_reached_is_a_denial(services: Services, mode: Mod
         assert drive(point.decide(QUESTIONS[0][0])).reason is Reason.POLICY_ERROR
         assert proxy.counts[mode] >= 1
     http.close()
+
+
+ARCHIVED: dict[str, Any] = {"status": "archived"}
+# The decision rules of the AuthZEN certification scenario: number, subject, its role, action, resource, its properties.
+RULES = [
+    (1, "alice", "", "read", "record-1", {}, True),
+    (2, "alice", "", "write", "record-1", {}, True),
+    (3, "bob", "", "read", "record-1", {}, True),
+    (4, "bob", "", "write", "record-1", {}, False),
+    (5, "alice", "", "write", "record-2", ARCHIVED, False),
+    (6, "bob", "admin", "write", "record-2", ARCHIVED, True),
+]
+
+
+def by_rule(subject: str, role: str, action: str, resource: str, properties: dict[str, Any]) -> AccessRequest:
+    return AccessRequest(
+        subject={"type": "user", "id": subject, **({"properties": {"role": role}} if role else {})},
+        action={"name": action},
+        resource={"type": "record", "id": resource, **({"properties": properties} if properties else {})},
+        context={},
+    )
+
+
+@pytest.mark.parametrize(
+    ("subject", "role", "action", "resource", "properties", "permitted"),
+    [pytest.param(*rule[1:], id=f"rule-{rule[0]}") for rule in RULES],
+)
+@pytest.mark.parametrize(
+    "context", [{}, {"time": "2026-06-27T18:03-07:00", "ip": "192.0.2.1"}], ids=["bare", "context"]
+)
+def test_certification_rule_is_decided_as_it_says(
+    point: AuthZenPoint, subject: str, role: str, action: str, resource: str, properties: dict[str, Any],
+    permitted: bool, context: dict[str, Any],
+) -> None:  # fmt: skip
+    request = replace(by_rule(subject, role, action, resource, properties), context=context)
+
+    found = drive(point.decide(request))
+
+    assert (Outcome.PERMIT if permitted else Outcome.DENY) is found.outcome
+    assert (Reason.DECLARED if permitted else Reason.POLICY_DENIED) is found.reason
+
+
+def test_all_certification_rules_are_decided_in_one_batch_as_each_alone(point: AuthZenPoint) -> None:
+    found = drive(point.decide_many([by_rule(*rule[1:6]) for rule in RULES]))
+
+    assert [rule[6] for rule in RULES] == [decision.outcome is Outcome.PERMIT for decision in found]
 
 
 class Translating:
