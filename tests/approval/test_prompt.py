@@ -219,6 +219,19 @@ async def test_a_question_that_was_cancelled_takes_no_answer_of_the_next_one(per
     assert Answer.REJECTED is answer[0].answer
 
 
+@pytest.mark.anyio
+@pytest.mark.control("only yes approves")
+async def test_a_question_that_was_cancelled_does_not_hold_the_terminal(person: Person) -> None:
+    prompt = person.prompt()
+    with anyio.move_on_after(0.3):
+        await prompt.ask(question(purpose="First"))
+
+    approval = await prompt.ask(question(purpose="Second", expires_at=time.time() + 2))
+
+    assert Answer.REJECTED is approval.answer
+    assert "Second" in person.seen
+
+
 def test_a_child_process_does_not_wait_for_a_prompt_of_its_parent() -> None:
     lock = prompting._Terminal.lock
     with lock:
