@@ -265,18 +265,6 @@ def test_a_secret_written_into_the_file_is_not_repeated() -> None:
     assert "hunter2" not in problem
 
 
-@pytest.mark.parametrize(
-    ("line", "path"),
-    [
-        ("approval: {callback: bank.approvals:ask}", "approval"),
-    ],
-)
-def test_a_known_key_whose_room_is_not_built_says_so_and_what_to_write(line: str, path: str) -> None:
-    (problem,) = mistakes(f"{MINIMAL}{line}\n")
-
-    assert problem.startswith(f"f.yaml:7: {path}: this key is known, but what it needs is not built yet; meanwhile ")
-
-
 def test_a_signed_audit_is_known_and_not_built() -> None:
     (problem,) = mistakes(MINIMAL.replace("dir: audit,", "dir: audit, key: keys/audit.pem,"))
 

@@ -12,6 +12,7 @@ from agentguard import ConfigurationError, Denied, Intent, any_, guarded, step
 from agentguard.policy.attributes import About
 from agentguard.policy.cache import CachedPoint
 from agentguard.policy.notices import Notice
+from agentguard.ports import Answer, Approval, ApprovalRequest
 
 told: list[Notice] = []
 BASE = """\
@@ -109,6 +110,49 @@ def test_remote_points_are_made_with_names_of_their_own_and_a_cache_where_the_fi
     ],
 )
 def test_mistake_is_said_at_its_place_and_no_guard_is_made(tmp_path: Path, more: str, said: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        agentguard.load(written(tmp_path, more))
+    assert said in str(refused.value)
+    assert "agentguard.yaml:6" in str(refused.value)
+
+
+def approve_everything(request: ApprovalRequest) -> Approval:
+    return Approval(Answer.APPROVED, by="ann")
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "ask_for", "not_by"),
+    [
+        ("approval: prompt\n", "Prompt", 600.0, ("subject", "agent")),
+        ("approval: later\n", "AnswerLater", 600.0, ("subject", "agent")),
+        ("approval: {later: true, expires: 1h, not_by: [owner]}\n", "AnswerLater", 3600.0, ("owner",)),
+        ("approval: {callback: 'tests.test_config_policy:approve_everything', not_by: []}\n", "Callback", 600.0, ()),
+        ("", "RefuseAll", 600.0, ("subject", "agent")),
+    ],
+)
+def test_approver_is_made_as_the_file_says(
+    tmp_path: Path, more: str, kind: str, ask_for: float, not_by: tuple[str, ...]
+) -> None:
+    with agentguard.load(written(tmp_path, more)) as guard:
+        found = type(guard.approver).__name__, guard.ask_for, guard.not_by
+    assert found == (kind, ask_for, not_by)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("approval: ask\n", "approval: "),
+        ("approval: {prompt: true, later: true}\n", "approval: write one way to ask"),
+        ("approval: {expires: 1h}\n", "approval: write one way to ask"),
+        ("approval: {prompt: false}\n", "approval.prompt: write prompt: true"),
+        ("approval: {later: true, not_by: [everybody]}\n", "approval.not_by[0]: write subject or agent or owner"),
+        ("approval: {later: true, expires: 2d}\n", "approval.expires: "),
+        ("approval: {callback: 'tests.test_config_policy:nobody'}\n", "cannot be imported"),
+        ("approval: {ciba: {issuer: 'https://op.bank.test'}}\n", "approval.ciba.client_id: this key is missing"),
+        ("approval: {ciba: {issuer: 'https://op.bank.test', client_id: desk}}\n", "key: FILE or with assertion"),
+    ],
+)
+def test_mistake_in_approval_is_said_at_its_place(tmp_path: Path, more: str, said: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         agentguard.load(written(tmp_path, more))
     assert said in str(refused.value)

@@ -42,6 +42,12 @@ SEEN: dict[str, tuple[str, ...]] = {
         "POST evil 49.99: 403 the token is for another resource",
         "outstanding credentials: 0",
     ),
+    "approval_langgraph": (
+        "refund waits for a person; the task is parked",
+        "  |     amount: 40",
+        "is approved by os:",
+        "  refunded 40 to acme\n  refund waits for a person\n  open: 1 question open",
+    ),
     "two_services": (
         "200 user:alice > desk > researcher read acme",
         '403 account.read: argument_violation at desk: account must be "acme"',
@@ -83,7 +89,14 @@ def test_every_example_is_executed_and_short() -> None:
 
 
 SERVERS = {"postgres_jit"}
-SLOW = {"wrap_toolkit", "five_minutes", "fastapi_service", "payments_api", "two_services"}  # they import much
+SLOW = {
+    "approval_langgraph",
+    "wrap_toolkit",
+    "five_minutes",
+    "fastapi_service",
+    "payments_api",
+    "two_services",
+}  # they import much
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,11 @@ from agentguard import (
     guarded,
     step,
 )  # fmt: skip
+from agentguard._drive import drive
 from agentguard.audit.memory import MemoryLog
 from agentguard.model.decision import AccessRequest, Decision, Outcome, Reason
 from agentguard.model.record import Event
-from agentguard.ports import Answer
+from agentguard.ports import Answer, Verdict
 from agentguard.testing import Answering, FailingAudit, FakeClock, FakeIssuer, fake_guard
 from tests import tools
 from tests.tools import everything, lines, pay, ran, read_account, refund, wipe
@@ -194,12 +195,12 @@ def test_pending_approval_parks_the_task_which_holds_no_lease_and_can_be_opened_
     ask = Intent("ask", step("refund", account="acme", amount=any_).then_ask(), step("pay", account="acme"))
     with fake_guard(approver=approver, issuer=issuer) as guard:
         task = guard.task("bot", on_behalf_of="alice", intent=ask)
-        with pytest.raises(ApprovalRequired), task:
+        with pytest.raises(ApprovalRequired) as waits, task:
             pay("acme")
             refund("acme", Decimal(5))
         assert str(task.state) == "parked"
         assert issuer.live == {}
-        approver.answer = Answer.APPROVED
+        assert drive(guard.approvals.answer(waits.value.question, Verdict.APPROVED, "ann", guard.now()))
         with task:
             assert refund("acme", Decimal(5))
         assert str(task.state) == "ended"
@@ -698,11 +699,12 @@ def test_task_that_ended_during_the_approval_is_seen_at_the_gate() -> None:
 
     class Slow(Answering):
         async def ask(self, request: Any) -> Any:
-            clock.advance(10_000)
+            monotonic.advance(10_000)
             return await super().ask(request)
 
+    monotonic = FakeClock()
     intent = Intent("x", step("refund", account="acme", amount=any_).then_ask())
-    with fake_guard(approver=Slow(), clock=clock, monotonic=clock) as guard:
+    with fake_guard(approver=Slow(), clock=clock, monotonic=monotonic) as guard:
         with guard.task("bot", on_behalf_of="alice", intent=intent), pytest.raises(Denied) as denied:
             refund("acme", Decimal(5))
     assert denied.value.reason in ("expired", "task_ended")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from agentguard.explanation import shown, shown_arguments
+from agentguard.approval.rendering import rendered, rendered_value
 from agentguard.intent import Step
-from agentguard.intent.provenance import From
+from agentguard.intent.provenance import Candidate, From
 from agentguard.intent.tree import hash_of, step_tree
 from agentguard.matching import Level, levels_of
 from agentguard.model.call import Effect, ToolCall, ToolSpec
@@ -21,17 +21,29 @@ if TYPE_CHECKING:
     from agentguard.task import Task
 
 _MOST: Final = 20
+_LONGEST: Final = 256
 DETAILS_TYPE: Final = "agentguard_tool_call"
 
 
-def approval_request(task: Task, call: ToolCall, steps: tuple[str, ...]) -> ApprovalRequest:
-    """The question to a person: these exact arguments, once, with where their values come from."""
+def approval_request(
+    task: Task, call: ToolCall, steps: tuple[str, ...], by: str = "", policy: str = "", expires_at: float = 0.0
+) -> ApprovalRequest:
+    """The question to a person: these exact arguments, once, with where their values come from.
+
+    Args:
+        task, call, steps: what would run, and the step of each level that admitted it.
+        by: whom a policy obliges to ask, if one does: `operator` or `subject`.
+        policy: versions of the policies that decided.
+        expires_at: seconds since the epoch after which an answer comes too late.
+    """
     used = list(_steps_used(task, steps))
-    subject = any(step.by == "subject" for _, step in used if step.outcome is Outcome.ASK)
+    subject = by == "subject" or any(step.by == "subject" for _, step in used if step.outcome is Outcome.ASK)
     return ApprovalRequest(
-        call=call.id, tool=call.spec.name, arguments=shown_arguments(call), digest=call.digest,
+        call=call.id, tool=call.spec.name, arguments=rendered(call), digest=call.digest,
         chain=task.chain.text(), purpose=task.root.intent.purpose, step=steps[-1],
-        by="subject" if subject else "operator", origins=tuple(_origins(used)),
+        by="subject" if subject else "operator", origins=tuple(_origins(used)), agent=task.chain.actor.name,
+        subject=task.chain.subject.sub, owner=task.agent.owners.get("business", ""), policy=policy,
+        expires_at=expires_at,
     )  # fmt: skip
 
 
@@ -46,8 +58,13 @@ def _origins(used: Iterable[tuple[Level, Step]]) -> Iterator[Origin]:
             for item in said.walk():
                 if isinstance(item, From) and level.results is not None:
                     found, _ = level.results.of(item.source)
-                    values = sorted({shown(value) for call in found for value in call.values})
+                    values = sorted({_candidate(value) for call in found for value in call.values})
                     yield Origin(argument, item.tool or item.step, str(item.field or item.arg), tuple(values[:_MOST]))
+
+
+def _candidate(value: Candidate) -> str:
+    """A candidate as text; whoever shows it makes it visible. A long one is cut, with its hash."""
+    return value if isinstance(value, str) and len(value) <= _LONGEST else rendered_value(value)
 
 
 def grant_for(

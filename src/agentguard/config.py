@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from agentguard.config_approval import make_approver
 from agentguard.config_brokers import Brokers, Stores, authenticator, handovers_of, keys_of, stores_of
 from agentguard.config_file import Settings, Users, read_settings
 from agentguard.config_policy import make_policy
@@ -49,6 +50,7 @@ def load(path: str | os.PathLike[str] = "agentguard.yaml") -> Guard:
     users = _users(settings.users, brokers, problems) if settings.users else None
     pseudonym = kept(problems, ("audit", "pseudonym_key"), lambda: secret_key(settings.pseudonym))
     policy = make_policy(settings.policy, Path(document.file).parent, brokers.http, problems)
+    approver = make_approver(settings.approval, brokers, problems)
     stores = _stores(settings, problems)
     handovers = kept(problems, ("handovers",), lambda: handovers_of(settings.handovers, stores, brokers.http))
     # INVARIANT: nothing is built from a file with a mistake; a part that was left out above stands in `problems`.
@@ -59,6 +61,11 @@ def load(path: str | os.PathLike[str] = "agentguard.yaml") -> Guard:
         issuer=issuer,
         environment=settings.environment,
         users=users,
+        approver=approver,
+        approvals=stores.approvals if stores else None,
+        parked=stores.parked if stores else None,
+        ask_for=settings.approval.ask_for,
+        not_by=settings.approval.not_by,
         decision_points=policy.decision_points,
         attributes=policy.attributes,
         notify=policy.notify,

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from agentguard.handover import Handovers
     from agentguard.intent.document import Path as Where
     from agentguard.intent.document import Problems
-    from agentguard.ports import Approvals, Authenticator, Budgets, Issuer, Ledger, Redemptions, Suspensions
+    from agentguard.ports import (
+        Approvals,
+        Authenticator,
+        Budgets,
+        Issuer,
+        Ledger,
+        ParkedTasks,
+        Redemptions,
+        Suspensions,
+    )
 
 T = TypeVar("T")
 _KEY_CHARACTERS: Final = 32
@@ -112,6 +121,11 @@ class Brokers:
         client, issuer = self._client(said), said["issuer"]
         metadata = ServerMetadata(issuer=issuer, **said["metadata"]) if "metadata" in said else None
         return AuthorizationServer(issuer, client, self.http(), metadata=metadata), client
+
+    def client(self, said: dict[str, Any], where: Where) -> PrivateKeyJwt | WorkloadAssertion:
+        """What proves this client to the server at `issuer`; `where` is its place in the file."""
+        self._where = where
+        return self._client(said)
 
     def _client(self, said: dict[str, Any]) -> PrivateKeyJwt | WorkloadAssertion:
         from agentguard.credentials.oauth import PrivateKeyJwt, WorkloadAssertion
@@ -247,6 +261,7 @@ class Stores:
     ledger: Ledger
     redemptions: Redemptions
     approvals: Approvals
+    parked: ParkedTasks
     closing: tuple[Any, ...] = ()
 
 
@@ -259,20 +274,25 @@ def stores_of(state: State) -> Stores | None:
         return _postgres_stores(state.dsn, key, state.options)
     from agentguard.state.approvals_sqlite import SqliteApprovals
     from agentguard.state.budgets_sqlite import SqliteBudgets
+    from agentguard.state.parked_sqlite import SqliteParkedTasks
     from agentguard.state.redemptions_sqlite import SqliteRedemptions
     from agentguard.state.sqlite import SqliteLedger
     from agentguard.state.suspensions_sqlite import SqliteSuspensions
 
     file = state.file or Path()
     ledger = SqliteLedger(file, key)  # first: it says whether the file may be used
-    redemptions, approvals = SqliteRedemptions(file), SqliteApprovals(file)
-    return Stores(SqliteBudgets(file), SqliteSuspensions(file), ledger, redemptions, approvals, (redemptions,))
+    redemptions = SqliteRedemptions(file)
+    return Stores(
+        SqliteBudgets(file), SqliteSuspensions(file), ledger, redemptions, SqliteApprovals(file),
+        SqliteParkedTasks(file, key), (redemptions,),
+    )  # fmt: skip
 
 
 def _postgres_stores(dsn: SecretSource, key: Secret, options: Mapping[str, Any]) -> Stores:
     from agentguard.state.approvals_postgres import PostgresApprovals
     from agentguard.state.budgets_postgres import PostgresBudgets
     from agentguard.state.ledger_postgres import PostgresLedger
+    from agentguard.state.parked_postgres import PostgresParkedTasks
     from agentguard.state.postgres import PostgresStore
     from agentguard.state.redemptions_postgres import PostgresRedemptions
     from agentguard.state.suspensions_postgres import PostgresSuspensions
@@ -281,7 +301,7 @@ def _postgres_stores(dsn: SecretSource, key: Secret, options: Mapping[str, Any])
     store = PostgresStore(partial(text_of, dsn), **options)
     return Stores(
         PostgresBudgets(store), PostgresSuspensions(store), PostgresLedger(store, key), PostgresRedemptions(store),
-        PostgresApprovals(store), (store,),
+        PostgresApprovals(store), PostgresParkedTasks(store, key), (store,),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, Final, Literal, TypeAlias
 
+from agentguard.config_approval import Approving, read_approval
 from agentguard.config_fields import SecretSource, file_of, secret_of
 from agentguard.config_policy import POLICY, Policy, read_policy
 from agentguard.config_tokens import (
@@ -37,11 +38,8 @@ from agentguard.registry import (
 _INTENT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _S256: Final = re.compile(r"s256:([A-Za-z0-9_-]{43})")
 
-# Keys of the design whose room does not stand yet, each with what to write meanwhile.
+# A key of the design whose room does not stand yet, with what to write meanwhile.
 _UNBUILT_AUDIT: Final = {"key": "leave it out; the log is then a hash chain without signed checkpoints"}
-_UNBUILT: Final = {
-    "approval": "leave it out; a call that needs a person is then denied",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +66,7 @@ class Settings:
     users: Users | None
     state: State | None
     handovers: Mapping[str, Any]
+    approval: Approving
     policy: Policy
     http: Mapping[str, Any]
 
@@ -81,8 +80,8 @@ def read_settings(document: Document, problems: Problems) -> Settings:
     """
     base = FilePath(document.file).parent
     top = Node(problems, (), document.tree)
-    optional = ("environment", "identity", "tokens", "users", "state", "http", "handovers", *POLICY)
-    found = top.fields("version", "agents", "audit", optional=optional, unbuilt=_UNBUILT)
+    optional = ("environment", "identity", "tokens", "users", "state", "http", "handovers", "approval", *POLICY)
+    found = top.fields("version", "agents", "audit", optional=optional)
     if "version" in found:
         found["version"].whole(1, 1, 1)
     workload = read_identity(found["identity"], base) if "identity" in found else Workload()
@@ -107,6 +106,7 @@ def read_settings(document: Document, problems: Problems) -> Settings:
         users=_users(found["users"], base) if "users" in found else None,
         state=state,
         handovers=read_handovers(found["handovers"], base) if "handovers" in found else {},
+        approval=read_approval(found["approval"], base) if "approval" in found else Approving(),
         policy=read_policy(found, base),
         http=read_http(found["http"], base) if "http" in found else {},
     )

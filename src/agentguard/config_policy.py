@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agentguard.ports import DecisionPoint
 
 POLICY: Final = ("policy", "attributes", "notify")
-_REFERENCE: Final = "module:function, such as bank.risk:score"
+REFERENCE: Final = "module:function, such as bank.risk:score"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ _KINDS: Final[Mapping[str, tuple[Fields, Fields, str]]] = {
     "opa": ({"url": text("the agent's URL"), "path": text("the rule, such as agents/allow")}, _REMOTE, ""),
 }
 _SOURCE: Final[tuple[Fields, Fields]] = (
-    {"call": text(_REFERENCE)},
+    {"call": text(REFERENCE)},
     {"deadline": seconds(30.0), "ttl": seconds(86_400.0), "required": flag},
 )
 
@@ -92,7 +92,7 @@ def read_policy(found: Mapping[str, Node], base: FilePath) -> Policy:
     return Policy(
         tuple(one for node in points if (one := _point(node, base)) is not None),
         tuple(Said(name, part(*_SOURCE)(node, base), node.path) for name, node in sources.items()),
-        tuple(Said(name, {"call": node.text(_REFERENCE)}, node.path) for name, node in told.items()),
+        tuple(Said(name, {"call": node.text(REFERENCE)}, node.path) for name, node in told.items()),
     )
 
 
@@ -193,7 +193,7 @@ def referred(name: str) -> Callable[..., Any]:
     """
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise ConfigurationError(f"{name!r}: write {_REFERENCE}")
+        raise ConfigurationError(f"{name!r}: write {REFERENCE}")
     problem = ""
     try:
         found: Any = importlib.import_module(module)

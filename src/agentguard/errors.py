@@ -69,7 +69,16 @@ class Denied(AgentguardError):
 
 
 class ApprovalRequired(Denied):
-    """A person has been asked and has not answered; leaving the task with this error parks it."""
+    """A person has been asked and has not answered; leaving the task with this error parks it.
+
+    Args:
+        decision: as for `Denied`.
+        question: id of the question, as `agentguard approvals` lists it.
+    """
+
+    def __init__(self, decision: Decision, question: str = "") -> None:
+        self.question = question
+        super().__init__(decision)
 
 
 class NotCanonical(AgentguardError):

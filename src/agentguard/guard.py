@@ -18,6 +18,7 @@ import anyio
 
 from agentguard._drive import drive, run_shielded
 from agentguard.approval.refuse import RefuseAll
+from agentguard.approving import ASK_SECONDS, NOT_BY, checked_roles, checked_wait
 from agentguard.credentials.leaks import LiveSecrets
 from agentguard.credentials.leases import Leases
 from agentguard.credentials.ledger import MemoryLedger
@@ -33,9 +34,11 @@ from agentguard.model.decision import Decision, Miss, Outcome, Reason
 from agentguard.model.lease import Secret
 from agentguard.model.record import Event, Facts, Position, Record
 from agentguard.opening import Opening
+from agentguard.parking import Parking, is_task_id
 from agentguard.policy.attributes import AttributeSource
 from agentguard.policy.notices import Notice, by_name
 from agentguard.ports import (
+    Approvals,
     Approver,
     AuditSink,
     Authenticator,
@@ -43,6 +46,7 @@ from agentguard.ports import (
     DecisionPoint,
     Issuer,
     Ledger,
+    ParkedTasks,
     SubjectVerifier,
     Suspensions,
     waits,
@@ -51,9 +55,11 @@ from agentguard.recording import denial_fields, spec_fields
 from agentguard.refusal import ABANDONED, Ended, Refusal
 from agentguard.registry import OpenRegistry, Registry
 from agentguard.running import Running, Tool
+from agentguard.state.approvals_memory import MemoryApprovals
 from agentguard.state.memory import MemoryBudgets, MemorySuspensions
+from agentguard.state.parked_memory import MemoryParkedTasks
 from agentguard.stopping import Stopping, key_of
-from agentguard.task import Task, TaskState
+from agentguard.task import Task, TaskState, refuse_blocking
 from agentguard.telemetry import spans
 from agentguard.user import OnBehalfOf
 
@@ -83,6 +89,10 @@ class Guard:
         issuer: issues credentials; None for a guard whose tools need none.
         environment: where this runs, as the registry names it.
         approver: asks people; the default refuses.
+        approvals: questions to people and their answers, which may outlive the process.
+        parked: tasks that wait, which may outlive the process.
+        ask_for: seconds for which a question to a person stands, at most a day; never longer than its task.
+        not_by: who must not approve a call, of `subject`, `agent` and `owner`; a question to the subject is theirs.
         decision_points: asked in order at every call that the intent admits.
         attributes: what decision points are told beyond what the guard knows itself, asked at every such call.
         notify: whom policies can oblige to tell before a tool runs, by name: plain functions of a `Notice`.
@@ -101,8 +111,10 @@ class Guard:
 
     def __init__(  # the composition root passes rooms, not options
         self, *, audit: AuditSink, registry: Registry | OpenRegistry, issuer: Issuer | None = None,
-        environment: str = "", approver: Approver | None = None, decision_points: Sequence[DecisionPoint] = (),
-        attributes: Sequence[AttributeSource] = (), notify: Mapping[str, Callable[[Notice], object]] = _NONE,
+        environment: str = "", approver: Approver | None = None, approvals: Approvals | None = None,
+        parked: ParkedTasks | None = None, ask_for: float = ASK_SECONDS, not_by: Sequence[str] = NOT_BY,
+        decision_points: Sequence[DecisionPoint] = (), attributes: Sequence[AttributeSource] = (),
+        notify: Mapping[str, Callable[[Notice], object]] = _NONE,
         users: SubjectVerifier | None = None, budgets: Budgets | None = None, ledger: Ledger | None = None,
         suspensions: Suspensions | None = None, authenticator: Authenticator | None = None, grace: float = 0.0,
         handovers: Handovers | None = None, closing: Sequence[Closing] = (), pseudonym_key: bytes, recall: bool = False,
@@ -112,6 +124,9 @@ class Guard:
             raise ConfigurationError("the pseudonym key is shorter than 16 bytes; use secrets.token_bytes(32)")
         self.audit, self.registry, self.environment, self.users = audit, registry, environment, users
         self.approver: Approver = approver or RefuseAll()
+        self.approvals: Approvals = approvals if approvals is not None else MemoryApprovals()
+        self.parked: ParkedTasks = parked if parked is not None else MemoryParkedTasks()
+        self.ask_for, self.not_by = checked_wait(ask_for), checked_roles(not_by)
         self.decision_points, self.attributes = tuple(decision_points), tuple(attributes)
         self.notified = by_name(notify)
         self.budgets: Budgets = budgets if budgets is not None else MemoryBudgets()
@@ -126,14 +141,14 @@ class Guard:
             self.leases = Leases(issuer, ledger, self.record, clock, grace=grace)
         self.secrets = self.leases.secrets if self.leases is not None else LiveSecrets()
         ports = (
-            self.audit, issuer, ledger, self.approver, *self.decision_points, users, authenticator, self.budgets,
-            self.suspensions, handovers.redemptions if handovers is not None else None,
+            self.audit, issuer, ledger, self.approver, self.approvals, self.parked, *self.decision_points, users,
+            authenticator, self.budgets, self.suspensions, handovers.redemptions if handovers is not None else None,
         )  # fmt: skip
         self._ports = tuple([port for port in ports if port is not None])
         waiting = [type(port).__name__ for port in self._ports if getattr(port, "suspends", True)]
         self.suspends = waiting[0] if waiting else ""  # a port that a synchronous caller cannot wait for
         self.remote = any(bool(getattr(port, "remote", port is issuer)) for port in self._ports)
-        releasing = [port for port in (issuer, ledger, self.budgets, self.suspensions) if port is not None]
+        releasing = [port for port in (issuer, ledger, self.budgets, self.suspensions, self.parked) if port is not None]
         self.release_suspends = any(getattr(port, "suspends", True) for port in releasing)
         self.release_waits = any(map(waits, releasing))
         self.details = bool(getattr(issuer, "details", False))  # it puts the steps and their bounds into its tokens
@@ -143,6 +158,7 @@ class Guard:
         self._remembered: deque[Recalled] = deque(maxlen=_REMEMBERED)
         self._new_ids()
         self.opening = Opening(self)
+        self.parking = Parking(self)
         self.keeper = Keeper(self)
         self.stopping = Stopping(self)
         guards.add(self)
@@ -242,30 +258,69 @@ class Guard:
             self._exporting = Exporting(self)
         return self._exporting
 
-    def resume(self, token: str, *, agent: str = "") -> Task:
-        """Return the task of a handover that another process made, to be opened with `with` or `async with`.
+    def resume(self, token: str, *, agent: str = "", on_behalf_of: OnBehalfOf | None = None) -> Task:
+        """Return a task to go on with, to be opened with `with` or `async with`: of a handover, or one that was parked.
 
-        Its signature, issuer, trust domain, type and times are verified (RFC 8725), its chain and its environment are
-        checked, and the agent has to be registered here: its purposes and ceiling hold, those that this registry knows
-        of the chain too. It is redeemed when the task is opened, once. A call under the task has to match every level
-        of the chain, as it stood when it was handed on; further delegation and credentials are this guard's own.
+        A handover's signature, issuer, trust domain, type and times are verified (RFC 8725), its chain and its
+        environment are checked, and the agent has to be registered here: its purposes and ceiling hold, those that this
+        registry knows of the chain too. It is redeemed when the task is opened, once. A call under the task has to
+        match every level of the chain, as it stood when it was handed on; further delegation and credentials are this
+        guard's own.
+
+        A parked task has the same id, agent, intent, budgets and end as before, and what it has read, heard and seen.
+        Its subject and its agent are proved again when it is opened; it is opened once, by whoever is first.
 
         Args:
-            token: what `Task.export` returned.
-            agent: the agent that works here; empty for whoever the handover names.
+            token: what `Task.export` returned, or the id of a parked task.
+            agent: the agent that works here; empty for whoever it names.
+            on_behalf_of: for a parked task, whom it acts for, as for `task()`.
 
         Raises:
-            ConfigurationError: this guard takes no tasks.
+            TypeError: a parked task, and nobody is named.
+            ConfigurationError: this guard takes no tasks, or a port would block or suspend; use `aresume`.
             TokenRejected: it is no handover of a peer, it is forged, expired, for somebody else, or used (recorded).
-            Denied: `unknown_agent`, `not_allowed`, `cycle`, `depth_exceeded`, `suspended`, ... (recorded).
+            Denied: `unknown_agent`, `not_allowed`, `cycle`, `suspended`, `task_ended`, ... (recorded).
         """
         from agentguard.handover.resuming import resume
 
         if self.closed:
             raise ConfigurationError("the guard is closed; make a new one")
+        if is_task_id(token):
+            refuse_blocking(self)
+            return drive(self.parking.find(token, agent, on_behalf_of))
         secret = Secret(token)
         del token
         return resume(self, secret, agent)
+
+    async def aresume(self, task: str, *, agent: str = "", on_behalf_of: OnBehalfOf | None = None) -> Task:
+        """Return a parked task as `resume` does, without blocking the event loop; a handover blocks nothing."""
+        if not is_task_id(task):
+            return self.resume(task, agent=agent)
+        if self.closed:
+            raise ConfigurationError("the guard is closed; make a new one")
+        return await self.parking.find(task, agent, on_behalf_of)
+
+    def answer(self, question: str, *, approved: bool, by: str) -> bool:
+        """Take a person's answer to a question that waits, for an application that has a page of its own for it.
+
+        The call runs when it is made again: once, with exactly the arguments that were shown.
+
+        Args:
+            question: its id, as `ApprovalRequired.question` says.
+            approved: whether it may run.
+            by: who answered, as the application authenticated them; never what a model or a client claims.
+
+        Returns:
+            Whether the answer counts: not where the question was answered before, has expired, or is none.
+
+        Raises:
+            ConfigurationError: nobody is named.
+        """
+        return drive(self.parking.answer(question, approved, by))
+
+    async def aanswer(self, question: str, *, approved: bool, by: str) -> bool:
+        """Take an answer as `answer` does, without blocking the event loop."""
+        return await self.parking.answer(question, approved, by)
 
     def refuse(self, task: Task, tool: str, reason: Reason, text: str) -> Denied:
         """Record a denial outside the pipeline; `Task.refuse` calls this."""
@@ -400,6 +455,8 @@ class Guard:
             self.budgets = MemoryBudgets()
         if isinstance(self.suspensions, MemorySuspensions):
             self.suspensions = MemorySuspensions()
+        if isinstance(self.approvals, MemoryApprovals):
+            self.approvals = MemoryApprovals()
         self.keeper.after_fork()
         for port in self._ports:
             if port is not self.audit and (forked := getattr(port, "after_fork", None)) is not None:

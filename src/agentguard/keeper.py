@@ -72,6 +72,7 @@ class Keeper:
                 self._run(guard, lambda task=task: guard.close_task(task, TaskState.ENDED, "expired"))  # type: ignore[misc]  # bound now
         if guard.leases is not None:
             self._run(guard, guard.leases.tend)
+        self._run(guard, guard.parking.tend)
 
     def _run(self, guard: Guard, work: Callable[[], Awaitable[None]]) -> None:
         try:

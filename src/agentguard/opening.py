@@ -123,20 +123,25 @@ class Opening:
         guard = self._guard
         if guard.closed:
             raise ConfigurationError("the guard is closed; make a new one")
-        resumed = task.state is TaskState.PARKED
-        if task.parent is None and not resumed:
-            task.settle_chain(Chain(await self._subject(task), (task.agent.agent,)))
+        resumed = task.state is TaskState.PARKED or task.subject is not None
+        if task.parent is None and task.state is not TaskState.PARKED:
+            subject = await self._subject(task)
+            guard.parking.refuse_other(task, subject)
+            task.settle_chain(Chain(subject, (task.agent.agent,)))
         await self._identify(task)
         self._refuse_unfit(task)
         if task.tree.origins and not resumed:  # a stop where the task came from, seen through a shared store
             task.cache["keys"] = (*suspension_keys(task), *(f"task:{above}" for above in task.tree.origins))
         if task.arrival is not None and not resumed:
             await self._arrive(task, task.arrival)
+        state = await guard.parking.take(task)
         if not resumed:
             task.deadline = guard.monotonic() + (min(task.ttl, task.parent.remaining()) if task.parent else task.ttl)
         try:
-            self._record_opening(task)
+            self._record_opening(task, resumed)
         except Denied:
+            if resumed and state is None:
+                await guard.parking.park(task)
             if task.arrival is not None:
                 await task.arrival.forget(guard)
             raise
@@ -145,6 +150,7 @@ class Opening:
         if not task.move(TaskState.OPEN, only_from=(TaskState.NEW, TaskState.PARKED)):
             raise ConfigurationError(f"task {task.id} is {task.state}; make a new one")
         need_results(task)
+        guard.parking.restore(task, state)
         if task.parent is not None:
             task.parent.children.append(task)
         task.span = spans.start_agent(task.agent.agent.name, self.attributes(task))
@@ -213,7 +219,7 @@ class Opening:
         if refusal is not None:
             raise self.refused(event, task.agent.agent.name, *refusal)
 
-    def _record_opening(self, task: Task) -> None:
+    def _record_opening(self, task: Task, resumed: bool) -> None:
         fields = {**self.task_facts(task), "purpose": task.intent.purpose, "ttl": int(task.remaining())}
         if task.parent is not None:
             fields["parent"] = task.parent.id
@@ -221,6 +227,7 @@ class Opening:
         if task.arrival is not None:
             fields["from"] = task.arrival.source
         event = Event.DELEGATED if task.parent is not None and task.arrival is None else Event.TASK_OPENED
+        event = Event.TASK_RESUMED if resumed else event
         try:
             self._guard.audit.append(Record(event, fields))
         except Exception as error:
@@ -260,7 +267,10 @@ class Opening:
         for child in list(task.children):
             await self.close(child, TaskState.ENDED, "parent ended")
         if state is TaskState.PARKED:  # it goes on later, with what it has used up, seen and read
+            await guard.parking.park(task)
             return
+        if task.parent is None or task.arrival is not None:
+            await guard.parking.give_back(task.tree.waiting.clear())
         await guard.budgets.forget(f"task:{task.id}")
         if task.arrival is not None:
             await task.arrival.forget(guard)

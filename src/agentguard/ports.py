@@ -372,14 +372,16 @@ class Parked:
 class ParkedTasks(Protocol):
     """Tasks that wait for a person, or for their turn, and outlive their process. Safe for concurrent use.
 
-    `park` keeps one in place of what was kept under its id. `take` is one atomic step: it returns a task once, and None
-    for one that is not there, was taken, has expired or cannot be read. `lapsed` takes those that have expired, so that
-    what they reserved is given back, once.
+    `park` keeps one in place of what was kept under its id. `find` looks at one; `take` is one atomic step that returns
+    it once. Both return None for one that is not there, was taken, has expired or cannot be read. `lapsed` takes those
+    that have expired, so that what they reserved is given back, once. `durable` False says that they end with this
+    process.
     """
 
     suspends: bool
 
     async def park(self, parked: Parked) -> None: ...
+    async def find(self, id: str, now: float) -> Parked | None: ...
     async def take(self, id: str, now: float) -> Parked | None: ...
     async def lapsed(self, now: float) -> Sequence[Parked]: ...
 

@@ -114,6 +114,21 @@ class Store:
         """Return the number of a projection in every entry; -1 if nobody said that it is needed."""
         return self._numbers.get(projection, -1)
 
+    def dumped(self) -> tuple[list[tuple[Entry, dict[int, str]]], list[Key]]:
+        """Return every entry with the names of its projections, and the keys that are not complete any more."""
+        with self._lock:
+            names = {number: repr(projection) for projection, number in self._numbers.items()}
+            return [(entry, names) for entry in self._entries.values()], sorted(self._evicted)
+
+    def restore(self, entries: Iterable[tuple[Entry, list[tuple[str, Found]]]], lost: Iterable[Key]) -> None:
+        """Take over entries of another store; a projection that nobody needs here is left out, and counts as lost."""
+        with self._lock:
+            numbers = {repr(projection): number for projection, number in self._numbers.items()}
+            self._evicted |= set(lost)
+        for entry, named in entries:
+            found = {numbers[name]: one for name, one in named if name in numbers}
+            self._add(Entry(entry.path, entry.keys, found, entry.size))
+
     def forget(self) -> None:
         """Drop everything: the root task ended."""
         with self._lock:

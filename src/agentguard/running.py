@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentguard._drive import run_shielded
 from agentguard.access import Caller, CurrentCall, _caller
-from agentguard.asking import approval_request, grant_for
+from agentguard.approving import approved_by, give_back_waiting, settle_waiting
+from agentguard.asking import grant_for
 from agentguard.binding import Binder
 from agentguard.credentials.held import Use
 from agentguard.credentials.leaks import MARK, Search, clean_exception
@@ -18,7 +19,7 @@ from agentguard.deciding import Judged, judge, notify, refuse_denied, still_deci
 from agentguard.effects import keep_result
 from agentguard.errors import ApprovalRequired, CredentialUnavailable, Denied, NotCanonical, Unavailable
 from agentguard.intent import Facts
-from agentguard.matching import counted, levels_of, match
+from agentguard.matching import levels_of, match
 from agentguard.model.call import Effect, ToolCall, ToolSpec
 from agentguard.model.canonical import Canonical, canonical, digest, keyed_digest, run_copy
 from agentguard.model.decision import Decision, Outcome, Reason
@@ -26,13 +27,14 @@ from agentguard.model.lease import Grant
 from agentguard.model.record import Event, Record
 from agentguard.policy.obligations import NOTHING
 from agentguard.policy.redact import REDACTED, redacted
-from agentguard.ports import Answer, Exhausted, Reservation
+from agentguard.ports import Reservation
 from agentguard.recording import call_fields, denial_fields
 from agentguard.refusal import NOT_RUN, Ended, Refusal, event_of, settlement_of
 from agentguard.results import MAX_CANDIDATES
 from agentguard.stopping import suspension_keys
 from agentguard.task import TaskState, pauses
 from agentguard.telemetry import spans
+from agentguard.waiting import Waiting
 
 if TYPE_CHECKING:
     from agentguard.guard import Guard
@@ -77,6 +79,7 @@ class Running:
         "task",
         "tool",
         "visible",
+        "waits",
     )  # fmt: skip
 
     def __init__(self, guard: Guard, task: Task, tool: Tool) -> None:
@@ -93,6 +96,7 @@ class Running:
         self.reservation: Reservation | None = None
         self.ending: tuple[Task, ...] = ()
         self.judged: Judged | None = None
+        self.waits: Waiting | None = None
         self.parts: list[Any] | None = None
         self._use: Use | None = None
         self.started = self._recorded = self._opened = self._renewed = False
@@ -159,6 +163,7 @@ class Running:
     # 3 -------------------------------------------------------------------------------------------------------
     async def match_intent(self) -> None:
         """At every level the call must match a step; all are reserved at once, or none."""
+        await give_back_waiting(self)
         facts = Facts(seen=self.task.tree.seen, heard=self.task.tree.heard)
         self.decision, self.reservation, self.ending = await match(
             self.call, levels_of(self.task), facts, self.guard.budgets, self.guard.monotonic()
@@ -175,33 +180,9 @@ class Running:
     # 5 -------------------------------------------------------------------------------------------------------
     async def approve(self) -> None:
         """Ask a person where a step or an obligation says so; the answer is good for these exact arguments, once."""
-        if self.decision.outcome is not Outcome.ASK:
-            return
-        await self._refuse_more_questions()
-        self.task.counts.asked += 1
-        request = approval_request(self.task, self.call, self.decision.steps)
-        self.append(Event.APPROVAL_ASKED, {"digest": self.hash})
-        try:
-            approval = await self.guard.approver.ask(request)
-            answer, by = approval.answer, approval.by
-        except Exception as error:
-            answer, by = Answer.REJECTED, f"error:{type(error).__name__}"
-        self.append(Event.APPROVAL_ANSWERED, {"answer": str(answer), "by": self.guard.pseudonym(by)})
-        if answer is Answer.PENDING:
-            raise Refusal(Reason.APPROVAL_REQUIRED, "a person was asked and has not answered yet")
-        if answer is not Answer.APPROVED:
-            raise Refusal(Reason.APPROVAL_REJECTED, "the call was not approved")
-        self.decision = replace(self.decision, outcome=Outcome.PERMIT)
-
-    async def _refuse_more_questions(self) -> None:
-        """A question counts whatever its answer is, so it is never given back."""
-        limits = counted(levels_of(self.task), "asks")
-        if limits:
-            budgets, now = self.guard.budgets, self.guard.monotonic()
-            reserved = await budgets.reserve([[candidate] for _, candidate in limits], now)
-            if isinstance(reserved, Exhausted):
-                level = limits[reserved.level][0].label
-                raise Refusal(Reason.BUDGET_EXHAUSTED, "a person was asked as often as the intent lets", level=level)
+        if self.decision.outcome is Outcome.ASK:
+            await approved_by(self)
+            self.decision = replace(self.decision, outcome=Outcome.PERMIT)
 
     # 6 -------------------------------------------------------------------------------------------------------
     async def record_decision(self) -> None:
@@ -390,7 +371,9 @@ class Running:
             await self.guard.suspensions.finish(self.call.id)
 
     async def _settle(self) -> None:
-        if self.reservation is not None:
+        if self.waits is not None:
+            await settle_waiting(self, self.waits)
+        elif self.reservation is not None:
             await self.guard.budgets.settle(self.reservation, settlement_of(self.ended, self.started))
 
     # 11 ------------------------------------------------------------------------------------------------------
@@ -441,7 +424,7 @@ class Running:
         position = self.guard.try_append(self._record(Event.CALL_DENIED, fields))
         if position is not None:
             self.decision = replace(self.decision, id=position.id)
-        return (ApprovalRequired if reason is Reason.APPROVAL_REQUIRED else Denied)(self.decision)
+        return ApprovalRequired(self.decision, self.waits.question) if self.waits is not None else Denied(self.decision)
 
 
 _log: Final = logging.getLogger("agentguard")

@@ -22,9 +22,10 @@ from agentguard.intent import CompiledIntent, Intent
 from agentguard.model.canonical import MAX_BYTES, is_nfc
 from agentguard.model.decision import Decision, Miss, Outcome, Reason
 from agentguard.model.lease import Secret, SubjectToken
-from agentguard.model.principal import Chain
+from agentguard.model.principal import Chain, Subject
 from agentguard.results import Store
 from agentguard.user import OnBehalfOf, User
+from agentguard.waiting import WaitingCalls
 
 if TYPE_CHECKING:
     from agentguard.registry import RegisteredAgent
@@ -73,6 +74,7 @@ class Tree:
     origins: tuple[str, ...] = ()  # ids that tasks above have where they were handed on
     hosts: tuple[str, ...] = ()  # whom the task has passed
     results: Store = field(default_factory=Store)
+    waiting: WaitingCalls = field(default_factory=WaitingCalls)
 
 
 class Host(Protocol):
@@ -88,6 +90,7 @@ class Host(Protocol):
     async def reclaim(self, task: Task, token: Secret) -> None: ...
     def refuse(self, task: Task, tool: str, reason: Reason, text: str) -> Denied: ...
     def monotonic(self) -> float: ...
+    def now(self) -> float: ...
 
 
 class Task:
@@ -116,6 +119,9 @@ class Task:
         self.why_stopped = ""
         self.cache: dict[Any, Any] = {}
         self.arrival: Any = None  # the handover that it came with; of a floor above this one
+        self.kept = False  # it is parked in the store, which says who goes on with it
+        self.subject: Subject | None = None  # whom it acts for, where another process parked it; proved at opening
+        self._parks = False
         self.is_ceiling, self.source_s256 = False, ""  # of a level that another process counts too
         self._lock = threading.Lock()
         self._token: Token[Task | None] | None = None
@@ -189,10 +195,30 @@ class Task:
         await self.host.open_task(self)
 
     async def _leave(self, error: BaseException | None) -> None:
-        if self.state is TaskState.OPEN and pauses(error):
-            await self.host.close_task(self, TaskState.PARKED, type(error).__name__)
+        if self.state is TaskState.OPEN and self._is_paused(error):
+            await self.host.close_task(self, TaskState.PARKED, type(error).__name__ if error else "waits")
         else:
             await self.host.close_task(self, TaskState.ENDED, type(error).__name__ if error else "done")
+
+    def _is_paused(self, error: BaseException | None) -> bool:
+        """Left with a pause, or without an error while it waits: for its turn, or for an answer to one of its calls."""
+        if error is not None:
+            return pauses(error)
+        top = self.parent is None or self.arrival is not None
+        return top and (self._parks or self.tree.waiting.open(self.host.now()))
+
+    def park(self) -> None:
+        """Let the task wait once it is left, instead of ending it: for its turn, in a queue.
+
+        It holds no credential meanwhile, and its time runs on. `guard.resume(task.id, on_behalf_of=...)` goes on with
+        it, in another process too where the guard has a state that outlives this one.
+
+        Raises:
+            ConfigurationError: it is a sub-agent's task; the root task is what is parked.
+        """
+        if self.parent is not None and self.arrival is None:
+            raise ConfigurationError("a sub-agent's task ends with its block; park the root task")
+        self._parks = True
 
     def _activate(self) -> None:
         self._token = _task.set(self)
@@ -225,6 +251,7 @@ class Task:
         """In a forked child the task belongs to the parent process: it is ended here, and nothing of it is touched."""
         self._lock = threading.Lock()
         self.tree.lock = threading.Lock()
+        self.tree.waiting.renew()
         self.state, self.why_ended = TaskState.ENDED, "it belongs to the process that forked this one"
 
     def remaining(self) -> float:

@@ -195,14 +195,16 @@ def test_what_ended_while_a_person_was_asked_is_seen_at_the_gate(what: str) -> N
                                     environments=frozenset({"test"}))])  # fmt: skip
     made: list[Guard] = []
 
+    monotonic = FakeClock()  # the question itself stands; the task's own time is over
+
     def happens() -> None:
-        clock.advance(seconds)
+        (monotonic if what == "task" else clock).advance(seconds)
         if what == "environment":
             made[0].environment = "prod"
 
     issuer = FakeIssuer()
     with fake_guard(
-        approver=Meanwhile(happens), registry=registry, clock=clock, monotonic=clock, issuer=issuer
+        approver=Meanwhile(happens), registry=registry, clock=clock, monotonic=monotonic, issuer=issuer, ask_for=86_400
     ) as guard:
         made.append(guard)
         with guard.task("bot", on_behalf_of="alice", intent=ASKS, ttl=300), pytest.raises(Denied) as denied:

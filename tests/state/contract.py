@@ -613,6 +613,17 @@ class ParkedTasksContract:
         assert ["t1"] == self.lapsed(parked_tasks, clock)
         assert [] == self.lapsed(parked_tasks, clock)
 
+    def test_task_is_found_as_often_as_it_is_looked_for_until_it_is_taken(
+        self, parked_tasks: ParkedTasks, clock: Clock
+    ) -> None:
+        self.park(parked_tasks, clock, ends=600)
+        found = [drive(parked_tasks.find("t1", clock())) for _ in range(2)]
+        assert [parked.state.reveal() for parked in found if parked is not None] == ["s", "s"]
+        assert drive(parked_tasks.find("other", clock())) is None
+        assert drive(parked_tasks.find("t1", float("nan"))) is None
+        self.take(parked_tasks, clock)
+        assert drive(parked_tasks.find("t1", clock())) is None
+
     def test_task_is_not_taken_at_a_time_that_is_no_number(self, parked_tasks: ParkedTasks, clock: Clock) -> None:
         self.park(parked_tasks, clock, ends=600)
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from agentguard.cli import agents, audit, explain, keys, leases, lint, schema, stop
+from agentguard.cli import agents, approvals, audit, explain, keys, leases, lint, schema, stop
 from agentguard.cli.output import UNUSABLE, complain
 from agentguard.errors import AgentguardError
 
@@ -17,7 +17,7 @@ class Command(Protocol):
     def add(self, commands: Any) -> None: ...
 
 
-COMMANDS: Final[tuple[Command, ...]] = (audit, agents, leases, stop, keys, lint, explain, schema)
+COMMANDS: Final[tuple[Command, ...]] = (audit, agents, approvals, leases, stop, keys, lint, explain, schema)
 
 
 def parser() -> argparse.ArgumentParser:

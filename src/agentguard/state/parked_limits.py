@@ -79,6 +79,11 @@ class Undelivered:
         """Something newer was parked under its id."""
         self._own().pop(id, None)
 
+    def find(self, id: str, now: float) -> Parked | None:
+        """Look at one that is in date."""
+        found = self._own().get(id)
+        return found if found is not None and found.expires_at > now else None
+
     def take(self, id: str, now: float) -> Parked | None:
         """Give out one that is in date."""
         found = self._own().get(id)

@@ -21,6 +21,7 @@ class MemoryParkedTasks:
     """
 
     suspends = False
+    durable = False
 
     def __init__(self) -> None:
         self._start()
@@ -50,6 +51,13 @@ class MemoryParkedTasks:
             if sum(self._sizes.values()) - before + size > MAX_TOTAL:
                 raise no_room(MAX_TOTAL)
             self._tasks[parked.id], self._sizes[parked.id] = parked, size
+
+    async def find(self, id: str, now: float) -> Parked | None:
+        """Return a task that is in date, and leave it, or None."""
+        self.after_fork()
+        with self._lock:
+            found = self._tasks.get(id)
+            return found if found is not None and found.expires_at > now else None
 
     async def take(self, id: str, now: float) -> Parked | None:
         """Return a task that is in date, once, or None."""

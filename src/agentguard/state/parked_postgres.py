@@ -36,6 +36,10 @@ _PARK: Final[LiteralString] = (
     "WHERE (SELECT count(*) FROM agentguard.parked WHERE id <> {id}) < {most} ON CONFLICT (id) DO UPDATE SET "
     "key_name = excluded.key_name, expires_at = excluded.expires_at, state = excluded.state RETURNING id"
 )  # fmt: skip
+_FIND: Final[LiteralString] = (
+    "SELECT id, state, expires_at FROM agentguard.parked WHERE id = {id} AND key_name = {key} AND expires_at > "  # noqa: S608  # constants
+    + _EXPIRED
+)  # fmt: skip
 _TAKE: Final[LiteralString] = (
     "DELETE FROM agentguard.parked WHERE id = {id} AND key_name = {key} AND expires_at > " + _EXPIRED  # noqa: S608  # constants
     + " RETURNING id, state, expires_at; "
@@ -92,6 +96,17 @@ class PostgresParkedTasks:
         if not await self._store.run(work, parked.id):
             raise too_many()
         self._undelivered.drop(parked.id)
+
+    async def find(self, id: str, now: float) -> Parked | None:
+        """Return a task that is in date, and leave it, or None.
+
+        Raises:
+            Unavailable: no answer came.
+        """
+        find = query(_FIND, id=id, key=self._states.key_name, now=now)
+        for name, text, expires_at in (await self._store.run(lambda session, due: session.run(find, due), id))[-1]:
+            return self._states.open(name or "", _bytes(text or ""), float(expires_at or 0))
+        return self._undelivered.find(id, now)
 
     async def take(self, id: str, now: float) -> Parked | None:
         """Return a task that is in date, once, or None; what was taken for a caller that was cancelled is the next's.

@@ -30,6 +30,7 @@ _PARK: Final = (
     "key_name = excluded.key_name, expires_at = excluded.expires_at, state = excluded.state"
 )
 _TAKE: Final = "DELETE FROM parked WHERE id = ? AND key_name = ? AND expires_at > ? RETURNING id, state, expires_at"
+_FIND: Final = "SELECT id, state, expires_at FROM parked WHERE id = ? AND key_name = ? AND expires_at > ?"
 _ELSEWHERE: Final = "SELECT 1 FROM parked WHERE id = ? AND key_name != ? AND expires_at > ?"
 _LAPSED: Final = (
     "SELECT id, expires_at, length(state) AS size FROM parked WHERE key_name = ? AND expires_at <= ? "
@@ -90,6 +91,21 @@ class SqliteParkedTasks(SharedFile):
                 raise no_room(self._room)
             database.execute(_PARK, (parked.id, key_name, parked.expires_at, sealed))
         self._undelivered.drop(parked.id)
+
+    async def find(self, id: str, now: float) -> Parked | None:
+        """Return a task that is in date, and leave it, or None.
+
+        Raises:
+            Unavailable: the file is out of reach.
+        """
+
+        def work() -> list[tuple[str, bytes, float]]:
+            with self._database.read() as database:
+                return list(database.execute(_FIND, (id, self._states.key_name, now)))
+
+        for row in await self._run(work):
+            return self._states.open(*row)
+        return self._undelivered.find(id, now)
 
     async def take(self, id: str, now: float) -> Parked | None:
         """Return a task that is in date, once, or None; what was taken for a caller that was cancelled is the next's.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from langchain.agents import create_agent as _create_agent
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
 from langgraph.prebuilt.tool_node import ToolCallRequest
-from langgraph.types import Command
+from langgraph.types import Command, interrupt
 
 from agentguard import ApprovalRequired, Caller, ConfigurationError, Denied, Reason
 from agentguard_langchain.checks import assert_guarded, is_guarded
@@ -30,8 +30,23 @@ class GuardMiddleware(AgentMiddleware[Any, Any, Any]):
     retries sees a denial. `create_agent` of this package does so. With LangChain's own, tools that are not guarded are
     refused at the first model call: LangChain shows a middleware no tools while an agent is built.
 
-    `ApprovalRequired` and LangGraph's interrupts pass through, and so does every error of a tool.
+    LangGraph's interrupts pass through, and so does every error of a tool.
+
+    Args:
+        on_approval: what becomes of a call that waits for a person. `raise`: `ApprovalRequired` leaves the agent, and
+            the task is parked. `interrupt`: the graph pauses by LangGraph's own `interrupt()`, which needs a
+            checkpointer; the task is parked as well when its block is left. To go on, resume the task, and then the
+            graph under it. The value it is resumed with is no answer: that is `guard.answer(...)`, or a command.
+
+    Raises:
+        ConfigurationError: `on_approval` is something else.
     """
+
+    def __init__(self, *, on_approval: Literal["raise", "interrupt"] = "raise") -> None:
+        super().__init__()
+        if on_approval not in ("raise", "interrupt"):
+            raise ConfigurationError(f"on_approval {on_approval!r}: write 'raise' or 'interrupt'")
+        self._interrupts = on_approval == "interrupt"
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Any]
@@ -53,25 +68,36 @@ class GuardMiddleware(AgentMiddleware[Any, Any, Any]):
 
     def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]) -> Result:
         """Run one tool call; a denial becomes an error message that invites no retry."""
-        try:
-            with _called(request):
-                return handler(request)
-        except ApprovalRequired:
-            raise
-        except Denied as denial:
-            return message_of(denial, request.tool_call)
+        while True:
+            try:
+                with _called(request):
+                    return handler(request)
+            except ApprovalRequired as waits:
+                asked = self._asked(waits)
+            except Denied as denial:
+                return message_of(denial, request.tool_call)
+            # It returns in a graph that is resumed. INVARIANT: then the call is decided again, whatever it returns.
+            interrupt(asked)
 
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]
     ) -> Result:
         """As `wrap_tool_call`."""
-        try:
-            with _called(request):
-                return await handler(request)
-        except ApprovalRequired:
-            raise
-        except Denied as denial:
-            return message_of(denial, request.tool_call)
+        while True:
+            try:
+                with _called(request):
+                    return await handler(request)
+            except ApprovalRequired as waits:
+                asked = self._asked(waits)
+            except Denied as denial:
+                return message_of(denial, request.tool_call)
+            interrupt(asked)
+
+    def _asked(self, waits: ApprovalRequired) -> dict[str, str]:
+        """What whoever resumes the graph sees: no argument, which `agentguard approvals show` does show."""
+        if not self._interrupts:
+            raise waits
+        return {"question": waits.question, "tool": waits.decision.tool, "reason": waits.reason}
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""A LangGraph agent whose refunds a person approves."""

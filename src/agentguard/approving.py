@@ -1,0 +1,204 @@
+"""Asking a person about one call: an answer is good for exactly this call, once, and may come much later."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from agentguard.approval.separation import ROLES, not_allowed
+from agentguard.asking import approval_request
+from agentguard.errors import ConfigurationError
+from agentguard.intent.tree import hash_of
+from agentguard.matching import counted, levels_of
+from agentguard.model.decision import Reason
+from agentguard.model.record import Event
+from agentguard.ports import Answer, Approval, ApprovalRequest, Exhausted, Question, Settlement, Verdict
+from agentguard.refusal import Refusal
+from agentguard.waiting import CallKey, Waiting
+
+if TYPE_CHECKING:
+    from agentguard.running import Running
+
+ASK_SECONDS: Final = 600.0
+NOT_BY: Final = ("subject", "agent")
+_LONGEST: Final = 86_400.0
+_VERDICTS: Final = {Answer.APPROVED: Verdict.APPROVED, Answer.REJECTED: Verdict.REJECTED}
+
+
+def checked_wait(seconds: float) -> float:
+    """Return for how long a question stands, or raise ConfigurationError."""
+    if not 0 < seconds <= _LONGEST:
+        raise ConfigurationError(f"ask_for {seconds!r} is not above 0 and at most {_LONGEST:.0f} seconds (a day)")
+    return seconds
+
+
+def checked_roles(roles: Sequence[str]) -> tuple[str, ...]:
+    """Return who must not approve, or raise ConfigurationError."""
+    if isinstance(roles, str) or not set(roles) <= set(ROLES):
+        raise ConfigurationError(f"not_by {roles!r}: list who must not approve, of {', '.join(ROLES)}")
+    return tuple(roles)
+
+
+def key_of(call: Running) -> CallKey:
+    """What is known of a call before it is matched."""
+    return call.task.chain.text(), call.tool.spec.name, call.call.digest
+
+
+def binding_of(call: Running) -> str:
+    """What an answer is good for: root task, chain, intents, steps, tool, exact arguments, policies, environment."""
+    task, judged = call.task, call.judged
+    intents = [level.intent.s256 for level in levels_of(task).levels]
+    return hash_of([
+        task.tree.root, list(task.chain.names()), intents, list(call.decision.steps), call.tool.spec.name,
+        call.call.digest, judged.version if judged is not None else "", call.guard.environment,
+    ])  # fmt: skip
+
+
+async def give_back_waiting(call: Running) -> None:
+    """Before a call that waited is matched again: what was kept for it is free for it."""
+    if not call.task.tree.waiting:
+        return
+    reservation = call.task.tree.waiting.take(key_of(call))
+    if reservation is not None:
+        await call.guard.budgets.settle(reservation, Settlement.NOT_RUN)
+
+
+async def approved_by(call: Running) -> str:
+    """Return who approved the call.
+
+    Raises:
+        Refusal: nobody did: it was rejected, or it waits for an answer, or the answer came too late.
+    """
+    binding = binding_of(call)
+    try:
+        used = await call.guard.approvals.use(binding, call.guard.now())
+    except Exception as error:
+        raise Refusal(Reason.APPROVAL_REJECTED, f"approvals cannot be read ({type(error).__name__})") from None
+    if used is not None:
+        call.task.tree.waiting.drop(key_of(call))
+        return _judged(call, used.request, Approval(Answer.APPROVED, used.by, used.id), Event.APPROVAL_USED)
+    question = await _standing(call, binding)
+    if question is not None:
+        return await _asked_before(call, question)
+    return await _ask(call, binding)
+
+
+async def _standing(call: Running, binding: str) -> Question | None:
+    """The question that was asked about exactly this call already, as it stands now."""
+    guard, calls, key = call.guard, call.task.tree.waiting, key_of(call)
+    waiting, now = calls.find(key), guard.now()
+    try:
+        if waiting is not None and waiting.binding == binding:
+            return await guard.approvals.find(waiting.question, now)
+        return next((found for found in await guard.approvals.open(now) if found.binding == binding), None)
+    except Exception as error:
+        raise Refusal(Reason.APPROVAL_REJECTED, f"approvals cannot be read ({type(error).__name__})") from None
+
+
+async def _asked_before(call: Running, question: Question) -> str:
+    check = getattr(call.guard.approver, "check", None)
+    if question.verdict is Verdict.OPEN and check is not None:
+        approval = await _answered(check(question.id, question.request))
+        if approval.answer is not Answer.PENDING:
+            await _keep_answer(call, question, approval)
+            call.task.tree.waiting.drop(key_of(call))
+            return _judged(call, question.request, approval)
+    if question.verdict is Verdict.OPEN:
+        raise _waits(call, question.id, question.binding, question.expires_at)
+    call.task.tree.waiting.drop(key_of(call))
+    if question.verdict is Verdict.REJECTED:
+        rejection = Approval(Answer.REJECTED, question.by, question.id)
+        return _judged(call, question.request, rejection, Event.APPROVAL_USED)
+    if question.verdict is Verdict.EXPIRED:
+        raise Refusal(Reason.APPROVAL_EXPIRED, f"nobody answered question {question.id} in time; call it again to ask")
+    return await _ask(call, question.binding)  # used up: each approval is good once
+
+
+async def _keep_answer(call: Running, question: Question, approval: Approval) -> None:
+    """What the approver found out stands in the store, and an approval is used up by this call."""
+    guard, now = call.guard, call.guard.now()
+    counts = await guard.approvals.answer(question.id, _VERDICTS[approval.answer], approval.by or "nobody", now)
+    used = counts and (
+        approval.answer is not Answer.APPROVED or await guard.approvals.use(question.binding, now) is not None
+    )
+    if not used:
+        raise Refusal(Reason.APPROVAL_EXPIRED, f"the answer to question {question.id} came too late, or was used")
+
+
+async def _ask(call: Running, binding: str) -> str:
+    guard, task = call.guard, call.task
+    await _refuse_more_questions(call)
+    task.counts.asked += 1
+    expires_at = guard.now() + min(guard.ask_for, task.remaining())
+    version = call.judged.version if call.judged is not None else ""
+    by = call.judged.obligations.approve if call.judged is not None else ""
+    request = approval_request(task, call.call, call.decision.steps, by, version, expires_at)
+    call.append(Event.APPROVAL_ASKED, {"digest": call.hash, "binding": binding})
+    approval = await _answered(guard.approver.ask(request))
+    if approval.answer is not Answer.PENDING:
+        if guard.now() >= expires_at:
+            raise Refusal(Reason.APPROVAL_EXPIRED, "the answer came too late")
+        return _judged(call, request, approval)
+    foreign = getattr(guard.approver, "check", None) is not None
+    identifier = approval.id if foreign and approval.id else f"q-{secrets.token_hex(6)}"
+    question = Question(
+        id=identifier, binding=binding, request=request, task=task.tree.root, asked_at=guard.now(),
+        expires_at=expires_at,
+    )  # fmt: skip
+    try:
+        await guard.approvals.ask(question)
+    except Exception as error:
+        raise Refusal(
+            Reason.APPROVAL_REJECTED,
+            f"the question could not be kept ({type(error).__name__}), so nobody can answer it",
+        ) from None
+    raise _waits(call, identifier, binding, expires_at)
+
+
+async def _answered(asking: object) -> Approval:
+    """INVARIANT: a raise, and what is no approval, is a rejection."""
+    try:
+        approval = await asking  # type: ignore[misc]  # an approver of somebody else's
+    except Exception as error:
+        return Approval(Answer.REJECTED, f"error:{type(error).__name__}")
+    return approval if isinstance(approval, Approval) else Approval(Answer.REJECTED, "error:no Approval")
+
+
+def _judged(call: Running, request: ApprovalRequest, approval: Approval, event: Event = Event.APPROVAL_ANSWERED) -> str:
+    """Record an answer, and return who approved, if they may.
+
+    INVARIANT: whoever must not approve does not, whichever way the answer came.
+    """
+    guard, approved = call.guard, approval.answer is Answer.APPROVED
+    why = not_allowed(approval.by, request, guard.not_by) if approved and guard.not_by else ""
+    fields = {"answer": str(approval.answer), "by": guard.pseudonym(approval.by), "question": approval.id}
+    call.append(event, {**fields, **({"refused": why} if why else {})})
+    if why or not approved:
+        raise Refusal(Reason.APPROVAL_REJECTED, why or "the call was not approved")
+    return approval.by
+
+
+async def settle_waiting(call: Running, waiting: Waiting) -> None:
+    """The call is left waiting, with what it has reserved."""
+    before = call.task.tree.waiting.put(key_of(call), waiting)
+    if before is not None:
+        await call.guard.budgets.settle(before, Settlement.NOT_RUN)
+
+
+def _waits(call: Running, question: str, binding: str, expires_at: float) -> Refusal:
+    """Let the call wait; what it has reserved stays its own until the question expires."""
+    call.waits = Waiting(question, binding, expires_at, call.reservation)
+    text = f"a person was asked (question {question}) and has not answered yet"
+    return Refusal(Reason.APPROVAL_REQUIRED, text)
+
+
+async def _refuse_more_questions(call: Running) -> None:
+    """A question counts whatever its answer is, so it is never given back."""
+    limits = counted(levels_of(call.task), "asks")
+    if limits:
+        budgets, now = call.guard.budgets, call.guard.monotonic()
+        reserved = await budgets.reserve([[candidate] for _, candidate in limits], now)
+        if isinstance(reserved, Exhausted):
+            level = limits[reserved.level][0].label
+            raise Refusal(Reason.BUDGET_EXHAUSTED, "a person was asked as often as the intent lets", level=level)
