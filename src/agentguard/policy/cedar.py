@@ -14,7 +14,7 @@ from agentguard.policy.cedar_policies import SUFFIXES, CedarPolicies, build
 from agentguard.policy.cedar_values import record
 from agentguard.policy.decided import Answering, Decided, tool_of
 from agentguard.policy.files import Loaded, PolicyFiles, refreshed
-from agentguard.policy.values import NotCarried, plain
+from agentguard.policy.values import NotCarried
 
 _TYPE: Final = {"user": "User", "agent": "Agent"}
 
@@ -83,16 +83,14 @@ def decided(point: str, loaded: Loaded[CedarPolicies], request: AccessRequest) -
         question = question_of(request)
     except NotCarried as error:
         return answer.error(f"the request cannot be put to Cedar: {error}")
-    import cedarpy
-
-    found = cedarpy.is_authorized(question, policies.of(answer.tool), policies.entities, policies.schema)
-    rules, errors = sorted(found.diagnostics.reasons), found.diagnostics.errors
+    found = policies.cedarpy.is_authorized(question, policies.of(answer.tool), policies.entities, policies.schema)
+    rules, errors = tuple(sorted(found.diagnostics.reasons)), found.diagnostics.errors
     # INVARIANT: an error anywhere is a deny; Cedar would skip a forbid that errs.
-    if errors or found.decision is cedarpy.Decision.NoDecision:
+    if errors or found.decision is policies.cedarpy.Decision.NoDecision:
         return answer.error(f"a policy, or the request, is in error: {_first(errors)}", rules)
-    if found.decision is not cedarpy.Decision.Allow:
+    if found.decision is not policies.cedarpy.Decision.Allow:
         return answer.deny(f"forbidden by {', '.join(rules)}" if rules else "no policy permits it", rules)
-    return answer.permit(rules, policies.obliged(rules))
+    return policies.permit(answer, rules)
 
 
 def _first(errors: list[str]) -> str:
@@ -105,18 +103,17 @@ def question_of(request: AccessRequest) -> dict[str, Any]:
     Raises:
         NotCarried: it holds what Cedar cannot hold.
     """
-    subject, action, resource = (
-        plain(part, name)
-        for part, name in ((request.subject, "subject"), (request.action, "action"), (request.resource, "resource"))
-    )
-    context = plain(request.context, "context")
-    for name, part in (("subject", subject), ("action", action), ("resource", resource)):
+    context = record(request.context, "context")
+    for name in ("subject", "action", "resource"):
         if name in context:
             raise NotCarried(f"context.{name}", "is a name that the request's own parts have")
-        context[name] = {key: value for key, value in part.items() if key != "properties"} | part.get("properties", {})
+        part = record(getattr(request, name), name)
+        properties = part.pop("properties", {})
+        context[name] = part | properties
+    subject, action, resource = context["subject"], context["action"], context["resource"]
     return {
         "principal": {"type": _TYPE.get(subject.get("type"), "Other"), "id": str(subject.get("id", ""))},
         "action": {"type": "Action", "id": str(action.get("name", ""))},
         "resource": {"type": "Resource", "id": str(resource.get("id", ""))},
-        "context": msgspec.json.encode(record(context, "context")).decode(),
+        "context": msgspec.json.encode(context).decode(),
     }

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agentguard.errors import ConfigurationError
+from agentguard.policy.decided import Answering, Decided
 from agentguard.policy.files import PolicyFile
 from agentguard.policy.obligations import KINDS, NOTHING, Obligations, UnknownObligation, from_annotation
 
 SUFFIXES: Final = (".cedar", ".cedarschema", ".cedarschema.json", "entities.json")
 NOTES: Final = frozenset({"id", "description", "owner", "reason", "see"})
 _MOST: Final = 100_000
+_MOST_PERMITS: Final = 1_000
 _NAME: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -27,15 +29,18 @@ class CedarPolicies:
         obligations: what a permit obliges to, by its id, where it does.
         entities: the handle of the entities.
         schema: the handle of the schema, or None.
+        cedarpy: the package.
     """
 
     rules: Mapping[str, Any]
     obligations: Mapping[str, Obligations]
     entities: Any = field(repr=False)
     schema: Any = field(repr=False)
+    cedarpy: Any = field(repr=False)
     _named: Mapping[str, Sequence[str]] = field(repr=False)
     _others: Sequence[str] = field(repr=False)
     _slices: dict[str, Any] = field(default_factory=dict, repr=False)
+    _permits: dict[tuple[Answering, tuple[str, ...]], Decided] = field(default_factory=dict, repr=False)
 
     def of(self, action: str) -> Any:
         """The policies whose scope can hold for an action: those that name it, and those that name not just one.
@@ -45,11 +50,18 @@ class CedarPolicies:
         name = action if action in self._named else ""
         found = self._slices.get(name)
         if found is None:
-            import cedarpy
-
             ids = (*self._named.get(name, ()), *self._others)
             text = _set_of({rule: self.rules[rule] for rule in ids})
-            found = self._slices[name] = cedarpy.PolicySet.from_json_str(text)
+            found = self._slices[name] = self.cedarpy.PolicySet.from_json_str(text)
+        return found
+
+    def permit(self, answer: Answering, rules: tuple[str, ...]) -> Decided:
+        """The permit by these rules; the same one each time, because nothing else enters it."""
+        found = self._permits.get((answer, rules))
+        if found is None:
+            found = answer.permit(rules, self.obliged(rules))
+            if len(self._permits) < _MOST_PERMITS:
+                self._permits[answer, rules] = found
         return found
 
     def obliged(self, ids: Iterable[str]) -> Obligations:
@@ -89,7 +101,7 @@ def build(files: Sequence[PolicyFile]) -> CedarPolicies:
             others.append(key)
         else:
             named.setdefault(action, []).append(key)
-    return CedarPolicies(rules, obligations, entities, schema, named, others)
+    return CedarPolicies(rules, obligations, entities, schema, cedarpy, named, others)
 
 
 def _cedarpy() -> Any:

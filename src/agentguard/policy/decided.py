@@ -12,6 +12,7 @@ from agentguard.policy.obligations import NOTHING, Obligations
 
 _MOST_RULES: Final = 20
 _LONGEST: Final = 200
+_NO_MISS: Final = Miss()
 _SHOWN: Final = re.compile(r"[^\x21-\x7e]+")
 
 
@@ -107,10 +108,10 @@ class Answering:
             point=self.point, outcome=outcome, reason=reason, version=self.version, rules=rules, id=self.id,
             outdated=self.outdated,
         )  # fmt: skip
-        denied = outcome is Outcome.DENY
+        level = _level(self.point, rules) if outcome is Outcome.DENY else ""
         return Decided(
-            outcome=outcome, reason=reason, tool=self.tool, level=_level(self.point, rules) if denied else "",
-            miss=Miss(text=why), obligations=obligations, evidence=(evidence,),
+            outcome=outcome, reason=reason, tool=self.tool, level=level, miss=Miss(text=why) if why else _NO_MISS,
+            obligations=obligations, evidence=(evidence,),
         )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from agentguard.model.decision import AccessRequest
 MAX_DEPTH: Final = 16
 MAX_SIZE: Final = 64 << 10  # characters, and 8 for everything that is no text
 _EXACT: Final = 1 << 53  # I-JSON (RFC 7493 section 2.2): whole numbers that every parser reads alike
-_PRICE: Final = 8
+PRICE: Final = 8
 
 
 class NotCarried(Exception):
@@ -33,15 +33,27 @@ class NotCarried(Exception):
         self.path, self.why = path, why
         super().__init__(f"{path or 'the value'} {why}")
 
+    def below(self, name: str) -> NotCarried:
+        """Return the same, said of what holds it."""
+        joined = f"{name}{self.path}" if self.path.startswith("[") or not name else f"{name}.{self.path}"
+        return NotCarried(joined if self.path else name, self.why)
+
 
 @dataclass(slots=True)
-class _Budget:
+class Budget:
+    """What may still be shown of one request."""
+
     left: int = MAX_SIZE
 
-    def spend(self, amount: int, path: str) -> None:
+    def spend(self, amount: int) -> None:
+        """Take a part of it.
+
+        Raises:
+            NotCarried: it is used up.
+        """
         self.left -= amount
         if self.left < 0:
-            raise NotCarried(path, f"is past the {MAX_SIZE >> 10} KiB that a decision point is shown")
+            raise NotCarried("", f"is past the {MAX_SIZE >> 10} KiB that a decision point is shown")
 
 
 def plain(value: object, path: str = "") -> Any:
@@ -50,49 +62,73 @@ def plain(value: object, path: str = "") -> Any:
     Raises:
         NotCarried: another type, NaN, an infinity, text that is not in NFC, deeper than 16 levels, above 64 KiB.
     """
-    return _plain(value, path, 0, _Budget())
+    try:
+        return _plain(value, 0, Budget())
+    except NotCarried as error:
+        raise error.below(path) from None
 
 
-def _plain(value: object, path: str, depth: int, budget: _Budget) -> Any:
+def _plain(value: object, depth: int, budget: Budget) -> Any:
+    """The path of what cannot be carried is put together on the way out: making it each time would cost most."""
     kind = type(value)
     if kind is str:
-        return _text(value, path, budget)
-    budget.spend(_PRICE, path)
+        return text(value, budget)
+    budget.spend(PRICE)
     if value is None or kind is bool:
         return value
     if isinstance(value, float | Decimal) or kind is int:
-        return _number(value, path)
+        return whole_or_exact(value)
     if depth >= MAX_DEPTH:
-        raise NotCarried(path, f"is nested deeper than {MAX_DEPTH} levels")
+        raise NotCarried("", f"is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, Mapping):
-        return {
-            _text(name, path, budget): _plain(item, f"{path}.{name}" if path else str(name), depth + 1, budget)
-            for name, item in value.items()
-        }
+        found = {}
+        for name, item in value.items():
+            try:
+                found[text(name, budget)] = _plain(item, depth + 1, budget)
+            except NotCarried as error:
+                raise error.below(str(name)) from None
+        return found
     if isinstance(value, list | tuple):
-        return [_plain(item, f"{path}[{index}]", depth + 1, budget) for index, item in enumerate(value)]
+        return [_item(item, index, depth, budget) for index, item in enumerate(value)]
     if isinstance(value, str):  # a subclass, such as a member of a StrEnum
-        return _text(str.__str__(value), path, budget)
-    raise NotCarried(path, f"is of type {kind.__name__}; give text, numbers, booleans, lists or mappings")
+        return text(str.__str__(value), budget)
+    raise NotCarried("", f"is of type {kind.__name__}; give text, numbers, booleans, lists or mappings")
 
 
-def _text(value: object, path: str, budget: _Budget) -> str:
+def _item(value: object, index: int, depth: int, budget: Budget) -> Any:
+    try:
+        return _plain(value, depth + 1, budget)
+    except NotCarried as error:
+        raise error.below(f"[{index}]") from None
+
+
+def text(value: object, budget: Budget) -> str:
+    """Return text in NFC.
+
+    Raises:
+        NotCarried: it is none, or too long.
+    """
     if type(value) is not str or not (value.isascii() or is_nfc(value)):
-        raise NotCarried(path, "is or has a key that is no text in NFC")
-    budget.spend(len(value), path)
+        raise NotCarried("", "is or has a key that is no text in NFC")
+    budget.spend(len(value))
     return value
 
 
-def _number(value: Any, path: str) -> int | Decimal:
+def whole_or_exact(value: Any) -> int | Decimal:
+    """Return a whole number that every parser reads alike, or an exact decimal.
+
+    Raises:
+        NotCarried: it is beyond 2^53, NaN, an infinity, or too large.
+    """
     if type(value) is int:
         if abs(value) > _EXACT:
-            raise NotCarried(path, "is a whole number beyond 2^53 (RFC 7493 section 2.2)")
+            raise NotCarried("", "is a whole number beyond 2^53 (RFC 7493 section 2.2)")
         return value
     try:
         return number(value)
     except Exception:
         problem = "is NaN, an infinity or a number too large"
-    raise NotCarried(path, problem)
+    raise NotCarried("", problem)
 
 
 def tree_of(request: AccessRequest) -> dict[str, Any]:
