@@ -4,5 +4,6 @@
 `repair` takes care of what a killed process left. Import them from their modules: log, memory, verify, repair.
 
 A chain shows every change, removal, repetition and reordering inside it. It does not show that records at its end were
-removed, or that all of it was written anew: that takes a signed checkpoint kept elsewhere.
+removed, or that all of it was written anew: that takes signed checkpoints (`checkpoints`), kept elsewhere, which
+`trusted` compares a log with and `proof` proves single records under.
 """

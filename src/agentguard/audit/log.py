@@ -14,6 +14,7 @@ from typing import Any, Final
 from agentguard._drive import driven, loop_running
 from agentguard.audit import repair
 from agentguard.audit.chain import Body, link, prepare, start
+from agentguard.audit.checkpoints import Checkpointer, Checkpoints
 from agentguard.audit.commit import Committer, Leadership
 from agentguard.audit.fork import tell_of_forks
 from agentguard.audit.segment import Segment, make_directory, opened
@@ -35,9 +36,10 @@ class FileLog:
         directory: where the files go; created (mode 0700) if missing.
         max_bytes: a file that has reached this size is followed by another one, which continues the chain.
         clock: nanoseconds since the epoch.
+        checkpoints: when and where to write signed checkpoints; none without.
 
     Raises:
-        AuditUnavailable: the first file cannot be written.
+        AuditUnavailable: the first file cannot be written, or the place of checkpoints cannot be used.
     """
 
     suspends = False
@@ -48,22 +50,23 @@ class FileLog:
         *,
         max_bytes: int = MAX_BYTES,
         clock: Callable[[], int] = time.time_ns,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         path = Path(directory).absolute()
-        self._setup(path, max_bytes, clock)
+        self._setup(path, max_bytes, clock, checkpoints)
         make_directory(path)
         self._start_chain({})
 
     @classmethod
     def reopen(
-        cls, path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, clock: Callable[[], int] = time.time_ns
-    ) -> FileLog:
+        cls, path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, clock: Callable[[], int] = time.time_ns,
+        checkpoints: Checkpoints | None = None,
+    ) -> FileLog:  # fmt: skip
         """Continue the chain of a file whose process has ended; a torn last line is cut off and recorded.
 
         Args:
             path: the last file of the chain; all of it is verified first.
-            max_bytes: as for a new log.
-            clock: as for a new log.
+            max_bytes, clock, checkpoints: as for a new log; checkpoints cover the chain from its first record.
 
         Raises:
             AuditBroken: the file does not verify.
@@ -71,9 +74,10 @@ class FileLog:
         """
         log = cls.__new__(cls)
         file = Path(path).absolute()
-        log._setup(file.parent, max_bytes, clock)
+        log._setup(file.parent, max_bytes, clock, checkpoints)
         segment, _ = repair.take_over(file, clock)
         log._segment = segment
+        log._notes = log._begin_notes(segment.head.chain)
         log._write(segment, opened({"continues": file.name}))
         log._durable = segment.sync().seq
         return log
@@ -83,10 +87,10 @@ class FileLog:
         """Cut a torn last line off a file whose process was killed, and record that; see `repair.repair`."""
         return repair.repair(Path(path).absolute(), clock)
 
-    def _setup(self, directory: Path, max_bytes: int, clock: Callable[[], int]) -> None:
+    def _setup(self, where: Path, max_bytes: int, clock: Callable[[], int], checkpoints: Checkpoints | None) -> None:
         if max_bytes < MIN_BYTES:
             raise ConfigurationError(f"max_bytes is {max_bytes}: an audit file needs at least {MIN_BYTES}")
-        self._directory, self._max_bytes, self._clock = directory, max_bytes, clock
+        self._directory, self._max_bytes, self._clock, self._checkpoints = where, max_bytes, clock, checkpoints
         self._segment: Segment | None = None
         self._origin: dict[str, Any] = {}
         self._closed = False
@@ -99,6 +103,15 @@ class FileLog:
         self._threads, self._loops = Leadership(), Committer(self._commit)
         self._durable = 0
         self._lost: tuple[tuple[int, int], ...] = ()
+        self._notes: Checkpointer | None = None
+
+    def _begin_notes(self, chain: str) -> Checkpointer | None:
+        wanted, clock = self._checkpoints, self._clock
+        return Checkpointer(wanted, self._directory, chain, self._made_durable, clock) if wanted else None
+
+    def _made_durable(self) -> int:
+        self._commit()
+        return self._durable
 
     def after_fork_in_child(self) -> None:
         """Leave the parent's chain to the parent: new locks, and a new chain once there is something to record."""
@@ -124,6 +137,8 @@ class FileLog:
         # gap. A queue with one writer measured no faster: whoever appends has to wait for the write in any case.
         line, position = link(segment.head, self._clock(), body)
         segment.write(line, position)
+        if self._notes is not None:
+            self._notes.add(position)
         return position
 
     def _ready(self) -> Segment:
@@ -139,6 +154,7 @@ class FileLog:
 
     def _start_chain(self, origin: dict[str, Any]) -> Segment:
         head = start(secrets.token_hex(16))
+        self._notes = self._begin_notes(head.chain)
         segment = self._create(self._name(head), head, origin)
         self._durable = segment.head.seq
         self._segment = segment
@@ -165,7 +181,10 @@ class FileLog:
         return new
 
     def _create(self, name: str, head: Position, origin: dict[str, Any]) -> Segment:
-        return Segment.begin(self._directory / name, head, origin, self._clock())
+        segment = Segment.begin(self._directory / name, head, origin, self._clock())
+        if self._notes is not None:
+            self._notes.add(segment.head)
+        return segment
 
     def _name(self, head: Position) -> str:
         seconds, rest = divmod(self._clock(), 1_000_000_000)
@@ -219,6 +238,8 @@ class FileLog:
                 if self._segment is not None:
                     self._write(self._ready(), prepare(Event.LOG_CLOSED, {}))
                     self._commit()
+                    if self._notes is not None:
+                        self._notes.close()
             finally:
                 self._closed = True
                 with self._sync_lock:

@@ -101,26 +101,42 @@ def _split(size: int) -> int:
     return 1 << (size - 1).bit_length() - 1
 
 
+class RangeRoots:
+    """The root over each of some ranges that do not overlap, in one pass over the leaves, in constant memory."""
+
+    def __init__(self, ranges: Sequence[range]) -> None:
+        self._ranges, self._trees, self._index = ranges, [Tree() for _ in ranges], 0
+        self._left = sorted(zip(ranges, self._trees, strict=True), key=lambda pair: pair[0].start, reverse=True)
+
+    def append(self, leaf: bytes) -> None:
+        """Add the next leaf of the tree."""
+        index, self._index = self._index, self._index + 1
+        while self._left and index >= self._left[-1][0].stop:
+            self._left.pop()
+        if self._left and index in self._left[-1][0]:
+            self._left[-1][1].append(leaf)
+
+    def roots(self) -> list[bytes]:
+        """Return the roots, in the order of the ranges.
+
+        Raises:
+            ValueError: there were fewer leaves than a range needs.
+        """
+        if any(tree.size != len(wanted) for tree, wanted in zip(self._trees, self._ranges, strict=True)):
+            raise ValueError("there are fewer leaves than the proof needs")
+        return [tree.root() for tree in self._trees]
+
+
 def range_roots(leaves: Iterable[bytes], ranges: Sequence[range]) -> list[bytes]:
-    """The root over each of some ranges that do not overlap, in one pass over the leaves, in constant memory.
+    """Return the root over each of some ranges of leaves that do not overlap: a proof.
 
     Raises:
         ValueError: there are fewer leaves than a range needs.
     """
-    trees = [Tree() for _ in ranges]
-    order = sorted(range(len(ranges)), key=lambda number: ranges[number].start)
-    upcoming = iter(order)
-    current = next(upcoming, None)
-    for index, leaf in enumerate(leaves):
-        while current is not None and index >= ranges[current].stop:
-            current = next(upcoming, None)
-        if current is None:
-            break
-        if index in ranges[current]:
-            trees[current].append(leaf)
-    if any(tree.size != len(wanted) for tree, wanted in zip(trees, ranges, strict=True)):
-        raise ValueError("there are fewer leaves than the proof needs")
-    return [tree.root() for tree in trees]
+    found = RangeRoots(ranges)
+    for leaf in leaves:
+        found.append(leaf)
+    return found.roots()
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:

@@ -1,15 +1,15 @@
 """Verifies chains of audit records: a stream, in constant memory, up to the first record that is broken.
 
 What a hash chain cannot show by itself: that records at the end, or a whole chain, were removed, or that somebody wrote
-all of it anew. That needs a signed checkpoint kept elsewhere.
+all of it anew. That needs a signed checkpoint kept elsewhere: `trusted` watches a walk for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from agentguard.audit.chain import FRESH, MAX_LINE, decode, read
 from agentguard.audit.tally import Tally, Verified
@@ -43,24 +43,69 @@ class TornLine(ChainBroken):
         self.size = size
 
 
-def verify(path: str | Path) -> Verified:
+class Watch(Protocol):
+    """Sees every record of a walk once it has verified, and each chain's end; raises what it finds wrong."""
+
+    def saw(self, record: Mapping[str, Any], position: Position, path: Path) -> None: ...
+    def ended(self, head: Position, path: Path) -> None: ...
+
+
+def verify(path: str | Path, watch: Watch | None = None) -> Verified:
     """Verify a log: all chains in a directory, or the whole chain that a file belongs to.
 
     Args:
         path: a directory (its files `audit-*.jsonl`) or a file; a chain is followed over its rotated files.
+        watch: sees the records too.
 
     Raises:
         AuditBroken: the first record that does not verify (a ChainBroken, which names the file too).
         OSError: a file cannot be read, or there is none.
     """
     where = Path(path)
-    directory = where if where.is_dir() else where.parent
-    walk = _Walk({file.name: _first(file) for file in sorted(directory.glob("audit-*.jsonl"))}, directory)
+    walk = _walk(where, watch)
     if where.is_dir():
         walk.all()
     else:
         walk.chain_of(where)
     return walk.tally.verified()
+
+
+def _walk(where: Path, watch: Watch | None) -> _Walk:
+    directory = where if where.is_dir() else where.parent
+    return _Walk({file.name: _first(file) for file in sorted(directory.glob("audit-*.jsonl"))}, directory, watch)
+
+
+def file_of(directory: Path, chain: str) -> Path:
+    """A file of a chain.
+
+    Raises:
+        FileNotFoundError: there is none in the directory.
+    """
+    for path in sorted(directory.glob("audit-*.jsonl")):
+        if _first(path).get("chain") == chain:
+            return path
+    raise FileNotFoundError(f"no audit log of chain {chain} in {directory}")
+
+
+def replay(path: Path, take: Callable[[Position], object]) -> None:
+    """Hand on where each record stands of the whole chain that a file belongs to.
+
+    Raises:
+        AuditBroken: the first record that does not verify.
+        OSError: a file cannot be read, or there is none.
+    """
+    _walk(path, _Taking(take)).chain_of(path)
+
+
+@dataclass(slots=True)
+class _Taking:
+    take: Callable[[Position], object]
+
+    def saw(self, record: Mapping[str, Any], position: Position, path: Path) -> None:
+        self.take(position)
+
+    def ended(self, head: Position, path: Path) -> None:
+        """Nothing to do."""
 
 
 def lines(path: Path, head: Position | None) -> Iterator[tuple[dict[str, Any], Position]]:
@@ -114,6 +159,7 @@ class _Walk:
 
     firsts: dict[str, dict[str, Any]]
     directory: Path
+    watch: Watch | None = None
     tally: Tally = field(default_factory=Tally)
     visited: set[str] = field(default_factory=set)
 
@@ -148,8 +194,12 @@ class _Walk:
             for found, position in lines(path, head):
                 record, head = found, position
                 self.tally.add(record)
+                if self.watch is not None:
+                    self.watch.saw(found, position, path)
             following = self._next(path, record, head)
         self.tally.end(record, head)
+        if self.watch is not None:
+            self.watch.ended(head, path)
 
     def _require_predecessor(self, path: Path, head: Position) -> None:
         before = self.firsts.get(path.name, {}).get("continues")
