@@ -1,4 +1,4 @@
-"""`agentguard audit`: verify a log, repair what a killed process left."""
+"""`agentguard audit`: verify a log, alone or against signed checkpoints; repair what a killed process left."""
 
 from __future__ import annotations
 
@@ -7,27 +7,40 @@ import time
 from pathlib import Path
 from typing import Any
 
+from agentguard.audit import checkpoint
+from agentguard.audit.note import NoteKey, NoteRejected
 from agentguard.audit.repair import Repaired, repair
 from agentguard.audit.tally import Verified
+from agentguard.audit.trusted import Held, Trusted
 from agentguard.audit.verify import ChainBroken, verify
+from agentguard.cli import audit_proof
 from agentguard.cli.output import FAILED, OK, UNUSABLE, complain, count, say, say_json
+from agentguard.errors import ConfigurationError
 from agentguard.model.record import Event
 
 
 def add(commands: Any) -> None:
-    """Add `audit verify` and `audit repair`."""
-    audit = commands.add_parser(
-        "audit", help="verify and repair audit logs", description="Verify and repair audit logs."
-    )
+    """Add `audit` and its actions."""
+    text = "Verify, prove and repair audit logs."
+    audit = commands.add_parser("audit", help="verify, prove and repair audit logs", description=text)
     actions = audit.add_subparsers(title="actions", metavar="ACTION", required=True)
     _add_verify(actions)
     _add_repair(actions)
+    audit_proof.add(actions)
 
 
 def _add_verify(actions: Any) -> None:
-    text = "Check every record of a log. It does not show that records at its end were removed."
+    text = (
+        "Check every record of a log. Alone it does not show that records at its end were removed, or that all of it "
+        "was written anew; against checkpoints that were kept elsewhere it does."
+    )
     parser = actions.add_parser("verify", help="check every record of a log", description=text)
     parser.add_argument("path", type=Path, metavar="PATH", help="a directory of logs, or one file of a chain")
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE",
+        help="signed checkpoints: a file, or a directory of *.checkpoints; with --key alone: PATH.checkpoints",
+    )  # fmt: skip
+    audit_proof.add_key(parser, required=False)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run_verify)
 
@@ -42,19 +55,58 @@ def _add_repair(actions: Any) -> None:
 def run_verify(arguments: argparse.Namespace) -> int:
     """Verify, and say what stands in the log or which record is broken first."""
     try:
-        found = verify(arguments.path)
+        trusted = _trusted(arguments)
+        found = verify(arguments.path, trusted)
+        held = trusted.finish(arguments.path) if trusted is not None else None
     except ChainBroken as broken:
         return _say_broken(broken, as_json=arguments.json)
+    except NoteRejected as rejected:
+        return _say_rejected(rejected, as_json=arguments.json)
     except OSError as error:
         if arguments.json:
-            say_json({"ok": False, "why": f"cannot read {arguments.path}: {error.strerror or error}"})
+            say_json({"ok": False, "why": f"cannot read {error.filename or arguments.path}: {error.strerror or error}"})
             return UNUSABLE
         raise
     if arguments.json:
-        say_json(_members(found))
+        say_json({**_members(found), **(_held_members(held) if held is not None else {})})
     else:
         say(_summary(found))
+        if held is not None:
+            say(_held(held))
     return OK
+
+
+def _trusted(arguments: argparse.Namespace) -> Trusted | None:
+    where: Path | None = arguments.checkpoint
+    if arguments.key is None:
+        if where is not None:
+            raise ConfigurationError("--checkpoint needs --key: a checkpoint proves nothing without the key you trust")
+        return None
+    return Trusted(
+        checkpoint.read(where or audit_proof.beside(arguments.path), NoteKey.read(*audit_proof.key(arguments)))
+    )
+
+
+def _say_rejected(rejected: NoteRejected, *, as_json: bool) -> int:
+    if as_json:
+        say_json({"ok": False, "why": str(rejected)})
+    else:
+        complain(f"REJECTED {rejected}; nothing was compared with it")
+    return FAILED
+
+
+def _held_members(held: Held) -> dict[str, Any]:
+    names = ("checkpoints", "latest", "chained_only", "uncovered")
+    return {"checkpoint": {name: getattr(held, name) for name in names}}
+
+
+def _held(held: Held) -> str:
+    parts = [f"ok: {count(held.checkpoints, 'checkpoint')} held, the latest of {held.latest}"]
+    if held.chained_only:
+        parts.append(f"{count(held.chained_only, 'record')} behind the last one of their chain")
+    if held.uncovered:
+        parts.append(f"{count(held.uncovered, 'chain')} in no checkpoint")
+    return ", ".join(parts)
 
 
 def _say_broken(broken: ChainBroken, *, as_json: bool) -> int:
