@@ -1,0 +1,154 @@
+"""`agentguard audit query` and `tail`: look into a log."""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from agentguard.audit.index import Index
+from agentguard.audit.index_file import is_index
+from agentguard.audit.proof import parsed_id
+from agentguard.audit.query import Answer, IndexStale, Question, ask
+from agentguard.audit.tail import Found, Tail, watched
+from agentguard.cli.output import FAILED, OK, complain, count, say, say_json
+from agentguard.errors import ConfigurationError
+from agentguard.model.duration import seconds
+
+_OUTCOMES: Final = ("permit", "ask", "deny", "completed", "failed", "cancelled", "unknown")
+_POLL: Final = 0.25  # seconds
+
+
+def add(actions: Any) -> None:
+    """Add `audit query` and `audit tail`."""
+    text = (
+        "Print the newest records that fit, the oldest of them first. The index beside the log (DIR.index) is made and "
+        "kept up to date on the way; what it finds is read from the log and must match its own hash. It is no proof "
+        "that nothing is missing: `audit verify` is."
+    )
+    parser = actions.add_parser("query", help="find records", description=text)
+    parser.add_argument("path", type=Path, metavar="DIR", help="a directory of logs")
+    parser.add_argument("--agent", default="", help="the agent that acted")
+    parser.add_argument("--subject", default="", help="for whom, as in the log; a pseudonym u:... may be cut short")
+    parser.add_argument("--chain", default="", help='a delegation chain or a part: "support-bot > researcher"')
+    parser.add_argument("--tool", default="", help="the tool that was called")
+    parser.add_argument("--outcome", default="", choices=_OUTCOMES, help="how the call went")
+    parser.add_argument("--event", default="", help="an event code, such as credential.issued")
+    parser.add_argument("--since", type=moment, metavar="TIME", help="2026-11-21T22:26Z, or 30m, 2h, 7d ago")
+    parser.add_argument("--until", type=moment, metavar="TIME", help="before that time")
+    parser.add_argument("--id", default="", help="one record: CHAIN:NUMBER, the decision id of spans and errors")
+    parser.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many; default 100")
+    parser.add_argument("--index", type=Path, metavar="FILE", help="the index, where DIR.index cannot be written")
+    parser.add_argument("--rebuild", action="store_true", help="make the index anew")
+    parser.add_argument("--json", action="store_true", help="print whole records, one JSON object a line")
+    parser.set_defaults(run=run_query)
+    text = "Print the last records of a log, over all its chains."
+    parser = actions.add_parser("tail", help="print the last records", description=text)
+    parser.add_argument("path", type=Path, metavar="DIR", help="a directory of logs")
+    parser.add_argument("-n", type=int, default=10, dest="count", metavar="N", help="how many; default 10")
+    parser.add_argument("-f", action="store_true", dest="follow", help="go on with what is written, until interrupted")
+    parser.add_argument("--json", action="store_true", help="print whole records, one JSON object a line")
+    parser.set_defaults(run=run_tail)
+
+
+def moment(text: str) -> int:
+    """A time that a person gave, in microseconds since the epoch."""
+    try:
+        return int((time.time() - seconds(text)) * 1_000_000)
+    except ConfigurationError:
+        pass
+    try:
+        given = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 2026-11-21T22:26Z, or 30m, 2h, 7d") from None
+    return int((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() * 1_000_000)
+
+
+def run_query(arguments: argparse.Namespace) -> int:
+    """Find records, and print them."""
+    directory = watched(arguments.path).absolute()
+    names = ("agent", "subject", "chain", "tool", "outcome", "event", "since", "until")
+    one = parsed_id(arguments.id) if arguments.id else None
+    question = Question(**{name: getattr(arguments, name) for name in names}, id=one)
+    place: Path = arguments.index or directory.with_name(f"{directory.name}.index")
+    if arguments.rebuild and is_index(place):
+        place.unlink(missing_ok=True)
+    try:
+        found = _asked(directory, place, question, max(0, arguments.limit))
+    except (IndexStale, sqlite3.DatabaseError) as error:
+        complain(f"agentguard: {error}; the index is made anew")
+        if is_index(place):
+            place.unlink(missing_ok=True)
+        try:
+            found = _asked(directory, place, question, max(0, arguments.limit))
+        except (IndexStale, sqlite3.Error) as again:
+            raise ConfigurationError(f"no index at {place}: {again}; name another file with --index") from None
+    for record in found.records:
+        _show(record, as_json=arguments.json)
+    if found.broken:
+        what = f"{count(found.broken, 'record')} of the log no longer matches its hash"
+        complain(f"BROKEN: {what}; see: agentguard audit verify")
+        return FAILED
+    return OK
+
+
+def _asked(directory: Path, place: Path, question: Question, limit: int) -> Answer:
+    known, began = place.exists(), time.monotonic()
+    try:
+        opened = Index(directory, place)
+    except (OSError, sqlite3.OperationalError) as error:
+        complain(f"agentguard: no index at {place} ({error}); it is made in memory, for this question only")
+        opened, known = Index(directory, None), False
+    with opened as index:
+        added = index.update()
+        if added and not known:
+            complain(f"agentguard: indexed {count(added, 'record')} in {time.monotonic() - began:.1f} s")
+        if index.unread:
+            complain(
+                f"agentguard: {count(index.unread, 'line')} of the log are no records; see: agentguard audit verify"
+            )
+        return ask(index, directory, question, limit)
+
+
+def run_tail(arguments: argparse.Namespace) -> int:
+    """Print the last records, and those that come."""
+    tail = Tail(watched(arguments.path))
+    found = tail.last(max(0, arguments.count))
+    try:
+        while True:
+            for each in found:
+                _show_found(each, as_json=arguments.json)
+            if not arguments.follow:
+                return OK
+            time.sleep(_POLL)
+            found = tail.grown()
+    except KeyboardInterrupt:
+        return OK
+
+
+def _show_found(found: Found, *, as_json: bool) -> None:
+    record, path = found
+    if record is None:
+        complain(f"BROKEN: a line of {path} is no record; see: agentguard audit verify")
+    else:
+        _show(record, as_json=as_json)
+
+
+def _show(record: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        say_json(record)
+    else:
+        say(line_of(record))
+
+
+def line_of(record: Mapping[str, Any]) -> str:
+    """A record for people, on one line."""
+    chain = record.get("delegation")
+    who = " > ".join(map(str, chain)) if isinstance(chain, list) else str(record.get("agent", ""))
+    why = record.get("reason") or record.get("error") or record.get("why") or ""
+    parts = (record.get("tool", ""), who, record.get("outcome", ""), why, f"{record['chain']}:{record['seq']}")
+    return "  ".join([record["time"], f"{record['event']:<22}", *(str(part) for part in parts if part)])
