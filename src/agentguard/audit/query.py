@@ -10,7 +10,6 @@ from typing import Any, Final
 from agentguard.audit.chain import read
 from agentguard.audit.index import Index, microseconds
 
-
 _STALE: Final = "the index of {} does not fit its log"
 
 
