@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from agentguard.audit.events import CALL_UNKNOWN
 from agentguard.model.record import Event, Position
 
-_CALL_CLOSED: Final = frozenset({Event.CALL_COMPLETED, Event.CALL_FAILED, Event.CALL_CANCELLED})
+_CALL_CLOSED: Final = frozenset({Event.CALL_COMPLETED, Event.CALL_FAILED, Event.CALL_CANCELLED, CALL_UNKNOWN})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,8 @@ class Verified:
         heads: where each chain ends.
         events: how often each event code occurs.
         first, last: time of the earliest and latest record (RFC 3339), or empty.
-        unknown: calls that were permitted and have no outcome: the process ended first. The log is valid all the same.
+        unknown: calls that were permitted and have no outcome, nor were closed as unknown at recovery: the process
+            ended first. The log is valid all the same.
         outstanding: credentials that were issued and have no record of their end.
         unclosed: chains without `log.closed` at their end: the process still runs, or was killed.
     """
