@@ -226,6 +226,17 @@ def test_place_that_fails_keeps_no_other_from_the_checkpoint(tmp_path: Path, wri
         log.append(record(1))
 
 
+def test_signer_with_another_key_than_it_says_is_found_out(tmp_path: Path, written: list[str]) -> None:
+    class Odd(SigningKey):
+        async def signature(self, data: bytes) -> bytes:
+            return KEY.sign(data)
+
+    log = FileLog(tmp_path, checkpoints=settings(key=Odd.generate("EdDSA"), to=written.append))
+    with pytest.raises(AuditUnavailable, match="forged"):
+        log.close()
+    assert [] == written
+
+
 def test_place_that_cannot_be_used_is_said_when_the_log_opens(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(AuditUnavailable, match="file"):

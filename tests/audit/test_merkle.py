@@ -107,6 +107,17 @@ def test_incremental_root_is_the_defined_one(size: int) -> None:
     assert (size, root_of(some(size))) == (tree.size, tree.root())
 
 
+@given(parts=st.lists(st.integers(0, 40), max_size=8))
+def test_leaves_that_come_in_heaps_make_the_same_tree(parts: list[int]) -> None:
+    leaves, tree, at = some(sum(parts)), Tree(), 0
+    for count in parts:
+        tree.extend(b"".join(leaves[at : at + count]))
+        at += count
+    tree.append(EMPTY)
+
+    assert (at + 1, root_of([*leaves, EMPTY])) == (tree.size, tree.root())
+
+
 @given(size=sizes, data=st.data())
 def test_every_leaf_is_proved_and_no_other_leaf_place_or_tree_is(size: int, data: st.DataObject) -> None:
     index, leaves = data.draw(st.integers(0, size - 1)), some(size)

@@ -150,11 +150,6 @@ def test_other_key_or_none_is_a_mistake(tmp_path: Path) -> None:
         NoteKey.parse(str(KEY)[:-4] + "AAAA")
 
 
-def test_key_that_does_not_sign_what_it_says_is_found_out_when_it_signs() -> None:
-    with pytest.raises(ConfigurationError, match="of no use"):
-        sign(TEXT, KEY, SigningKey.generate("EdDSA").sign)
-
-
 def test_checkpoint_reads_back_as_it_was_written() -> None:
     others = (Position("f" * 32, 7, "ab" * 32), Position("e" * 32, 1, "cd" * 32))
     checkpoint = Checkpoint(KEY.name, CHAIN, 3, b"r" * 32, "2026-11-21T22:26:40.123456Z", others)

@@ -46,6 +46,26 @@ class Tree:
         complete.append(leaf)
         self.size += 1
 
+    def extend(self, leaves: bytes) -> None:
+        """Add many leaves, in half the time.
+
+        Args:
+            leaves: their hashes, one behind the other.
+        """
+        at, end = 0, len(leaves) // SIZE
+        while at < end:
+            # The largest complete subtree that fits here; its root is what `append` would have come to.
+            height = (end - at).bit_length() - 1
+            if self.size:
+                height = min(height, (self.size & -self.size).bit_length() - 1)
+            count = 1 << height
+            node, rest = _complete_root(leaves[at * SIZE : (at + count) * SIZE]), self.size >> height
+            while rest & 1:
+                node, rest = node_hash(self._complete.pop(), node), rest >> 1
+            self._complete.append(node)
+            self.size += count
+            at += count
+
     def root(self) -> bytes:
         """The root hash of the leaves so far (RFC 9162 section 2.1.1)."""
         if not self._complete:
@@ -54,6 +74,13 @@ class Tree:
         for left in reversed(larger):
             root = node_hash(left, root)
         return root
+
+
+def _complete_root(level: bytes) -> bytes:
+    digest = hashlib.sha256
+    while len(level) > SIZE:
+        level = b"".join([digest(b"\x01" + level[at : at + 64]).digest() for at in range(0, len(level), 64)])
+    return level
 
 
 def inclusion_ranges(index: int, size: int) -> list[range]:
