@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from agentguard.audit import places
+from agentguard.audit.chain import read as read_line
 from agentguard.audit.checkpoint import Checkpoint, opened, read
 from agentguard.audit.checkpoints import Checkpointer, Checkpoints
 from agentguard.audit.log import FileLog
+from agentguard.audit.neighbours import Neighbours, last_position
 from agentguard.audit.note import NoteKey
 from agentguard.audit.places import CheckpointFile, log_event
 from agentguard.audit.trusted import Trusted
@@ -22,7 +27,8 @@ from agentguard.audit.verify import verify
 from agentguard.errors import AuditUnavailable, ConfigurationError
 from agentguard.keys import SigningKey
 from agentguard.model.record import Position
-from tests.audit.samples import only_file, record
+from tests.audit.samples import chained, only_file, record
+from tests.audit.samples import written as written_to
 from tests.audit.test_fork_and_kill import in_child
 
 KEY = SigningKey.generate("EdDSA")
@@ -138,6 +144,54 @@ def test_chains_of_other_processes_are_tied_with_what_is_on_the_disk(tmp_path: P
     assert end.seq == head.seq + 1
 
 
+@pytest.mark.control("checkpoint after disk")
+def test_chain_whose_last_record_cannot_be_made_durable_is_not_tied(
+    tmp_path: Path, written: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    other, log = FileLog(tmp_path), FileLog(tmp_path, checkpoints=settings(to=written.append))
+    monkeypatch.setattr("agentguard.audit.neighbours._sync_file", fail)
+    log.close()
+    other.close()
+
+    assert () == opened(written[-1].encode(), PUBLIC).others
+
+
+def test_last_whole_record_is_found_behind_long_and_torn_ones(tmp_path: Path) -> None:
+    lines = chained([record(n, text=["x" * 4000] * n) for n in (0, 1, 5, 60, 1)])
+    positions = [read_line(line, None)[1] for line in lines]
+    for count in range(1, len(lines) + 1):
+        path = written_to(tmp_path, [*lines[:count], b'{"torn":' + b"x" * 50_000])
+        assert positions[count - 1] == last_position(path)
+    for odd in ([], [b"nonsense\n"], [b"x" * 100], [b"\n"], [lines[0].replace(b"call-0", b"call-9")]):
+        assert last_position(written_to(tmp_path, odd)) is None
+    assert last_position(tmp_path / "none") is None
+
+
+def test_at_most_64_chains_are_tied_those_that_were_written_last(tmp_path: Path) -> None:
+    for number in range(70):
+        name = f"audit-20261121T222640.123456Z-1-{number:032x}.jsonl"
+        path = written_to(tmp_path, chained([record(1)], f"{number:032x}"), name)
+        os.utime(path, ns=(number, number))
+
+    found = Neighbours(tmp_path, "f" * 32).look()
+    assert [f"{number:032x}" for number in range(6, 70)] == [position.chain for position in found]
+
+
+def test_unchanged_file_is_not_read_twice_and_the_newest_part_of_a_chain_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = FileLog(tmp_path, max_bytes=4096)
+    neighbours = Neighbours(tmp_path, "f" * 32)
+    head = [log.append(record(n, text="x" * 900)) for n in range(9)][-1]
+    assert (head,) == neighbours.look()
+    monkeypatch.setattr("agentguard.audit.neighbours.last_position", None)
+    assert (head,) == neighbours.look()
+    log.close()
+
+
 def test_forked_child_writes_checkpoints_of_its_own_chain(tmp_path: Path) -> None:
     log = FileLog(tmp_path / "audit", checkpoints=settings())
 
@@ -187,6 +241,37 @@ def test_checkpoint_never_covers_a_record_that_is_not_on_the_disk(
     log.close()
 
     assert [4] == sizes(written)  # in another file, which says that the one before may have lost records
+
+
+_WRITES_UNTIL_KILLED = """
+import sys
+from agentguard.audit.checkpoints import Checkpoints
+from agentguard.audit.log import FileLog
+from tests.audit.samples import record
+log = FileLog(sys.argv[1], max_bytes=1 << 16, checkpoints=Checkpoints(key=sys.argv[2], every=20))
+for n in range(10**9):
+    log.append(record(n))
+"""
+
+
+def has_written(files: Path, count: int) -> bool:
+    return count == sum(path.stat().st_size > 3000 for path in files.glob("*"))
+
+
+@pytest.mark.control("checkpoint after disk")
+def test_checkpoints_of_a_killed_process_hold(tmp_path: Path) -> None:
+    KEY.write_pem_file(tmp_path / "key.pem")
+    files = tmp_path / "audit.checkpoints"
+    for number in range(3):
+        command = [sys.executable, "-c", _WRITES_UNTIL_KILLED, str(tmp_path / "audit"), str(tmp_path / "key.pem")]
+        with subprocess.Popen(command) as process:
+            until(partial(has_written, files, number + 1))
+            process.kill()
+    for path in sorted((tmp_path / "audit").iterdir()):
+        FileLog.repair(path)
+
+    assert 3 == len(list(files.iterdir()))
+    assert holds(tmp_path / "audit") >= 3
 
 
 def test_place_that_fails_fails_no_append_and_the_next_checkpoint_covers_it(

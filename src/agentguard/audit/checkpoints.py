@@ -195,10 +195,8 @@ class Checkpointer:
             del self._pending[: len(taken)]
             gap = next((at for at in reversed(range(len(taken))) if taken[at][0] == _GAP), -1)
             if gap >= 0:  # what an interrupt (Ctrl-C) kept from `add`, or an earlier process wrote
-                before: list[Position] = []
-                replay(file_of(self._directory, self._chain), before.append)
-                self._tree, known = Tree(), before[: int(taken[gap][1:]) - 1]
-                taken = [*(position.hash for position in known), *taken[gap + 1 :]]
+                self._tree = _tree_before(int(taken[gap][1:]), file_of(self._directory, self._chain))
+                taken = taken[gap + 1 :]
             self._tree.extend(bytes.fromhex("".join(taken)))
             time.sleep(0)  # whoever appends may go first
 
@@ -233,6 +231,18 @@ class Checkpointer:
             raise
         except Exception as error:
             raise AuditUnavailable(f"no last checkpoint of the audit log: {_cause(error)}") from error
+
+
+def _tree_before(seq: int, file: Path) -> Tree:
+    """The tree over the records of a chain before one of them, read from its files."""
+    tree = Tree()
+
+    def take(position: Position) -> None:
+        if position.seq < seq:
+            tree.append(bytes.fromhex(position.hash))
+
+    replay(file, take)
+    return tree
 
 
 def _cause(error: Exception) -> str:
