@@ -244,7 +244,7 @@ def test_what_a_parked_task_had_reserved_is_given_back_when_nobody_goes_on_with_
         with pytest.raises(Denied) as denied, guard.resume(task, on_behalf_of="alice"):
             pass
     assert denied.value.reason == Reason.TASK_ENDED
-    assert "parked" in shared.events(Event.TASK_ENDED)[-1]["why"]
+    assert "parked" in shared.events(Event.TASK_LAPSED)[-1]["why"]
     assert now(shared.budgets.standing([f"task:{task}/approved.refund#times"])) == [""]
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -284,3 +285,37 @@ def test_local_with_a_directory_writes_files(tmp_path: Path) -> None:
     assert guard.environment == "dev"
     guard.close()
     assert list((tmp_path / "audit").glob("*.jsonl"))
+
+
+def test_checkpoints_are_signed_where_the_file_names_a_key(folder: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    key = folder / "audit.pem"
+    key.write_bytes(Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    key.chmod(0o600)
+    file = change(folder, "  dir: audit\n", "  dir: audit\n  key: audit.pem\n  name: bank\n")
+    with load(file) as guard:
+        directory = folder / "audit"
+        assert guard.audit is not None
+    notes = list(directory.with_name(f"{directory.name}.checkpoints").glob("*"))
+    assert any("bank/" in note.read_text() for note in notes)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Load and close a guard, and return all records of the directory."""
+    load(folder / "agentguard.yaml").close()
+    return [json.loads(line) for file in (folder / "audit").glob("*.jsonl") for line in file.read_text().splitlines()]
+
+
+def test_calls_of_a_process_that_died_are_closed_as_unknown_at_loading(folder: Path) -> None:
+    directory = folder / "audit"
+    line = records(folder)[0]
+    dead = {"call": "c1", "task": "t1", "tool": "bank.pay", "event": "call.permitted", "chain": "d" * 32, "seq": 2}
+    opened = {**line, "chain": "d" * 32}
+    lines = [opened, {**dead, "time": line["time"]}]
+    torn = "".join(json.dumps(one, separators=(",", ":")) + "\n" for one in lines)
+    (directory / "audit-dead.jsonl").write_text(torn)
+    records(folder)
+    found = [one for one in records(folder) if one["event"] == "call.unknown"]
+    assert [(one["call"], one["log"]) for one in found] == [("c1", "d" * 32)]

@@ -93,14 +93,14 @@ def test_a_complete_file_is_read() -> None:
     assert broker.said == {"issuer": "https://guard.bank.test", "key": Path("conf/keys/token.pem")}
     assert read.identity == Workload("static")
     assert read.users == Users("https://login.bank.test", "support", Path("conf/keys/login.json"))
-    assert read.pseudonym == SecretSource(env="AG_PSEUDONYM")
+    assert read.audit.pseudonym == SecretSource(env="AG_PSEUDONYM")
 
 
 def test_relative_paths_are_relative_to_the_file_and_absolute_ones_stay(tmp_path: Path) -> None:
     read = settings(MINIMAL.replace("dir: audit", f"dir: {tmp_path}"))
 
-    assert read.audit == tmp_path
-    assert read.pseudonym == SecretSource(file=Path("conf/keys/pseudonym"))
+    assert read.audit.directory == tmp_path
+    assert read.audit.pseudonym == SecretSource(file=Path("conf/keys/pseudonym"))
     assert settings(COMPLETE).ceilings == {"support-bot": Path("conf/ceilings/support.yaml")}
 
 
@@ -265,10 +265,16 @@ def test_a_secret_written_into_the_file_is_not_repeated() -> None:
     assert "hunter2" not in problem
 
 
-def test_a_signed_audit_is_known_and_not_built() -> None:
-    (problem,) = mistakes(MINIMAL.replace("dir: audit,", "dir: audit, key: keys/audit.pem,"))
+def test_checkpoints_need_a_key() -> None:
+    (problem,) = mistakes(MINIMAL.replace("dir: audit,", "dir: audit, every: 5,"))
 
-    assert problem.startswith("f.yaml:6: audit.key: this key is known, but what it needs is not built yet")
+    assert problem.startswith("f.yaml:6: audit: checkpoints are signed: write key: FILE")
+
+
+def test_key_and_places_of_checkpoints_are_read() -> None:
+    read = settings(MINIMAL.replace("dir: audit,", "dir: audit, key: keys/a.pem, name: bank, seconds: 30s,"))
+
+    assert read.audit.signed == {"key": Path("conf/keys/a.pem"), "name": "bank", "seconds": 30.0}
 
 
 @pytest.mark.parametrize("text", ["[]", "text", "5", "{}", "null"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agentguard.config_approval import make_approver
+from agentguard.config_audit import Audit, checkpoints_of, close_unknown_calls, open_log
 from agentguard.config_brokers import Brokers, Stores, authenticator, handovers_of, keys_of, stores_of
 from agentguard.config_file import Settings, Users, read_settings
 from agentguard.config_policy import make_policy
@@ -48,7 +49,8 @@ def load(path: str | os.PathLike[str] = "agentguard.yaml") -> Guard:
     brokers = Brokers(settings.http, workload, problems)
     issuer = brokers.issuer(settings.tokens) if settings.tokens else None
     users = _users(settings.users, brokers, problems) if settings.users else None
-    pseudonym = kept(problems, ("audit", "pseudonym_key"), lambda: secret_key(settings.pseudonym))
+    pseudonym = kept(problems, ("audit", "pseudonym_key"), lambda: secret_key(settings.audit.pseudonym))
+    checkpoints = checkpoints_of(settings.audit, problems)
     policy = make_policy(settings.policy, Path(document.file).parent, brokers.http, problems)
     approver = make_approver(settings.approval, brokers, problems)
     stores = _stores(settings, problems)
@@ -56,7 +58,7 @@ def load(path: str | os.PathLike[str] = "agentguard.yaml") -> Guard:
     # INVARIANT: nothing is built from a file with a mistake; a part that was left out above stands in `problems`.
     problems.raise_if_any(f"{document.file} is wrong, and no guard was made from it:")
     guard = Guard(
-        audit=_file_log(settings.audit),
+        audit=open_log(settings.audit, checkpoints),
         registry=Registry(agents),
         issuer=issuer,
         environment=settings.environment,
@@ -79,6 +81,7 @@ def load(path: str | os.PathLike[str] = "agentguard.yaml") -> Guard:
         pseudonym_key=pseudonym.reveal().encode() if pseudonym else b"",
     )
     guard.recover()
+    close_unknown_calls(guard, settings.audit)
     return guard
 
 
@@ -109,7 +112,7 @@ def local(
     from agentguard.keys import SigningKey
 
     return Guard(
-        audit=_memory_log() if audit is None else _file_log(Path(audit)),
+        audit=_memory_log() if audit is None else open_log(Audit(Path(audit))),
         registry=OpenRegistry(),
         issuer=LocalIssuer(SigningKey.generate()),
         environment=environment,
@@ -143,12 +146,6 @@ def _users(users: Users, brokers: Brokers, problems: Problems) -> SubjectVerifie
     if keys is None:
         return None
     return kept(problems, ("users",), partial(IdTokenVerifier, keys, users.issuer, users.audience))
-
-
-def _file_log(directory: Path) -> AuditSink:
-    from agentguard.audit.log import FileLog
-
-    return FileLog(directory)
 
 
 def _memory_log() -> AuditSink:

@@ -9,7 +9,8 @@ from pathlib import Path as FilePath
 from typing import Any, Final, Literal, TypeAlias
 
 from agentguard.config_approval import Approving, read_approval
-from agentguard.config_fields import SecretSource, file_of, secret_of
+from agentguard.config_audit import Audit, read_audit
+from agentguard.config_fields import file_of
 from agentguard.config_policy import POLICY, Policy, read_policy
 from agentguard.config_tokens import (
     State,
@@ -38,9 +39,6 @@ from agentguard.registry import (
 _INTENT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _S256: Final = re.compile(r"s256:([A-Za-z0-9_-]{43})")
 
-# A key of the design whose room does not stand yet, with what to write meanwhile.
-_UNBUILT_AUDIT: Final = {"key": "leave it out; the log is then a hash chain without signed checkpoints"}
-
 
 @dataclass(frozen=True, slots=True)
 class Users:
@@ -59,8 +57,7 @@ class Settings:
     environment: str
     agents: tuple[RegisteredAgent, ...]
     ceilings: Mapping[str, FilePath]
-    audit: FilePath
-    pseudonym: SecretSource
+    audit: Audit
     identity: Workload
     tokens: Tokens | None
     users: Users | None
@@ -94,13 +91,11 @@ def read_settings(document: Document, problems: Problems) -> Settings:
             "credentials of servers outlive this process, so their ledger must: write state: "
             "{sqlite: state.db, key: {env: AG_STATE_KEY}}"
         )
-    audit, pseudonym = _audit(found.get("audit"), base)
     return Settings(
         environment=found["environment"].text("the environment's name") if "environment" in found else "",
         agents=tuple(agent for agent, _ in listed if agent),
         ceilings={agent.agent.name: ceiling for agent, ceiling in listed if agent and ceiling},
-        audit=audit,
-        pseudonym=pseudonym,
+        audit=read_audit(found["audit"], base) if "audit" in found else Audit(base),
         identity=workload,
         tokens=tokens,
         users=_users(found["users"], base) if "users" in found else None,
@@ -110,12 +105,6 @@ def read_settings(document: Document, problems: Problems) -> Settings:
         policy=read_policy(found, base),
         http=read_http(found["http"], base) if "http" in found else {},
     )
-
-
-def _audit(node: Node | None, base: FilePath) -> tuple[FilePath, SecretSource]:
-    found = node.fields("dir", "pseudonym_key", unbuilt=_UNBUILT_AUDIT) if node else {}
-    directory = base / found["dir"].text("the name of a directory") if "dir" in found else base
-    return directory, secret_of(found["pseudonym_key"], base) if "pseudonym_key" in found else SecretSource()
 
 
 def _users(node: Node, base: FilePath) -> Users | None:

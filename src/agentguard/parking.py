@@ -173,7 +173,7 @@ class Parking:
             await self.give_back(one.reservation for one in state.waiting if one.reservation is not None)
         await guard.budgets.forget(f"task:{parked.id}")
         agent = {"agent": state.agent} if state is not None else {}
-        guard.try_append(Record(Event.TASK_ENDED, {"task": parked.id, **agent, "why": "expired while it was parked"}))
+        guard.try_append(Record(Event.TASK_LAPSED, {"task": parked.id, **agent, "why": "expired while it was parked"}))
 
 
 _GONE: Final = "it does not wait here: it ended, it expired, or somebody else goes on with it"

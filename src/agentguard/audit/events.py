@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from agentguard.model.record import Event
-
-# What recovery says of a call that was permitted by a process that died before it could record the outcome.
-CALL_UNKNOWN: Final = cast("Event", "call.unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +29,7 @@ _TASK: Final = ("task", "root", "agent", "subject", "subject_proof", "agent_proo
 _TASK_TOO: Final = ("agent_identity", "tenant", "sponsor")
 _CALL: Final = (*_TASK, "tool", "effect", "credential", "call", "arguments_hash")
 _CALL_TOO: Final = (*_TASK_TOO, "data", "tags", "arguments", "framework", "trace", "span")
+_POLICY: Final = ("policy", "obligations")
 _DENIAL: Final = ("outcome", "reason", "level", "miss")
 _OUTCOME: Final = Shape("", ("call", "task", "tool"), ("lease", "error"))
 _LEASE: Final = ("lease", "task")
@@ -62,6 +60,12 @@ EVENTS: Final[Mapping[str, Shape]] = {
     Event.TASK_DENIED: Shape(
         "A task was not opened.", ("outcome", "reason"), ("agent", "intent", "task", "why", "from")
     ),
+    Event.TASK_RESUMED: Shape(
+        "A parked task goes on; subject and agent were proved again.", (*_TASK, "purpose", "ttl"), (*_TASK_TOO, "from")
+    ),
+    Event.TASK_LAPSED: Shape(
+        "Nobody went on with a parked task in time; what it had reserved was given back.", ("task", "why"), ("agent",)
+    ),
     Event.TASK_PARKED: Shape("A task waits for a person, without a credential.", (*_TASK, "why", "counts"), _TASK_TOO),
     Event.TASK_ENDED: Shape("A task ended; its credentials were revoked before.", (*_TASK, "why", "counts"), _TASK_TOO),
     Event.DELEGATED: Shape(
@@ -72,22 +76,41 @@ EVENTS: Final[Mapping[str, Shape]] = {
     Event.DELEGATION_DENIED: Shape(
         "A part of a task was not handed on.", ("agent", "outcome", "reason"), ("task", "from")
     ),
-    Event.CALL_PERMITTED: _call("A call may run; written before its credential exists.", "outcome", "reason", "steps"),
+    Event.CALL_PERMITTED: Shape(
+        "A call may run; written before its credential exists.",
+        (*_CALL, "outcome", "reason", "steps"),
+        (*_CALL_TOO, *_POLICY),
+    ),
+    Event.CALL_DECIDED_AGAIN: Shape(
+        "The policies changed before a call ran; the new ones permit it too.", (*_CALL, "policy"),
+        (*_CALL_TOO, "obligations"),
+    ),
     Event.CALL_DENIED: Shape(
         "A call was refused and did not run; outcome `ask` where a person has not answered yet.",
         (*_TASK, "tool", *_DENIAL),
-        ("effect", "credential", "call", "arguments_hash", *_CALL_TOO),
+        ("effect", "credential", "call", "arguments_hash", *_CALL_TOO, *_POLICY),
     ),
     Event.CALL_COMPLETED: _outcome("A permitted call returned."),
     Event.CALL_FAILED: _outcome("A permitted call raised; `error` is the exception's type."),
     Event.CALL_CANCELLED: _outcome("A permitted call did not run, or did not run to its end."),
-    CALL_UNKNOWN: Shape(
+    Event.CALL_UNKNOWN: Shape(
         "The process that permitted a call died before its outcome was recorded; written at recovery by another.",
         ("call", "task", "tool", "log", "decision", "decided", "leases"),
         ("agent", "subject", "delegation"),
     ),
-    Event.APPROVAL_ASKED: _call("A person is asked about a call.", "digest"),
-    Event.APPROVAL_ANSWERED: _call("A person answered, or cannot be asked.", "answer", "by"),
+    Event.APPROVAL_ASKED: _call("A person is asked about a call.", "digest", "binding"),
+    Event.APPROVAL_ANSWERED: Shape(
+        "A person answered, or cannot be asked; `refused` where they must not approve. An answer that came later, by "
+        "another way, has no more than question, task, tool, answer and by.",
+        ("task", "tool", "answer", "by", "question"),
+        ("refused", *(name for name in _CALL if name not in ("task", "tool")), *_CALL_TOO),
+    ),
+    Event.APPROVAL_USED: Shape(
+        "A call was made again whose question had been answered; an approval is used up by it.",
+        (*_CALL, "answer", "by", "question"),
+        (*_CALL_TOO, "refused"),
+    ),
+    Event.NOTIFIED: _call("Whoever a policy names was told, before the tool runs.", "notified"),
     Event.CREDENTIAL_ISSUED: Shape(
         "A credential exists.",
         (*_LEASE, "issuer", "audience", "scopes", "resource", "tool", "type", "fingerprint"),
@@ -139,6 +162,26 @@ MEMBERS: Final[Mapping[str, Mapping[str, Any]]] = {
     "miss": _object(dict.fromkeys(("step", "argument", "kind"), _TEXT)),
     "framework": _object(dict.fromkeys(("call", "agent", "run"), _TEXT)),
     "from": _object({"issuer": _TEXT, "jti": _TEXT}),
+    "notified": _TEXTS,
+    "policy": {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "properties": {
+                "point": _TEXT, "outcome": {"enum": ["permit", "ask", "deny"]}, "reason": _TEXT, "version": _TEXT,
+                "id": _TEXT, "rules": _TEXTS, "cached": {"const": True}, "outdated": {"const": True},
+            },
+            "required": ["point", "outcome", "reason"], "additionalProperties": False,
+        },
+    },
+    "obligations": {
+        "type": "object",
+        "properties": {
+            "approve": {"enum": ["operator", "subject"]}, "max_ttl": _COUNT, "per_call_lease": {"const": True},
+            "redact": _TEXTS, "notify": _TEXTS, "log_arguments": _TEXTS,
+        },
+        "additionalProperties": False,
+    },
     "leases": {"type": "array", "items": {"anyOf": [_TEXT, _object({"lease": _TEXT, "fate": _TEXT})]}},
 }  # fmt: skip
 ALWAYS: Final = ("v", "chain", "seq", "time", "event", "prev", "hash")

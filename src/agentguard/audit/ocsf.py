@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentguard.audit.events import CALL_UNKNOWN
 from agentguard.audit.index import microseconds
 from agentguard.model.record import Event
 
@@ -32,14 +31,14 @@ _CATEGORY: Final = {3: "Identity & Access Management", 6: "Application Activity"
 _CLASS: Final = {3003: "Authorize Session", 3005: "User Access Management", 6002: "Application Lifecycle",
                  6003: "API Activity"}  # fmt: skip
 _SEVERITY: Final = {1: "Informational", 2: "Low", 3: "Medium", 4: "High"}
-_GRAVE: Final = {Event.CALL_DENIED: 2, Event.SECRET_REMOVED: 4, Event.SUSPENDED: 3, CALL_UNKNOWN: 3,
+_GRAVE: Final = {Event.CALL_DENIED: 2, Event.SECRET_REMOVED: 4, Event.SUSPENDED: 3, Event.CALL_UNKNOWN: 3,
                  Event.LOG_REPAIRED: 3}  # fmt: skip
 # action_id, disposition_id: allowed, blocked, waiting for a person, done.
 _CONTROL: Final = {"permit": (1, 1), "deny": (2, 2), "ask": (0, 14)}
 _STATUS: Final = {
     Event.CALL_COMPLETED: (1, "Success"), Event.CALL_FAILED: (2, "Failure"), Event.CALL_CANCELLED: (2, "Failure"),
     Event.CALL_DENIED: (2, "Failure"), Event.CREDENTIAL_REVOKE_FAILED: (2, "Failure"),
-    Event.CREDENTIAL_IRREVOCABLE: (2, "Failure"), CALL_UNKNOWN: (0, "Unknown"),
+    Event.CREDENTIAL_IRREVOCABLE: (2, "Failure"), Event.CALL_UNKNOWN: (0, "Unknown"),
 }  # fmt: skip
 
 

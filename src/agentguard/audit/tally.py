@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agentguard.audit.events import CALL_UNKNOWN
 from agentguard.model.record import Event, Position
 
-_CALL_CLOSED: Final = frozenset({Event.CALL_COMPLETED, Event.CALL_FAILED, Event.CALL_CANCELLED, CALL_UNKNOWN})
+_CALL_CLOSED: Final = frozenset({Event.CALL_COMPLETED, Event.CALL_FAILED, Event.CALL_CANCELLED, Event.CALL_UNKNOWN})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

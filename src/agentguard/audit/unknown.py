@@ -18,7 +18,6 @@ from typing import Any, Final
 import msgspec
 
 from agentguard.audit.chain import MAX_LINE
-from agentguard.audit.events import CALL_UNKNOWN
 from agentguard.model.record import Event, Record
 
 if sys.platform != "win32":
@@ -26,7 +25,7 @@ if sys.platform != "win32":
 
 SECONDS: Final = 5.0
 _CLOSES: Final = frozenset({Event.CALL_COMPLETED, Event.CALL_FAILED, Event.CALL_CANCELLED, Event.CALL_DENIED,
-                            CALL_UNKNOWN})  # fmt: skip
+                            Event.CALL_UNKNOWN})  # fmt: skip
 _ENDS: Final = frozenset({Event.CREDENTIAL_REVOKED, Event.CREDENTIAL_EXPIRED})
 # Lines without any of these are not decoded. What is decoded is judged by its own member.
 _WANTED: Final = (b'"event":"call.', b'"event":"credential.')
@@ -105,6 +104,60 @@ def close_unknown(
     return found
 
 
+def recover(
+    directory: str | os.PathLike[str], fate: Callable[[str], str], append: Callable[[Record], object], *,
+    seconds: float = SECONDS,
+) -> int:  # fmt: skip
+    """Close the calls of dead processes, as `close_unknown` finds them, and return how many that were.
+
+    The chains that were closed are remembered in `DIRECTORY.recovered`, so that nobody reads them again; without that
+    file they are read once more, and nothing is closed twice.
+
+    Args:
+        directory, fate, seconds: as for `close_unknown`.
+        append: writes a record to the log of this process.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    home, until, closed = Path(directory), time.monotonic() + seconds, 0
+    known = _known(home)
+    dead = [parts for parts in _chains(home) if _chain_of(parts) not in known and not _ended(parts[-1])]
+    told = {line.call for parts in _chains(home) for path in parts for line in _told(path)} if dead else set()
+    for parts in dead:
+        left = _left(parts, until)
+        for line in left.calls.values():
+            if line.call not in told:
+                append(_record(line, left, fate))
+                closed += 1
+        if time.monotonic() >= until:
+            break
+        _remember(home, _chain_of(parts))
+    return closed
+
+
+def _chain_of(parts: Sequence[Path]) -> str:
+    first = next(_lines(parts[0], ()), None)
+    return first.chain if first is not None else ""
+
+
+def _known(directory: Path) -> frozenset[str]:
+    try:
+        return frozenset(_beside(directory).read_text("ascii").split())
+    except (OSError, UnicodeDecodeError):
+        return frozenset()
+
+
+def _remember(directory: Path, chain: str) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
+    with open(os.open(_beside(directory), flags, 0o600), "a", encoding="ascii") as file:
+        file.write(f"{chain}\n")
+
+
+def _beside(directory: Path) -> Path:
+    return directory.with_name(f"{directory.name}.recovered")
+
+
 def _chains(directory: Path) -> list[Sequence[Path]]:
     """The files of each chain in their order, the chain that was written last first."""
     chains: dict[str, list[tuple[int, Path]]] = {}
@@ -139,7 +192,7 @@ def _told(path: Path) -> Iterator[_Line]:
                 line = _decode(content[content.rfind(b"\n", 0, at) + 1 : end if end >= 0 else len(content)])
             except ValueError:
                 line = None
-            if line is not None and line.event == CALL_UNKNOWN:
+            if line is not None and line.event == Event.CALL_UNKNOWN:
                 yield line
             at = content.find(_UNKNOWN, end) if end >= 0 else -1
 
@@ -177,7 +230,7 @@ def _record(line: _Line, left: _Open, fate: Callable[[str], str]) -> Record:
               for each in left.leases.values() if each.task == line.task]  # fmt: skip
     who: dict[str, Any] = {name: value for name in ("agent", "subject", "delegation") if (value := getattr(line, name))}
     return Record(
-        CALL_UNKNOWN,
+        Event.CALL_UNKNOWN,
         {
             "call": line.call, "task": line.task, "tool": line.tool, "log": line.chain,
             "decision": f"{line.chain}:{line.seq}", "decided": line.time, "leases": leases, **who,

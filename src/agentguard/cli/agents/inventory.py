@@ -144,7 +144,7 @@ def read_inventory(file: FilePath, tools: FilePath | None) -> Inventory:
         lost=tuple(name for name in _entries(document) if name not in entries),
         tools=declared,
         why_no_tools=why,
-        audit=None if noted.hides(("audit", "dir")) else settings.audit,
+        audit=None if noted.hides(("audit", "dir")) else settings.audit.directory,
         unread=frozenset(str(path[0]) for path, _ in noted.at if path),
         found=(*found, *wrong),
     )
