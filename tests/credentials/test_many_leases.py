@@ -208,6 +208,6 @@ def test_leases_in_use_are_no_reason_to_keep_too_many_idle_ones() -> None:
 def test_a_lease_takes_little_memory_and_gives_it_back() -> None:
     took = allocated(3_000)
 
-    assert took["alive"] < 1_400
-    assert took["searched"] < 1_700
+    assert took["alive"] < 600  # some of them are whole
+    assert took["searched"] < 900
     assert took["after"] < 100

@@ -484,7 +484,7 @@ def errors_below(value: object, seen: set[int], depth: int = 7) -> Iterator[str]
     seen.add(id(value))
     if isinstance(value, str | bytes):
         yield value if isinstance(value, str) else value.decode("latin-1")
-    elif not isinstance(value, types.FunctionType):
+    elif not isinstance(value, types.FunctionType | types.MethodWrapperType):
         for item in gc.get_referents(value):
             yield from errors_below(item, seen, depth - 1)
 

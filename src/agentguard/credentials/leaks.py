@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import ItemsView, KeysView, Mapping, ValuesView
 from decimal import Decimal
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, TracebackType
+from types import BuiltinFunctionType, FunctionType, MethodType, MethodWrapperType, ModuleType, TracebackType
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -22,7 +22,9 @@ MARK: Final = "[credential removed]"
 _DEPTH: Final = 64
 _MOST: Final = 100_000  # objects that one search looks into
 _FEW: Final = 1_000
-_PLAIN: Final = (int, float, complex, Decimal, FunctionType, BuiltinFunctionType, MethodType, ModuleType, type)
+_PLAIN: Final = (
+    int, float, complex, Decimal, FunctionType, BuiltinFunctionType, MethodType, MethodWrapperType, ModuleType, type,
+)  # fmt: skip
 _BARE: Final = frozenset({dict, list, tuple, set, frozenset, deque})
 # A response of httpx or requests holds what its transport sent: no part of what the tool returns, and shown nowhere.
 _WIRE: Final = frozenset({"httpcore", "h11", "h2", "urllib3"})
@@ -49,6 +51,13 @@ class LiveSecrets:
         with self._lock:
             self._fresh[issued.lease.id] = issued.secret
             self._shortest = min([self._shortest or len(secret), *lengths])
+
+    def fold(self, lease_id: str, secret: Secret) -> None:
+        """Hold no second copy of a secret that is kept folded."""
+        with self._lock:
+            for known in (self._fresh, self._watch.secrets):
+                if lease_id in known:
+                    known[lease_id] = secret
 
     def discard(self, lease_id: str) -> None:
         """Stop watching: the credential is dead."""

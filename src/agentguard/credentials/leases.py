@@ -13,7 +13,9 @@ from typing import Any, Final
 import anyio
 
 from agentguard._drive import driven, loop_running, run_shielded, wait_for
-from agentguard.credentials.held import Held, Home, Kept, Key, Use, key_of, refresh_time
+from agentguard.credentials.folded import Folded
+from agentguard.credentials.held import Held, Key, Use, key_of, refresh_time
+from agentguard.credentials.kept import WHOLE, Home, Kept
 from agentguard.credentials.leaks import LiveSecrets
 from agentguard.credentials.ledger import MemoryLedger
 from agentguard.credentials.revocation import Recorder, Revocations
@@ -41,6 +43,7 @@ class Leases:
         grace: seconds past its expiry in which a tool that reads may still be given a kept credential while the broker
             is out of reach; 0 for never, at most the 30 that verifiers are granted. Each use is recorded.
         most: kept leases; the least recently used idle one beyond it is revoked.
+        whole: how many of them are kept as they are; of the others, those that can be are folded.
 
     Raises:
         ConfigurationError: the grace is out of range.
@@ -48,24 +51,30 @@ class Leases:
 
     def __init__(
         self, issuer: Issuer, ledger: Ledger, record: Recorder, clock: Callable[[], float], *,
-        grace: float = 0.0, most: int = MOST_KEPT,
+        grace: float = 0.0, most: int = MOST_KEPT, whole: int = WHOLE,
     ) -> None:  # fmt: skip
         if not 0 <= grace <= LEEWAY:
             raise ConfigurationError(f"grace {grace!r}: write seconds from 0 to {LEEWAY}")
         self.secrets = LiveSecrets()
         self._issuer, self._ledger, self._record, self._clock = issuer, ledger, record, clock
         self._parents = issuer if isinstance(issuer, ParentIssuer) else None
-        self._waits, self._grace, self._most = waits(issuer) or waits(ledger), grace, most
+        self._waits, self._grace, self._most, self._whole = waits(issuer) or waits(ledger), grace, most, whole
         self._start()
 
     def _start(self) -> None:
         self._lock = threading.Lock()
         self._revocations = Revocations(self._issuer, self._ledger, self.secrets, self._record, self._clock)
-        self._kept = Kept(self._most)
         self._recover_at, self._forget_at = self._clock() + RECOVER, self._clock() + FORGET
         # INVARIANT: a lease that was asked for is in `_all`, with `_revocations`, or gone.
         self._all: dict[str, Home] = {}
+        self._kept = Kept(self._most, self._whole, self._all, self._folded)
         self._flights: dict[Key, _Flight] = {}
+
+    def _folded(self, folded: Folded) -> None:
+        """All who know the lease share what is left of it; a ledger outside this process holds its row anyway."""
+        self.secrets.fold(folded.id, folded)
+        if isinstance(self._ledger, MemoryLedger):
+            self._ledger.fold(folded)
 
     @property
     def ledger(self) -> Ledger:
@@ -86,11 +95,11 @@ class Leases:
             CredentialUnavailable: the issuer failed, the ledger or the audit log could not be written, or the task has
                 ended meanwhile (then what was issued is revoked).
         """
-        key = key_of(grant)
+        key = key_of(grant.key, grant.task, grant.details_s256)
         if grant.single_use:
             return _use(await self._issue(grant, key), cached=False)
         while True:
-            held, flight, leads = self._look(key)
+            held, flight, leads = self._look(key, grant.task)
             if held is not None:
                 return _use(held, cached=True)
             if leads:
@@ -99,9 +108,9 @@ class Leases:
                 return _use(await self._issue(grant, key), cached=False)
             await wait_for(flight)
 
-    def _look(self, key: Key) -> tuple[Held | None, Future[None], bool]:
+    def _look(self, key: Key, task: str) -> tuple[Held | None, Future[None], bool]:
         with self._lock:
-            held, flight = self._kept.get(key), self._flights.get(key)
+            held, flight = self._kept.get(key, task), self._flights.get(key)
             if held is not None and not held.revoked:
                 now = self._clock()
                 # Whoever comes while another caller refreshes is served by what is still good.
@@ -118,7 +127,7 @@ class Leases:
         """Ask for the credential on behalf of all who wait; a cancelled leader sends them round again."""
         failure: CredentialUnavailable | None = None
         try:
-            renewed = await self._renewed(key, grant.deadline) if grant.parent else None
+            renewed = await self._renewed(key, grant.task, grant.deadline) if grant.parent else None
             return _use(renewed or await self._issue(grant, key), cached=False)
         except Exception as error:
             kept = self._still_good(grant, key, error)
@@ -138,7 +147,7 @@ class Leases:
         if self._grace and grant.reads and isinstance(error, _Outage):
             grace = self._grace
         with self._lock:
-            held = self._kept.get(key)
+            held = self._kept.get(key, grant.task)
             if held is None or held.revoked or now >= held.good_until(grace):
                 return None
             held.users += 1
@@ -152,10 +161,10 @@ class Leases:
                 return None
         return held
 
-    async def _renewed(self, key: Key, deadline: float = math.inf) -> Held | None:
+    async def _renewed(self, key: Key, task: str, deadline: float = math.inf) -> Held | None:
         """Prolong a parent by one more life, so that what hangs under it lives on; None where a new one is needed."""
         with self._lock:
-            held = self._kept.get(key)
+            held = self._kept.get(key, task)
         if held is None or held.revoked or self._parents is None:
             return None
         now = self._clock()
@@ -183,10 +192,6 @@ class Leases:
         now = self._clock()
         with self._lock:
             home = self._all.get(grant.task)
-            shared = home.shared(grant.key) if home is not None and not grant.single_use else grant.key
-        if shared is not grant.key:  # what is kept holds no second copy of what the task's others hold
-            grant = grant.with_key(shared)
-            key = key_of(grant)
         lease = self._issuer.prepare(grant, now)
         if parent is not None:
             lease = replace(lease, parent=parent.issued.lease.id)
@@ -304,7 +309,7 @@ class Leases:
     async def revoke(self, lease_id: str, why: str) -> None:
         """Revoke one lease now, whoever uses it."""
         with self._lock:
-            held = next((home.leases[lease_id] for home in self._all.values() if lease_id in home.leases), None)
+            held = next(filter(None, (self._kept.find(home, lease_id) for home in self._all.values())), None)
         if held is not None:
             await self._end(held, why)
 
@@ -314,7 +319,7 @@ class Leases:
             home = self._all.pop(task, None)
             if reopen and home is not None:
                 self._all[task] = Home()
-            leases = list(home.leases.values()) if home else []
+            leases = self._kept.all_of(home) if home else []
             for held in leases:
                 self._kept.drop(held)
         try:
@@ -394,7 +399,7 @@ class Leases:
         return [held for held in used.values() if now >= held.refresh_at]
 
     async def _prolong(self, held: Held) -> None:
-        if await self._renewed(held.key) is None:
+        if await self._renewed(held.key, held.issued.lease.task) is None:
             held.put_off(self._clock())
         else:
             await self._let_go(held)  # nobody uses it for this
@@ -406,8 +411,7 @@ class Leases:
             return []
         self._forget_at = now + FORGET
         with self._lock:
-            homes = [list(home.leases.values()) for home in self._all.values()]
-        return [held for home in homes for held in home if held.over(now)]
+            return [held for home in self._all.values() for held in self._kept.over(home, now)]
 
     async def _forget(self, held: Held) -> None:
         """INVARIANT: what is forgotten is with `_revocations`, which records that it expired and asks no server."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from agentguard.credentials.folded import Folded
 from agentguard.model.lease import Ending, Lease, Secret
 from agentguard.ports import Owed
 
@@ -19,7 +20,8 @@ class MemoryLedger:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._rows: dict[str, Lease] = {}  # nobody asks here how far one came: all of them may be alive
+        # Nobody asks here how far one came: all of them may be alive.
+        self._rows: dict[str, Lease | Folded] = {}
 
     async def pending(self, lease: Lease) -> None:
         """A credential is about to be asked for, so it may exist from now on."""
@@ -46,8 +48,14 @@ class MemoryLedger:
     async def outstanding(self, now: float) -> Sequence[Lease]:
         """Issued or possibly issued, not revoked, not expired for every verifier."""
         with self._lock:
-            self._rows = {lease.id: lease for lease in self._rows.values() if lease.expires_by > now}
-            return list(self._rows.values())
+            self._rows = {row.id: row for row in self._rows.values() if row.expires_by > now}
+            return [row.lease() if isinstance(row, Folded) else row for row in self._rows.values()]
+
+    def fold(self, folded: Folded) -> None:
+        """Hold no second copy of a lease that is kept folded; the row says the same."""
+        with self._lock:
+            if folded.id in self._rows:
+                self._rows[folded.id] = folded
 
     async def adopt(self, now: float) -> Sequence[Owed]:
         """Nothing: what another process held is not known here."""

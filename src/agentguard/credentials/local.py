@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import binascii
 import functools
-import itertools
 import math
 import os
 import re
-import secrets
-import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -24,6 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from agentguard._jwt import MAX_ACTORS, MAX_TOKEN
+from agentguard.credentials.alive import Alive
 from agentguard.errors import ConfigurationError, CredentialUnavailable, Unavailable
 from agentguard.keys import KeySet, Signer, Signers, SigningKey
 from agentguard.model.lease import Ending, Grant, Issued, Lease, Secret
@@ -34,20 +32,6 @@ _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _URLSAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 
-class _Ids:
-    """Ids that are unique across processes: a random prefix a process, and a counter."""
-
-    def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        self._prefix, self._counter = secrets.token_hex(8), itertools.count(1)
-
-    def next(self) -> str:
-        return f"{self._prefix}-{next(self._counter):x}"
-
-
-_ids: Final = _Ids()
 _issuers: Final[weakref.WeakSet[LocalIssuer]] = weakref.WeakSet()
 
 
@@ -89,7 +73,7 @@ class LocalIssuer:
         if self._signers is not None:
             self.suspends, self.waits = self._signers.suspends, self._signers.waits
             self.remote = self.waits
-        self._live = _Live(monotonic)
+        self._alive, self._second = Alive(monotonic), 0
         _issuers.add(self)
 
     @property
@@ -116,15 +100,17 @@ class LocalIssuer:
             )
         # The lease knows the exact time; `iat` is its whole seconds, and the lifetime counts from there.
         expires_at = math.ceil(min(math.floor(now) + self._lifetime, grant.deadline))
+        # What ends in one second shares one number.
+        expires_at = self._second = self._second if self._second == expires_at else expires_at
         lease = Lease(
-            id=_ids.next(),
+            id=self._alive.next_id(),
             issuer=self._issuer,
             key=grant.key,
             task=grant.task,
             issued_at=now,
             expires_at=expires_at,
         )
-        self._live.prepare(lease.id, lease.expires_by - now)
+        self._alive.prepare(lease.id, lease.expires_by - now)
         return lease
 
     async def issue(self, grant: Grant, lease: Lease, now: float) -> Issued:
@@ -146,19 +132,19 @@ class LocalIssuer:
             )
         secret = Secret(token)
         del token
-        if not self._live.issue(lease.id):
+        if not self._alive.issue(lease.id):
             raise CredentialUnavailable("the lease was revoked, has expired or belongs to another process")
         return Issued(_with_fingerprint(lease, secret), secret)
 
     async def revoke(self, lease: Lease, handle: Secret | None = None) -> Ending:
         """End a lease, issued or only prepared; once more changes nothing."""
         if lease.issuer == self._issuer:
-            self._live.end(lease.id)
+            self._alive.end(lease.id)
         return Ending.REVOKED
 
     def revoked(self, iss: str, jti: str) -> bool:
         """Tell whether a token is not live: revoked, expired, or never issued here. Keyed as RFC 7519 says, by both."""
-        return iss != self._issuer or not self._live.holds(jti)
+        return iss != self._issuer or not self._alive.holds(jti)
 
     def __repr__(self) -> str:
         return f"<LocalIssuer {self._issuer} {self._key.kid if self._key is not None else self._signers}>"
@@ -268,65 +254,9 @@ def _with_fingerprint(lease: Lease, secret: Secret) -> Lease:
     )
 
 
-class _Live:
-    """The leases that are prepared or issued, until `expires_by`; memory is bounded by what a minute brings.
-
-    INVARIANT: what is not here is not live. Ends are counted on a monotonic clock, so no jump of the wall clock revives
-    a lease.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self.forget()
-
-    def forget(self) -> None:
-        self._lock = threading.Lock()
-        self._until: dict[str, tuple[float, bool]] = {}
-        self._buckets: dict[int, list[str]] = {}
-        self._pruned = -math.inf
-
-    def prepare(self, jti: str, seconds: float) -> None:
-        with self._lock:
-            now = self._clock()
-            self._prune(now)
-            self._until[jti] = (now + seconds, False)
-            self._buckets.setdefault(math.ceil(now + seconds), []).append(jti)
-
-    def issue(self, jti: str) -> bool:
-        with self._lock:
-            until, _ = self._until.get(jti, _GONE)
-            if until <= self._clock():
-                return False
-            self._until[jti] = (until, True)
-            return True
-
-    def end(self, jti: str) -> None:
-        with self._lock:
-            self._until.pop(jti, None)
-
-    def holds(self, jti: str) -> bool:
-        until, issued = self._until.get(jti, _GONE)
-        return issued and until > self._clock()
-
-    def __len__(self) -> int:
-        return len(self._until)
-
-    def _prune(self, now: float) -> None:
-        if now < self._pruned + 1:
-            return
-        self._pruned = now
-        for second in [second for second in self._buckets if second <= now]:
-            for jti in self._buckets.pop(second):
-                self._until.pop(jti, None)
-
-
-_GONE: Final = (-math.inf, False)
-
-
 def _after_fork() -> None:
-    _ids.renew()
     for issuer in list(_issuers):
-        issuer._live.forget()
+        issuer._alive.forget()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,0 +1,152 @@
+"""The leases that are kept for the next call under the same key: few of them whole, all others folded."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from agentguard.credentials.folded import Fold, Folded
+from agentguard.credentials.held import Held, Key
+
+WHOLE: Final = 256  # kept leases that are not folded: those that were used last
+_LOOKS: Final = 16  # leases that are looked at, at most, to find one that nobody uses
+
+
+class Home:
+    """The leases of one open task: those that are whole, by their ids, and those that are folded. Its owner locks."""
+
+    __slots__ = ("fold", "leases")
+
+    def __init__(self) -> None:
+        self.leases: dict[str, Held] = {}  # INVARIANT: a lease is here or in the fold, never in both
+        self.fold = Fold()
+
+    def drop(self, lease_id: str) -> None:
+        self.leases.pop(lease_id, None)
+        if not self.leases:
+            self.leases = {}  # a table that was large stays large
+
+
+class Kept:
+    """Leases by their key, least recently used first; bounded. Its owner locks.
+
+    Args:
+        most: kept leases.
+        whole: how many of them stay as they are; of the others, those that can be are folded.
+        homes: the open tasks, by their ids; their owner changes them.
+        folded: is told of each one that is folded.
+    """
+
+    def __init__(self, most: int, whole: int, homes: dict[str, Home], folded: Callable[[Folded], None]) -> None:
+        self._most, self._whole, self._homes, self._tell = most, whole, homes, folded
+        self._by_key: OrderedDict[Key, Held] = OrderedDict()
+        self._with_folded: dict[Home, None] = {}  # in the order in which they had the first
+        self._folded = 0
+
+    def get(self, key: Key, task: str) -> Held | None:
+        """Return the lease under a key, whole; it is the last one that is folded again."""
+        held = self._by_key.get(key)
+        if held is not None:
+            self._by_key.move_to_end(key)
+        elif self._with_folded:
+            home = self._homes.get(task)
+            folded = home.fold.take(key) if home is not None else None
+            if home is not None and folded is not None:
+                self._fold_surplus()  # before it is among them, or it could be folded again at once
+                held = self._by_key[key] = self._whole_again(home, folded)
+        return held
+
+    def put(self, held: Held) -> list[Held]:
+        """Keep it, and return those that are in nobody's use and are kept no longer."""
+        out = []
+        older = self.get(held.key, held.issued.lease.task)
+        if older is not None:
+            out.append(older)
+        self._by_key[held.key] = held
+        self._by_key.move_to_end(held.key)
+        self._fold_surplus()
+        out += self._surplus()
+        for other in out:
+            other.retired = True
+        return [other for other in out if other.idle()]
+
+    def _fold_surplus(self) -> None:
+        """Fold the oldest ones that nobody uses, as many as are too many."""
+        for _ in range(_LOOKS if len(self._by_key) > self._whole else 0):
+            key, oldest = next(iter(self._by_key.items()))
+            if self._fold(oldest):
+                del self._by_key[key]
+            else:
+                self._by_key.move_to_end(key)
+            if len(self._by_key) <= self._whole:
+                break
+
+    def _fold(self, held: Held) -> bool:
+        lease = held.issued.lease
+        home = self._homes.get(lease.task)
+        if home is None or not held.idle() or held.retired:
+            return False
+        # INVARIANT: what is about to end is not in its home any more, and stays whole.
+        folded = home.fold.put(held) if home.leases.get(lease.id) is held else None
+        if folded is None:
+            return False
+        home.drop(lease.id)
+        self._folded += 1
+        self._with_folded[home] = None
+        self._tell(folded)
+        return True
+
+    def _whole_again(self, home: Home, folded: Folded) -> Held:
+        """It was taken out of its home's fold."""
+        self._folded -= 1
+        if not len(home.fold):
+            self._with_folded.pop(home, None)
+        held = home.leases[folded.id] = folded.held()
+        return held
+
+    def _surplus(self) -> list[Held]:
+        """The oldest that nobody uses, as many as there are too many; what is in use is as good as new."""
+        out: list[Held] = []
+        for _ in range(_LOOKS):
+            if len(self) <= self._most:
+                break
+            home = next(iter(self._with_folded), None)
+            if home is not None:
+                out += self._unfolded(home, home.fold.oldest())
+                continue
+            key, oldest = next(iter(self._by_key.items()))
+            if oldest.idle():
+                del self._by_key[key]
+                out.append(oldest)
+            else:
+                self._by_key.move_to_end(key)
+        return out
+
+    def _unfolded(self, home: Home, which: Iterable[Folded]) -> list[Held]:
+        """Make folded leases whole again, which are kept no longer: they are about to end."""
+        return [self._whole_again(home, folded) for folded in which if home.fold.drop(folded)]
+
+    def all_of(self, home: Home) -> list[Held]:
+        """Every lease of a task, whole."""
+        self._unfolded(home, home.fold.listed())
+        return list(home.leases.values())
+
+    def over(self, home: Home, now: float) -> list[Held]:
+        """The leases of a task that nobody uses and every verifier refuses."""
+        self._unfolded(home, [folded for folded in home.fold.listed() if folded.expires_by <= now])
+        return [held for held in home.leases.values() if held.over(now)]
+
+    def find(self, home: Home, lease_id: str) -> Held | None:
+        """The lease of a task by its id, to be ended."""
+        self._unfolded(home, [folded for folded in home.fold.listed() if folded.id == lease_id])
+        return home.leases.get(lease_id)
+
+    def drop(self, held: Held) -> None:
+        if self._by_key.get(held.key) is held:
+            del self._by_key[held.key]
+        if not self._by_key:
+            self._by_key.clear()  # a table that was large stays large
+
+    def __len__(self) -> int:
+        return len(self._by_key) + self._folded
