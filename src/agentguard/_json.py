@@ -12,6 +12,8 @@ MAX_JSON_DEPTH: Final = 32
 _BRACKETS: Final = re.compile(r'"(?:[^"\\]|\\.)*+"?|([\[{])|([\]}])', re.DOTALL)
 _LONGEST: Final = 10**20
 _LOOKED_INTO: Final = frozenset({int, dict, list})
+_DIGITS: Final = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
+_MANY_DIGITS: Final = b"0" * 20  # where there is no such run, no number has 20 digits and a sign, or more
 _DECODE: Final = msgspec.json.Decoder().decode
 _ENCODE: Final = msgspec.json.Encoder().encode
 _SURROGATE: Final = re.compile(r"\\u[dD][89abcdefABCDEF]")
@@ -49,7 +51,9 @@ def _plain(data: bytes) -> dict[str, Any] | None:
         return None
     try:
         value = _DECODE(data)
-        return value if type(value) is dict and _ENCODE(value) == data and not _long(value) else None
+        if type(value) is not dict or _ENCODE(value) != data:
+            return None
+        return value if _MANY_DIGITS not in data.translate(_DIGITS) or not _long(value) else None
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
 

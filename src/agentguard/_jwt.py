@@ -291,14 +291,15 @@ def _bytes(segment: str) -> bytes:
 def _check_claims(claims: Mapping[str, Any], profile: Profile, now: float) -> None:
     for name in profile.needed:
         value = claims.get(name)
-        if value is None or (not value and type(value) in _CONTAINERS):
+        if not value and (value is None or type(value) in _CONTAINERS):
             raise _Refused(f"the claim {name} is missing")
     if not isinstance(claims["iss"], str) or claims["iss"] != profile.issuer:
         raise _Refused("the issuer is not the one expected here")
     _check_audience(claims["aud"], profile)
     _check_times(claims, profile, now)
     for name in _TEXTS:
-        if name in claims and not (isinstance(claims[name], str) and claims[name].isprintable()):
+        text = claims.get(name, "")
+        if not (isinstance(text, str) and text.isprintable()):
             raise _Refused(f"the claim {name} is no plain text")
     if "sub" in claims and not is_name(claims["sub"]):
         raise _Refused("the subject is no name")
@@ -308,7 +309,8 @@ def _check_claims(claims: Mapping[str, Any], profile: Profile, now: float) -> No
     elif "cnf" in claims:
         raise _Refused("the token is bound to a key whose proof is missing")
     _check_actors(claims)
-    _check_details(claims.get("authorization_details", []))
+    if "authorization_details" in claims:
+        _check_details(claims["authorization_details"])
 
 
 def _check_audience(audience: object, profile: Profile) -> None:

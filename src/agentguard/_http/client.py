@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import random
 import ssl
@@ -158,7 +157,7 @@ class _Attempts:
             return first
         unsure = self._sent
         made = self._make()
-        request = await made if inspect.isawaitable(made) else made
+        request = made if isinstance(made, Request) else await made
         self.where = shown(request.url)
         outcome = await self._attempt(request)
         if isinstance(outcome, Failure):

@@ -15,6 +15,7 @@ import httpcore
 
 from agentguard._http.message import Response
 from agentguard._http.network import Deadline, Refused
+from agentguard._http.pools import BlockingPool
 from agentguard._http.prepare import Failure, Outcome, Prepared
 
 _GZIP_OR_ZLIB: Final = 47
@@ -28,7 +29,7 @@ _BROKEN: Final = (
 )
 
 
-def exchange(pool: httpcore.ConnectionPool, sent: Prepared, deadline: Deadline, limit: int) -> Outcome:
+def exchange(pool: BlockingPool, sent: Prepared, deadline: Deadline, limit: int) -> Outcome:
     """Send and read, blocking."""
     body = _Body(str(sent.origin), limit, deadline)
     try:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # untyped
 
@@ -17,9 +17,11 @@ import anyio
 import httpcore
 
 from agentguard._http.address import Origin
+from agentguard._http.lanes import Lanes
 from agentguard._http.network import AsyncWire, Gate, Wire
 from agentguard.errors import ConfigurationError
 
+BlockingPool: TypeAlias = Lanes | httpcore.ConnectionPool
 _IDLE: Final = 10.0  # seconds after which an unused connection is not used again
 _PARENTS: Final[list[object]] = []  # what a forked child inherited and must not touch, not even by collecting it
 
@@ -47,9 +49,18 @@ class Plan:
         bypass: dict[str, Any] = {"no": self.direct}
         return self.proxy is not None and not origin.loopback and not proxy_bypass_environment(origin.host, bypass)
 
-    def pool(self, *, proxied: bool) -> httpcore.ConnectionPool:
-        wire = Wire(Gate(everywhere=True) if proxied else self.gate)
-        return httpcore.ConnectionPool(network_backend=wire, **self._common(proxied=proxied))
+    def pool(self, *, proxied: bool) -> BlockingPool:
+        if proxied:
+            wire = Wire(Gate(everywhere=True))
+            return httpcore.ConnectionPool(network_backend=wire, **self._common(proxied=proxied))
+        wire = Wire(self.gate)
+
+        def connect(origin: httpcore.Origin) -> httpcore.HTTPConnection:
+            return httpcore.HTTPConnection(
+                origin, ssl_context=self.ssl_context, keepalive_expiry=_IDLE, network_backend=wire
+            )
+
+        return Lanes(connect, self.connections)
 
     def async_pool(self, *, proxied: bool) -> httpcore.AsyncConnectionPool:
         wire = AsyncWire(Gate(everywhere=True) if proxied else self.gate)
@@ -90,11 +101,11 @@ class Pools:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._lock = threading.Lock()
-        self._blocking: dict[bool, httpcore.ConnectionPool] = {}
+        self._blocking: dict[bool, BlockingPool] = {}
         self._homes: dict[object, _Home] = {}
         self._closed = False
 
-    def blocking(self, origin: Origin) -> httpcore.ConnectionPool | None:
+    def blocking(self, origin: Origin) -> BlockingPool | None:
         """Return the pool for synchronous callers, or None once it was closed."""
         proxied = self.plan.proxied(origin)
         with self._lock:

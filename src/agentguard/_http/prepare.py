@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 from urllib.parse import quote_plus
 
 import httpcore
@@ -67,10 +67,33 @@ def prepared(request: Request, deadline: Deadline) -> Prepared | Failure:
     )
     pool = deadline.left(httpcore.PoolTimeout)
     timeouts = {"connect": deadline, "read": deadline, "write": deadline, "pool": pool}
-    wire = httpcore.Request(
-        request.method.encode(), url, headers=headers, content=body, extensions={"timeout": timeouts}
-    )
-    return Prepared(origin, wire)
+    return Prepared(origin, _Wire(request.method.encode(), url, headers, body, {"timeout": timeouts}))
+
+
+class _Wire(httpcore.Request):
+    """A request of bytes, made here, so that it is not looked through for what would have to be encoded."""
+
+    def __init__(  # what httpcore's own takes is turned into these five
+        self, method: bytes, url: httpcore.URL, headers: list[tuple[bytes, bytes]], body: bytes | None,
+        extensions: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self.method, self.url, self.headers, self.extensions = method, url, headers, extensions
+        self.stream = _Content(body or b"")
+
+
+class _Content:
+    """A body that both kinds of caller can read, in one piece."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._body
 
 
 def _body(request: Request) -> tuple[bytes | None, str]:
@@ -83,7 +106,7 @@ def _body(request: Request) -> tuple[bytes | None, str]:
 
 def form_encoded(form: Iterable[tuple[str, str]]) -> bytes:
     """The pairs as a form; what needs no escape, as a token does, is not looked at character by character."""
-    pairs = [f"{_escaped(name)}={_escaped(value)}" for name, value in form]
+    pairs = [f"{_escaped_name(name)}={_escaped(value)}" for name, value in form]
     return "&".join(pairs).encode("ascii")
 
 

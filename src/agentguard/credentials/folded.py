@@ -78,7 +78,7 @@ class Fold:
 
     def put(self, held: Held) -> Folded | None:
         """Fold a lease, or return None where it has more than what is kept here."""
-        if not _is_plain(held):
+        if not is_plain(held):
             return None
         common = _common(held)
         common = self._commons.setdefault(common, common)
@@ -131,7 +131,7 @@ def _common(held: Held) -> Common:
 _NONE: Final[Mapping[str, Folded]] = {}
 
 
-def _is_plain(held: Held) -> bool:
+def is_plain(held: Held) -> bool:
     """Tell whether making it whole again gives this very lease."""
     issued, lease = held.issued, held.issued.lease
     if issued.handle is not None or issued.prover is not None or held.parent is not None or held.life:

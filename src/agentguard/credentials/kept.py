@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from agentguard.credentials.folded import Fold, Folded
+from agentguard.credentials.folded import Fold, Folded, is_plain
 from agentguard.credentials.held import Held, Key
 
 WHOLE: Final = 256  # kept leases that are not folded: those that were used last
@@ -40,21 +40,24 @@ class Kept:
 
     def __init__(self, most: int, whole: int, homes: dict[str, Home], folded: Callable[[Folded], None]) -> None:
         self._most, self._whole, self._homes, self._tell = most, whole, homes, folded
-        self._by_key: OrderedDict[Key, Held] = OrderedDict()
+        # Those that can be folded, and all others, which are not looked at for it again and again.
+        self._plain: OrderedDict[Key, Held] = OrderedDict()
+        self._others: OrderedDict[Key, Held] = OrderedDict()
         self._with_folded: dict[Home, None] = {}  # in the order in which they had the first
         self._folded = 0
 
     def get(self, key: Key, task: str) -> Held | None:
         """Return the lease under a key, whole; it is the last one that is folded again."""
-        held = self._by_key.get(key)
-        if held is not None:
-            self._by_key.move_to_end(key)
-        elif self._with_folded:
-            home = self._homes.get(task)
-            folded = home.fold.take(key) if home is not None else None
-            if home is not None and folded is not None:
-                self._fold_surplus()  # before it is among them, or it could be folded again at once
-                held = self._by_key[key] = self._whole_again(home, folded)
+        for order in (self._plain, self._others):
+            if order and (held := order.get(key)) is not None:
+                order.move_to_end(key)
+                return held
+        home = self._homes.get(task) if self._with_folded else None
+        folded = home.fold.take(key) if home is not None else None
+        if home is None or folded is None:
+            return None
+        self._fold_surplus()  # before it is among them, or it could be folded again at once
+        held = self._plain[key] = self._whole_again(home, folded)
         return held
 
     def put(self, held: Held) -> list[Held]:
@@ -63,8 +66,9 @@ class Kept:
         older = self.get(held.key, held.issued.lease.task)
         if older is not None:
             out.append(older)
-        self._by_key[held.key] = held
-        self._by_key.move_to_end(held.key)
+            self.drop(older)
+        order = self._plain if is_plain(held) else self._others
+        order[held.key] = held
         self._fold_surplus()
         out += self._surplus()
         for other in out:
@@ -73,14 +77,14 @@ class Kept:
 
     def _fold_surplus(self) -> None:
         """Fold the oldest ones that nobody uses, as many as are too many."""
-        for _ in range(_LOOKS if len(self._by_key) > self._whole else 0):
-            key, oldest = next(iter(self._by_key.items()))
-            if self._fold(oldest):
-                del self._by_key[key]
-            else:
-                self._by_key.move_to_end(key)
-            if len(self._by_key) <= self._whole:
+        for _ in range(_LOOKS):
+            if len(self._plain) <= self._whole:
                 break
+            key, oldest = next(iter(self._plain.items()))
+            if self._fold(oldest):
+                del self._plain[key]
+            else:
+                self._plain.move_to_end(key)
 
     def _fold(self, held: Held) -> bool:
         lease = held.issued.lease
@@ -115,12 +119,13 @@ class Kept:
             if home is not None:
                 out += self._unfolded(home, home.fold.oldest())
                 continue
-            key, oldest = next(iter(self._by_key.items()))
+            order = max(self._plain, self._others, key=len)
+            key, oldest = next(iter(order.items()))
             if oldest.idle():
-                del self._by_key[key]
+                del order[key]
                 out.append(oldest)
             else:
-                self._by_key.move_to_end(key)
+                order.move_to_end(key)
         return out
 
     def _unfolded(self, home: Home, which: Iterable[Folded]) -> list[Held]:
@@ -143,10 +148,11 @@ class Kept:
         return home.leases.get(lease_id)
 
     def drop(self, held: Held) -> None:
-        if self._by_key.get(held.key) is held:
-            del self._by_key[held.key]
-        if not self._by_key:
-            self._by_key.clear()  # a table that was large stays large
+        for order in (self._plain, self._others):
+            if order.get(held.key) is held:
+                del order[held.key]
+                if not order:
+                    order.clear()  # a table that was large stays large
 
     def __len__(self) -> int:
-        return len(self._by_key) + self._folded
+        return len(self._plain) + len(self._others) + self._folded

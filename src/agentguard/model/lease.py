@@ -27,6 +27,20 @@ class LeaseKey:
     audience: str
     scopes: tuple[str, ...]
     resource: str
+    _hash: int = field(default=0, init=False, repr=False, compare=False)
+
+    def __hash__(self) -> int:
+        if not self._hash:  # it is looked up several times a call
+            object.__setattr__(self, "_hash", hash(self._parts()) or 1)
+        return self._hash
+
+    def _parts(self) -> tuple[Any, ...]:
+        return (
+            self.tenant, self.subject, self.root, self.chain, self.tool, self.audience, self.scopes, self.resource
+        )  # fmt: skip
+
+    def __reduce__(self) -> Any:
+        return LeaseKey, self._parts()  # hashes differ between processes
 
 
 @dataclass(frozen=True, slots=True)

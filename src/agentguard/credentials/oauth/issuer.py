@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import os
 import re
-import secrets
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 # Stands before the token in a handle; no token has a space.
 _UNSURE: Final = "unsure "
 _MOST: Final = 1000
+_LATE_LEEWAY: Final = LEEWAY + math.ceil(SEND_SECONDS)  # it may be issued as late as the request is given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +74,12 @@ class TokenIssuer:
         Raises:
             ConfigurationError: a scope is no scope-token (RFC 6749 section 3.3).
         """
-        if not all(_SCOPE.fullmatch(scope) for scope in grant.key.scopes):
+        if not _are_scopes(grant.key.scopes):
             raise ConfigurationError(
                 f"scopes {grant.key.scopes!r}: a scope is printable ASCII without space, quote, backslash"
             )
         return Lease(
-            id=secrets.token_hex(16),
+            id=os.urandom(16).hex(),
             issuer=self._server.issuer,
             key=grant.key,
             task=grant.task,
@@ -85,7 +87,7 @@ class TokenIssuer:
             expires_at=now + self._rules.max_lifetime,
             type="access_token",
             placement=Placement.DPOP if self._rules.dpop else Placement.BEARER,
-            verifier_leeway=LEEWAY + math.ceil(SEND_SECONDS),  # it may be issued as late as the request is given up
+            verifier_leeway=_LATE_LEEWAY,
         )
 
     async def issue(self, grant: Grant, lease: Lease, now: float) -> Issued:
@@ -134,7 +136,9 @@ class TokenIssuer:
         self, server: AuthorizationServer, fields: MakeFields, key: DpopKey | None, until: float
     ) -> Response | Refused:
         known = await server.metadata(until)
-        return known if isinstance(known, Refused) else await server.post(known.token_endpoint, fields, until, key)
+        if isinstance(known, Refused):
+            return known
+        return await server.post(known.token_endpoint, fields, until, key, known=known)
 
     async def _verified(self, answer: Answer, asked: Asked, asked_at: float, until: float) -> Verified | Refused:
         if is_jwt(answer.token):
@@ -248,6 +252,11 @@ class TokenIssuer:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._server.issuer} as {self._server.client.client_id}>"
+
+
+@functools.lru_cache(maxsize=1024)
+def _are_scopes(scopes: tuple[str, ...]) -> bool:
+    return all(_SCOPE.fullmatch(scope) for scope in scopes)
 
 
 def _handle(token: Secret, *, unsure: bool) -> Secret:

@@ -75,7 +75,10 @@ class AuthorizationServer:
         found = self._fixed or await self._discovery.metadata(max(0.0, until - self.monotonic()))
         return Refused(f"{self.issuer}: {found}", may_exist=False) if isinstance(found, str) else found
 
-    async def post(self, url: str, fields: MakeFields, until: float, key: DpopKey | None = None) -> Response | Refused:
+    async def post(
+        self, url: str, fields: MakeFields, until: float, key: DpopKey | None = None, *,
+        known: ServerMetadata | None = None,
+    ) -> Response | Refused:  # fmt: skip
         """Send a form with proof of this client, and of a key where there is one; each attempt has fresh proofs.
 
         A server that wants a DPoP nonce is asked once more (RFC 9449 section 8).
@@ -85,16 +88,20 @@ class AuthorizationServer:
             fields: makes the rest of the form.
             until: monotonic seconds.
             key: the key to prove.
+            known: its metadata, where the caller has just asked for it.
         """
-        answer = await self._sent(url, fields, until, key)
+        found = known or await self.metadata(until)
+        if isinstance(found, Refused):
+            return found
+        answer = await self._sent(url, fields, until, key, found)
         if key is not None and isinstance(answer, Response) and _wants_nonce(answer):
-            answer = await self._sent(url, fields, until, key)
+            answer = await self._sent(url, fields, until, key, found)
         return answer
 
-    async def _sent(self, url: str, fields: MakeFields, until: float, key: DpopKey | None) -> Response | Refused:
-        made, known = 0, await self.metadata(until)
-        if isinstance(known, Refused):
-            return known
+    async def _sent(
+        self, url: str, fields: MakeFields, until: float, key: DpopKey | None, known: ServerMetadata
+    ) -> Response | Refused:
+        made = 0
 
         async def make() -> Request:
             nonlocal made

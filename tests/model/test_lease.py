@@ -1,0 +1,39 @@
+"""Lease keys: equal ones are one key, in this process and after a pickle; and a secret shows itself nowhere."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import pytest
+
+from agentguard.model.lease import LeaseKey, Secret
+
+KEY = LeaseKey("", "user:alice", "t", ("user:alice", "bot"), "pay", "https://api.test", ("pay",), "account/1")
+
+
+def test_equal_keys_are_one_key_and_others_are_not() -> None:
+    again = replace(KEY)
+
+    assert (again, hash(again), {KEY: 1}[again]) == (KEY, hash(KEY), 1)
+    assert replace(KEY, resource="account/2") not in {KEY: 1}
+    assert "_hash" not in repr(KEY)
+
+
+def test_key_is_the_same_after_a_pickle_whose_reader_hashes_otherwise() -> None:
+    hash(KEY)
+    read = pickle.loads(pickle.dumps(KEY))
+
+    assert read == KEY
+    assert read._hash == 0
+
+
+@pytest.mark.control("6 a credential is never seen")
+def test_no_attribute_of_a_secret_is_its_text() -> None:
+    secret = Secret("canary-of-a-secret")
+
+    shown = [repr(secret), str(secret), f"{secret!s:>30}", *(repr(getattr(secret, name)) for name in Secret.__slots__)]
+
+    assert not any("canary" in text for text in shown)
+    assert all(getattr(secret, name) != "canary-of-a-secret" for name in Secret.__slots__)
+    assert secret.reveal() == "canary-of-a-secret"
