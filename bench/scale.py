@@ -69,12 +69,11 @@ def intent(rules: int = 1) -> Intent:
 def calling(guard: Guard, depth: int = 1, rules: int = 1) -> Iterator[Case]:
     """A full guarded call at the end of a chain of so many agents, whose intents have so many rules."""
     context, stack = contextvars.Context(), ExitStack()
-    declared = intent(rules)
 
     def open_chain() -> None:
-        task = stack.enter_context(guard.task("agent-1", on_behalf_of="alice", intent=declared, ttl=3600))
-        for number in range(2, depth + 1):
-            task = stack.enter_context(task.delegate(f"agent-{number}", intent=declared))
+        task = stack.enter_context(guard.task("agent-1", on_behalf_of="alice", intent=intent(rules), ttl=3600))
+        for number in range(2, depth + 1):  # an intent of its own at each level, so that each is checked by itself
+            task = stack.enter_context(task.delegate(f"agent-{number}", intent=intent(rules)))
 
     context.run(open_chain)
     try:

@@ -63,6 +63,7 @@ class Level(NamedTuple):
         standing: None where nothing that was consumed before matters, beside the budgets.
         sources: which earlier results its `from` look at.
         results: what is visible of them; None where there is no `from`.
+        made: the candidates of what answers every call alike, by its id and with it, so that no id is used twice.
     """
 
     label: str
@@ -72,6 +73,7 @@ class Level(NamedTuple):
     standing: Standing | None
     sources: frozenset[Source]
     results: View | None
+    made: dict[int, tuple[Admitted, Sequence[Candidate]]]
 
 
 class Matched(NamedTuple):
@@ -125,7 +127,7 @@ def _level(label: str, scope: str, home: str, intent: CompiledIntent, link: Task
     standing = Standing(home, waits, awaited, binds) if awaited or binds else None
     sources = intent.intent.derived("sources", lambda: sources_of(intent.intent))
     view = View(task.tree.results, tuple([above.id for above in task.path]), scope) if sources else None
-    return Level(label, scope, intent, link, standing, sources, view)
+    return Level(label, scope, intent, link, standing, sources, view, {})
 
 
 def need_results(task: Task) -> None:
@@ -148,22 +150,40 @@ async def match(call: ToolCall, levels: Levels, facts: Facts, budgets: Budgets, 
     Raises:
         Refusal: a level does not admit the call, or has no budget left; then nothing was taken anywhere.
     """
-    options = [_admitted(call, level, await _facts(level, facts, budgets)) for level in levels.levels]
-    candidates: list[Sequence[Candidate]] = [
-        [_candidate(call, level, option) for option in admitted]
-        for level, admitted in zip(levels.levels, options, strict=True)
-    ]
+    admitted: list[tuple[Option, ...]] = []
+    candidates: list[Sequence[Candidate]] = []
+    checked, verdict = None, None
+    for level in levels.levels:
+        # A check is pure, so an intent that was handed on as it is says the same again, unless a level knows more.
+        if level.results is not None or level.standing is not None:
+            checked, verdict = None, level.intent.check(call, await _facts(level, facts, budgets))
+        elif level.intent is not checked:
+            checked, verdict = level.intent, level.intent.check(call, facts)
+        assert verdict is not None  # noqa: S101  # no intent is None, so the first level has one
+        if not isinstance(verdict, Admitted):
+            raise Refusal(verdict.reason, level=level.label, miss=verdict.miss)
+        admitted.append(verdict.options)
+        known = level.made.get(id(verdict))
+        candidates.append(known[1] if known is not None else _candidates(call, level, verdict))
     candidates += levels.limits
     reservation = None
-    if any(candidate.charges or candidate.retry_key for level in candidates for candidate in level):
+    if _are_counted(candidates):
         reservation = await _reserve(candidates, levels, budgets, now)
-    chosen = reservation.chosen if reservation is not None else (0,) * len(options)
-    steps = [admitted[index] for admitted, index in zip(options, chosen, strict=False)]
-    ending = tuple([level.task for level, option in zip(levels.levels, steps, strict=True) if option.ends_task])
-    outcome = max((option.outcome for option in steps), key=STRICTNESS.__getitem__)
-    names = tuple(option.step for option in steps)
+    chosen = reservation.chosen if reservation is not None else (0,) * len(admitted)
+    steps = [options[index] for options, index in zip(admitted, chosen, strict=False)]
+    ending = [level.task for level, option in zip(levels.levels, steps, strict=True) if option.ends_task]
+    outcome = max([option.outcome for option in steps], key=STRICTNESS.__getitem__)
+    names = tuple([option.step for option in steps])
     decision = Decision(outcome=outcome, reason=Reason.DECLARED, tool=call.spec.name, steps=names)
-    return Matched(decision, reservation, ending)
+    return Matched(decision, reservation, tuple(ending))
+
+
+def _are_counted(candidates: Sequence[Sequence[Candidate]]) -> bool:
+    for level in candidates:
+        for candidate in level:
+            if candidate.charges or candidate.retry_key:
+                return True
+    return False
 
 
 async def _facts(level: Level, facts: Facts, budgets: Budgets) -> Facts:
@@ -183,11 +203,12 @@ def _done(step: str) -> str:
     return f"done.{step}"
 
 
-def _admitted(call: ToolCall, level: Level, facts: Facts) -> tuple[Option, ...]:
-    verdict = level.intent.check(call, facts)
-    if isinstance(verdict, Admitted):
-        return verdict.options
-    raise Refusal(verdict.reason, level=level.label, miss=verdict.miss)
+def _candidates(call: ToolCall, level: Level, admitted: Admitted) -> Sequence[Candidate]:
+    """What is asked of the budgets at a level; kept where no part of it is the call's."""
+    made = [_candidate(call, level, option) for option in admitted.options]
+    if admitted.fixed and level.standing is None and not any(candidate.retry_key for candidate in made):
+        level.made[id(admitted)] = admitted, made
+    return made
 
 
 def _candidate(call: ToolCall, level: Level, option: Option) -> Candidate:

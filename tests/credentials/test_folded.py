@@ -209,8 +209,7 @@ def used_once(room: Room, number: int) -> None:
 def test_ids_that_are_not_ours_are_never_alive() -> None:
     clock = FakeClock()
     alive = Alive(clock)
-    jti = alive.next_id()
-    alive.prepare(jti, 60)
+    jti = alive.prepare(60)
     assert not alive.holds(jti)
     assert alive.issue(jti)
     prefix, _, number = jti.partition("-")
@@ -231,13 +230,11 @@ def test_memory_of_what_was_alive_is_given_back() -> None:
     clock = FakeClock()
     alive = Alive(clock)
     for _ in range(5_000):
-        jti = alive.next_id()
-        alive.prepare(jti, 60)
-        alive.issue(jti)
+        alive.issue(alive.prepare(60))
     assert len(alive) == 5_000
 
     clock.advance(61)
-    alive.prepare(alive.next_id(), 60)
+    alive.prepare(60)
 
     assert len(alive) == 1
 

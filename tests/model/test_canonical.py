@@ -471,3 +471,22 @@ def test_text_is_nfc_or_it_is_not(text: str) -> None:
 
     assume(not any("\ud800" <= char <= "\udfff" for char in text))
     assert is_nfc(text) is (unicodedata.normalize("NFC", text) == text)
+
+
+@given(st.dictionaries(st.text(max_size=6), st.one_of(
+    st.text(max_size=8), st.integers(), st.booleans(), st.none(), st.floats(), st.decimals(), st.binary(max_size=3),
+    st.lists(st.integers(), max_size=2), st.just("x" * 2000), st.just(10**500),
+), max_size=6))  # fmt: skip
+def test_short_way_to_a_canonical_form_says_what_the_long_way_says(arguments: dict[str, Any]) -> None:
+    class Other(dict[str, Any]):
+        """A mapping that is walked."""
+
+    assert outcome_of(arguments) == outcome_of(Other(arguments))
+
+
+def outcome_of(value: Any) -> Any:
+    try:
+        found = canonical(value)
+    except NotCanonical as error:
+        return str(error)
+    return [(name, type(item), item) for name, item in found.items()] if isinstance(found, dict) else found

@@ -40,13 +40,10 @@ class Alive:
         self._blocks: dict[int, array[float]] = {}
         self._pruned = -math.inf
 
-    def next_id(self) -> str:
-        """An id that was never given before."""
-        return f"{self._prefix}{next(self._numbers):x}"
-
-    def prepare(self, jti: str, seconds: float) -> None:
-        """A token may be issued under this id, and ends in so many seconds."""
-        block, place = divmod(self._number(jti), _BLOCK)
+    def prepare(self, seconds: float) -> str:
+        """Return an id that was never given before: a token may be issued under it, and ends in so many seconds."""
+        number = next(self._numbers)
+        block, place = divmod(number, _BLOCK)
         with self._lock:
             now = self._clock()
             self._prune(now)
@@ -54,6 +51,7 @@ class Alive:
             if ends is None:
                 ends = self._blocks[block] = array("d", _EMPTY)
             ends[place] = -(now + seconds)
+        return f"{self._prefix}{number:x}"
 
     def issue(self, jti: str) -> bool:
         """Tell whether a token that was prepared may be handed out: then it is alive."""

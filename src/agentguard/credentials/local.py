@@ -24,7 +24,7 @@ from agentguard._jwt import MAX_ACTORS, MAX_TOKEN
 from agentguard.credentials.alive import Alive
 from agentguard.errors import ConfigurationError, CredentialUnavailable, Unavailable
 from agentguard.keys import KeySet, Signer, Signers, SigningKey
-from agentguard.model.lease import Ending, Grant, Issued, Lease, Secret
+from agentguard.model.lease import LEEWAY, Ending, Grant, Issued, Lease, Secret
 from agentguard.model.principal import Chain, checked_name
 
 MAX_LIFETIME: Final = 30  # exp + leeway stays within a minute of the issue
@@ -102,16 +102,14 @@ class LocalIssuer:
         expires_at = math.ceil(min(math.floor(now) + self._lifetime, grant.deadline))
         # What ends in one second shares one number.
         expires_at = self._second = self._second if self._second == expires_at else expires_at
-        lease = Lease(
-            id=self._alive.next_id(),
+        return Lease(
+            id=self._alive.prepare(expires_at + LEEWAY - now),
             issuer=self._issuer,
             key=grant.key,
             task=grant.task,
             issued_at=now,
             expires_at=expires_at,
         )
-        self._alive.prepare(lease.id, lease.expires_by - now)
-        return lease
 
     async def issue(self, grant: Grant, lease: Lease, now: float) -> Issued:
         """Mint the token of a prepared lease; it ends when the lease says, so the ledger is right about it.

@@ -35,10 +35,10 @@ def admits_of(step: Step, *, ceiling: bool, limits: tuple[Charge, ...] = ()) -> 
         return _computed(step, once_by_default=not ceiling and times is None, limits=limits)
     if times is not None:
         charge = Charge(f"{counter_of(step)}#times", str(times.n), per=times.window)
-        fixed = _admitted(step, (charge, *limits))
-        return lambda call: fixed
-    once = _admitted(step, (Charge(f"{step.id}#times", "1"), *limits))
-    unlimited = _admitted(step, limits)
+        always = _admitted(step, (charge, *limits), fixed=True)
+        return lambda call: always
+    once = _admitted(step, (Charge(f"{step.id}#times", "1"), *limits), fixed=True)
+    unlimited = _admitted(step, limits, fixed=True)
     return (lambda call: unlimited) if ceiling else (lambda call: once if acts(call.spec) else unlimited)
 
 
@@ -53,8 +53,8 @@ def limit_charges(limits: Limits) -> tuple[Charge, ...]:
     return tuple(Charge(f"limits#{name}", str(limit.n), per=limit.window) for name, limit in found if limit)
 
 
-def _admitted(step: Step, charges: tuple[Charge, ...]) -> Admitted:
-    return Admitted((Option(step.id, step.outcome, charges, step.tries, step.ends_task, step.by),))
+def _admitted(step: Step, charges: tuple[Charge, ...], *, fixed: bool = False) -> Admitted:
+    return Admitted((Option(step.id, step.outcome, charges, step.tries, step.ends_task, step.by),), fixed)
 
 
 def acts(spec: ToolSpec) -> bool:

@@ -14,6 +14,7 @@ from agentguard.intent.intent import Intent
 from agentguard.intent.limits import Limits, Otherwise
 from agentguard.intent.literal import thawed
 from agentguard.intent.mistakes import Mistakes
+from agentguard.intent.presence import ANY
 from agentguard.intent.sets import ValueSet
 from agentguard.intent.step import Forbid, Step
 from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, MISSING, Facts, Test, Truth, unset, value_of
@@ -87,7 +88,7 @@ def rules_of(intent: Intent, *, ceiling: bool) -> Rules:
         steps=_steps(intent, ceiling, charged),
         reads=admits,
         reads_by_name=matches,
-        read=Admitted((Option("reads", Outcome.PERMIT, charged),)),
+        read=Admitted((Option("reads", Outcome.PERMIT, charged),), fixed=True),
         otherwise=_otherwise(intent.otherwise, charged),
     )
 
@@ -106,7 +107,7 @@ def _otherwise(said: Otherwise | None, limits: tuple[Charge, ...]) -> Callable[[
     if said is None:
         return lambda spec: None
     own = (Charge("otherwise#calls", str(said.calls.n), per=said.calls.window),) if said.calls else ()
-    asks = Admitted((Option("otherwise", Outcome.ASK, (*own, *limits)),))
+    asks = Admitted((Option("otherwise", Outcome.ASK, (*own, *limits)),), fixed=True)
     matchers = tuple(map(_matcher, said.tools))
 
     # INVARIANT: what no step names is never destroyed, whoever says yes.
@@ -163,7 +164,7 @@ def _parts(argument: str, said: Constraint) -> tuple[Part, ...]:
 
 def _judge(step: Step) -> Judge:
     names = frozenset(step.args)
-    tests = tuple((name, said.test(name)) for name, said in step.args.items())
+    tests = tuple((name, said.test(name)) for name, said in step.args.items() if said is not ANY)  # that always holds
 
     def judge(call: ToolCall, facts: Facts) -> Truth:
         arguments = call.arguments

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from agentguard.intent.truth import HOLD, Truth
@@ -37,9 +37,14 @@ class Admitted:
 
     INVARIANT: no option is milder than the one before it (those that permit stand before those that ask), so a step
     whose budget is used up falls through to an equal or a stricter outcome, and adding a step never denies more.
+
+    Args:
+        options: in the order in which they are tried.
+        fixed: this very object answers every call that the step admits, so what is made of it may be kept.
     """
 
     options: tuple[Option, ...]
+    fixed: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

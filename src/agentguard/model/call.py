@@ -124,6 +124,8 @@ class ToolSpec:
 
     def resource_of(self, arguments: Mapping[str, Canonical]) -> str:
         """Fill the resource template; each hole is percent-encoded (RFC 3986 section 2.1), so it stays one segment."""
+        if not self.resource:
+            return ""
         return _HOLE.sub(
             lambda hole: quote(_segment(arguments.get(hole[1])), safe="", errors="surrogatepass"), self.resource
         )

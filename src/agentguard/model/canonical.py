@@ -30,6 +30,7 @@ MAX_EXPONENT: Final = 400
 _LONGEST_INT: Final = 4 * MAX_EXPONENT  # bits; 10^400 has 1,329
 _PRICE: Final = 8  # bytes that a number, a bool, null or a container counts for
 _ZERO: Final = Decimal(0)
+_FEW, _SHORT = 32, 1024  # so many texts of so many characters are far below every bound
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,12 +69,34 @@ def canonical(value: object, path: str = "", *, bytes_allowed: bool = False) -> 
             in UTF-8, everything else by a fixed price; bytes that are taken by digest are free), an object that has
             no canonical form, or one that raises when it is read.
     """
+    if type(value) is dict and not path and len(value) <= _FEW and (flat := _flat(value)) is not None:
+        return flat
     try:
         return _walk(value, path, 0, _Budget(), bytes_allowed)
     except NotCanonical:
         raise
     except Exception as error:
         raise NotCanonical(path, f"reading it raised {type(error).__name__}; pass plain values") from None
+
+
+def _flat(value: dict[Any, Any]) -> dict[str, Canonical] | None:
+    """The form of short texts and numbers by name, as most arguments are; None for what has to be walked."""
+    found: dict[str, Canonical] = {}
+    for name, item in value.items():
+        if type(name) is not str or len(name) > _SHORT:
+            return None
+        kind = type(item)
+        if kind is str:
+            if len(item) > _SHORT:
+                return None
+            found[name] = item
+        elif kind is int or kind is Decimal or kind is float:
+            found[name] = number(item, name)
+        elif kind is bool or item is None:
+            found[name] = item
+        else:
+            return None
+    return found
 
 
 def _walk(value: Any, path: str, depth: int, budget: _Budget, takes_bytes: bool) -> Canonical:
@@ -206,6 +229,8 @@ def number_text(value: Decimal) -> str:
 
 
 def _tagged(value: Canonical) -> object:
+    if type(value) is str:
+        return value
     match value:
         case Decimal():
             return {"$n": number_text(value)}
@@ -258,6 +283,8 @@ def digest(value: Canonical) -> str:
 
 def readable(value: Canonical) -> Any:
     """A canonical value for a record or a token: numbers as exact text, bytes as their digest."""
+    if type(value) is str:
+        return value
     match value:
         case Decimal():
             return number_text(value)
@@ -284,7 +311,7 @@ def run_copy(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     Raises:
         NotCanonical: a value that cannot be copied.
     """
-    if all(type(value) in _IMMUTABLE for value in arguments.values()):
+    if _IMMUTABLE.issuperset(map(type, arguments.values())):
         return dict(arguments), False
     copied: dict[str, Any] = {}
     for name, value in arguments.items():

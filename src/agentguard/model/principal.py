@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -89,6 +90,15 @@ class Chain:
 
     subject: Subject
     agents: tuple[Agent, ...]
+    _names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    _act: Mapping[str, object] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_names", (self.subject.sub, *[agent.name for agent in self.agents]))
+        claim: dict[str, object] = {}
+        for agent in self.agents:
+            claim = {"sub": f"agent:{agent.name}", "act": claim} if claim else {"sub": f"agent:{agent.name}"}
+        object.__setattr__(self, "_act", claim)
 
     @property
     def actor(self) -> Agent:
@@ -102,18 +112,15 @@ class Chain:
 
     def names(self) -> tuple[str, ...]:
         """`("user:alice", "support-bot", "researcher")`."""
-        return (self.subject.sub, *(agent.name for agent in self.agents))
+        return self._names
 
     def text(self) -> str:
         """`user:alice > support-bot > researcher`, for people."""
-        return " > ".join(self.names())
+        return " > ".join(self._names)
 
     def act(self) -> dict[str, object]:
         """The nested `act` claim of RFC 8693 section 4.1: the current actor outermost, the first one innermost."""
-        claim: dict[str, object] = {}
-        for agent in self.agents:
-            claim = {"sub": f"agent:{agent.name}", **({"act": claim} if claim else {})}
-        return claim
+        return dict(self._act)
 
     def extended(self, agent: Agent) -> Chain:
         """Return the chain with one more agent."""

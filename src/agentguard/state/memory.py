@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Context, Decimal, Inexact, InvalidOperation
+from functools import lru_cache
 from typing import Final
 
 from agentguard.ports import Candidate, Charge, Exhausted, Reservation, Settlement, Stop
@@ -15,6 +16,7 @@ from agentguard.ports import Candidate, Charge, Exhausted, Reservation, Settleme
 # Sums are exact: an application that sets its own decimal context must not round what it has spent.
 _EXACT: Final = Context(prec=4000, traps=[InvalidOperation, Inexact])
 _ZERO: Final = Decimal(0)
+_number: Final = lru_cache(maxsize=1024)(Decimal)  # most charges say 1 of the same few limits
 _NOTHING: Final = Charge("", "0", "0")
 
 
@@ -32,9 +34,11 @@ class _Counter:
         """Add the charge if it fits."""
         while charge.per and self.entries and self.entries[0][0] <= now - charge.per:
             self.total = _EXACT.subtract(self.total, self.entries.popleft()[1])
-        amount = Decimal(charge.amount)
+        amount = _number(charge.amount)
         total = _EXACT.add(self.total, amount)
-        if amount < 0 or total > Decimal(charge.limit) or self.total < Decimal(charge.least):
+        if amount < 0 or total > _number(charge.limit):
+            return False
+        if charge.least != "0" and self.total < _number(charge.least):
             return False
         if charge.value and self.value not in ("", charge.value):
             return False
@@ -65,6 +69,9 @@ class _Counter:
                 return
 
 
+_NO_COUNTERS: Final[Mapping[str, _Counter]] = {}
+
+
 class MemoryBudgets:
     """Counters of one process. INVARIANT: every method holds the one lock from its first read to its last write."""
 
@@ -78,13 +85,13 @@ class MemoryBudgets:
     async def reserve(self, levels: Sequence[Sequence[Candidate]], now: float) -> Reservation | Exhausted:
         """Choose for every level its first candidate with budget left and take them all, or none (see the port)."""
         with self._lock:
-            fresh = secrets.token_hex(8)
+            fresh = os.urandom(8).hex()
             chosen: list[int] = []
             taken: list[Charge] = []
             for level, candidates in enumerate(levels):
                 short: Charge | None = None
                 for index, candidate in enumerate(candidates):
-                    short = None if self._retried(candidate) else self._take(candidate, now, fresh, taken)
+                    short = self._short(candidate, now, fresh, taken)
                     if short is None:
                         chosen.append(index)
                         break
@@ -93,11 +100,15 @@ class MemoryBudgets:
                     return Exhausted(level, candidates[-1].step if candidates else "", short or _NOTHING)
             return self._reserved([options[i] for options, i in zip(levels, chosen, strict=True)], chosen, taken, fresh)
 
-    def _take(self, candidate: Candidate, now: float, fresh: str, taken: list[Charge]) -> Charge | None:
-        """Take all charges of a candidate, or none; return the one that does not fit."""
-        before = len(taken)
+    def _short(self, candidate: Candidate, now: float, fresh: str, taken: list[Charge]) -> Charge | None:
+        """Take all charges of a candidate, or none, and return the one that does not fit; a retry takes nothing."""
+        if candidate.retry_key and self._retried(candidate):
+            return None
+        before, scopes = len(taken), self._scopes
         for charge in candidate.charges:
-            if not self._counter(charge.key).take(charge, now, fresh):
+            scope, _, name = charge.key.partition("/")
+            counter = scopes.get(scope, _NO_COUNTERS).get(name) or self._counter(charge.key)
+            if not counter.take(charge, now, fresh):
                 self._give_back(taken[before:], fresh)
                 del taken[before:]
                 return charge
@@ -156,8 +167,13 @@ class MemoryBudgets:
 
     def _counter(self, key: str) -> _Counter:
         scope, _, name = key.partition("/")
-        counters = self._scopes.setdefault(scope, {})
-        return counters.setdefault(name, _Counter()) if name not in counters else counters[name]
+        counters = self._scopes.get(scope)
+        if counters is None:
+            counters = self._scopes[scope] = {}
+        counter = counters.get(name)
+        if counter is None:
+            counter = counters[name] = _Counter()
+        return counter
 
     def _retried(self, candidate: Candidate) -> bool:
         scope, _, name = candidate.retry_key.partition("/")

@@ -45,8 +45,8 @@ class Current:
     """
 
     __slots__ = (
-        "_attached", "_attributes", "_borrowed", "_error", "_idle", "_parent", "_span", "_started", "_title", "_token",
-        "_tracer",
+        "_attached", "_attributes", "_borrowed", "_error", "_idle", "_known", "_parent", "_span", "_started", "_title",
+        "_token", "_tracer",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +61,7 @@ class Current:
         self._title = title
         self._parent = parent
         self._attributes = {} if attributes is None else attributes
+        self._known: dict[str, AttributeValue] = {}  # what the span began with, and need not be told again
         self._span = borrowed
         self._borrowed = borrowed is not None
         self._idle = tracer is None and borrowed is None
@@ -134,7 +135,8 @@ class Current:
     def _begin(self) -> None:
         tracer, self._tracer = self._tracer, None
         if tracer is not None:
-            known, self._attributes = self._attributes, {}
+            known = self._known = self._attributes
+            self._attributes = {}
             self._span = tracer.start_span(self._title, self._parent, attributes=known, start_time=self._started)
 
     def _finish(self) -> None:
@@ -155,10 +157,11 @@ class Current:
                 dropped(error)
 
     def _write(self, span: Span) -> None:
-        if len(self._attributes) > FEW:
-            span.set_attributes(self._attributes)
+        new = {key: value for key, value in self._attributes.items() if self._known.get(key) != value}
+        if len(new) > FEW:
+            span.set_attributes(new)
         else:
-            for key, value in self._attributes.items():
+            for key, value in new.items():
                 span.set_attribute(key, value)
         if self._error is not None:
             span.set_status(StatusCode.ERROR, self._error[1][:MAX_TEXT] or None)
