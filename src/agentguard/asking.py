@@ -81,10 +81,15 @@ def grant_for(
     spec, chain = call.spec, task.chain
     resource = spec.resource_of(call.arguments)
     names: tuple[str, ...] = task.cache.get("names") or task.cache.setdefault("names", chain.names())
-    key = LeaseKey(
-        tenant=chain.subject.tenant, subject=names[0], root=task.tree.root, chain=names,
-        tool=spec.name, audience=spec.audience, scopes=spec.scopes, resource=resource,
-    )  # fmt: skip
+    slot = ("key", spec.name, spec.audience, spec.scopes)
+    key: LeaseKey | None = task.cache.get(slot) if not resource else None
+    if key is None:
+        key = LeaseKey(
+            tenant=chain.subject.tenant, subject=names[0], root=task.tree.root, chain=names,
+            tool=spec.name, audience=spec.audience, scopes=spec.scopes, resource=resource,
+        )  # fmt: skip
+        if not resource:  # the key of every call of the tool
+            task.cache[slot] = key
     details: tuple[Mapping[str, Any], ...] = ()
     single_use, left = spec.single_use or obligations.per_call_lease, task.remaining()
     if single_use or steps is not None:

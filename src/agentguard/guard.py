@@ -194,7 +194,10 @@ class Guard:
             refusal = Refusal(Reason.POLICY_ERROR, f"{type(bug).__name__} while the call was being decided")
         finally:
             try:
-                await run_shielded(call.release, suspends=self.release_waits)  # 10 first thing, cannot be cancelled
+                if self.release_waits:
+                    await run_shielded(call.release, suspends=True)  # 10 first thing, cannot be cancelled
+                else:
+                    await call.release()  # it never suspends, so nothing can cancel it
             except Exception as late:  # out of time: the ledger and the keeper have what is left
                 _log.error("call %s was not released in time: %s", call.id, type(late).__name__)
             finally:

@@ -86,6 +86,12 @@ class RegisteredAgent:
         for patterns in (self.tools or (), *self.hand_on.values()):
             yield from map(pattern_problem, sorted(patterns))
 
+    @property
+    def bounded(self) -> bool:
+        """Whether anything here could refuse it at some time or in some place."""
+        dated = self.not_before is not None or self.expires is not None
+        return dated or self.status != "active" or bool(self.environments)
+
     def refusal(self, now: float, environment: str) -> tuple[Reason, str] | None:
         """Return why the agent may not act now and here, or None.
 

@@ -187,7 +187,7 @@ class Approving:
     suspends = False
 
     async def ask(self, request: ApprovalRequest) -> Approval:
-        return Approval(Answer.APPROVED, "ann")
+        return Approval(Answer.APPROVED, "somebody")
 
 
 @guarded("pay")
