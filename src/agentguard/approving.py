@@ -6,16 +6,18 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from agentguard._drive import run_shielded
 from agentguard.approval.separation import ROLES, not_allowed
 from agentguard.asking import approval_request
 from agentguard.errors import ConfigurationError
 from agentguard.intent.tree import hash_of
 from agentguard.matching import counted, levels_of
+from agentguard.model.canonical import keyed_digest
 from agentguard.model.decision import Reason
 from agentguard.model.record import Event
-from agentguard.ports import Answer, Approval, ApprovalRequest, Exhausted, Question, Settlement, Verdict
+from agentguard.ports import Answer, Approval, ApprovalRequest, Exhausted, Question, Reservation, Verdict
 from agentguard.refusal import Refusal
-from agentguard.waiting import CallKey, Waiting
+from agentguard.waiting import CallKey, Waiting, give_back
 
 if TYPE_CHECKING:
     from agentguard.running import Running
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 ASK_SECONDS: Final = 600.0
 NOT_BY: Final = ("subject", "agent")
 _LONGEST: Final = 86_400.0
+_LOOKS: Final = 2  # for an answer that comes while it is looked for
 _VERDICTS: Final = {Answer.APPROVED: Verdict.APPROVED, Answer.REJECTED: Verdict.REJECTED}
 
 
@@ -45,23 +48,46 @@ def key_of(call: Running) -> CallKey:
     return call.task.chain.text(), call.tool.spec.name, call.call.digest
 
 
-def binding_of(call: Running) -> str:
-    """What an answer is good for: root task, chain, intents, steps, tool, exact arguments, policies, environment."""
-    task, judged = call.task, call.judged
+def binding_of(call: Running, request: ApprovalRequest) -> str:
+    """What an answer is good for: root task, chain, intents, steps, environment, and all that the person sees.
+
+    INVARIANT: so an answer to a question that was put to somebody else, or beside other candidates, is none.
+    """
+    task = call.task
     intents = [level.intent.s256 for level in levels_of(task).levels]
+    origins = [[one.argument, one.source, one.field, list(one.candidates)] for one in request.origins]
     return hash_of([
-        task.tree.root, list(task.chain.names()), intents, list(call.decision.steps), call.tool.spec.name,
-        call.call.digest, judged.version if judged is not None else "", call.guard.environment,
+        task.tree.root, list(task.chain.names()), intents, list(call.decision.steps), call.guard.environment,
+        request.tool, request.digest, request.purpose, request.by, request.subject, request.agent, request.owner,
+        request.policy, origins,
     ])  # fmt: skip
+
+
+def _request(call: Running) -> ApprovalRequest:
+    """What a person would be asked about this call now."""
+    guard, task, judged = call.guard, call.task, call.judged
+    version, by = (judged.version, judged.obligations.approve) if judged is not None else ("", "")
+    expires_at = guard.now() + min(guard.ask_for, task.remaining())
+    return approval_request(task, call.call, call.decision.steps, by, version, expires_at)
 
 
 async def give_back_waiting(call: Running) -> None:
     """Before a call that waited is matched again: what was kept for it is free for it."""
     if not call.task.tree.waiting:
         return
-    reservation = call.task.tree.waiting.take(key_of(call))
+    await _give_back(call, call.task.tree.waiting.take(key_of(call)))
+
+
+async def _waits_no_more(call: Running) -> None:
+    """The same call, made by another thread meanwhile, may have left a reservation there."""
+    await _give_back(call, call.task.tree.waiting.drop(key_of(call)))
+
+
+async def _give_back(call: Running, reservation: Reservation | None) -> None:
+    """Once it is taken from where it was kept, nobody else settles it, so a cancellation waits."""
     if reservation is not None:
-        await call.guard.budgets.settle(reservation, Settlement.NOT_RUN)
+        budgets = call.guard.budgets
+        await run_shielded(lambda: give_back(budgets, [reservation]), suspends=call.guard.release_waits)
 
 
 async def approved_by(call: Running) -> str:
@@ -70,18 +96,27 @@ async def approved_by(call: Running) -> str:
     Raises:
         Refusal: nobody did: it was rejected, or it waits for an answer, or the answer came too late.
     """
-    binding = binding_of(call)
+    request = _request(call)
+    binding, question = binding_of(call, request), None
+    for _ in range(_LOOKS):
+        used = await _used(call, binding)
+        if used is not None:
+            await _waits_no_more(call)
+            return _judged(call, used.request, Approval(Answer.APPROVED, used.by, used.id), Event.APPROVAL_USED)
+        question = await _standing(call, binding)
+        if question is None or question.verdict is not Verdict.APPROVED:
+            break
+    if question is not None:
+        return await _asked_before(call, question, request)
+    return await _ask(call, request, binding)
+
+
+async def _used(call: Running, binding: str) -> Question | None:
+    """Use up an approval of exactly this call."""
     try:
-        used = await call.guard.approvals.use(binding, call.guard.now())
+        return await call.guard.approvals.use(binding, call.guard.now())
     except Exception as error:
         raise Refusal(Reason.APPROVAL_REJECTED, f"approvals cannot be read ({type(error).__name__})") from None
-    if used is not None:
-        call.task.tree.waiting.drop(key_of(call))
-        return _judged(call, used.request, Approval(Answer.APPROVED, used.by, used.id), Event.APPROVAL_USED)
-    question = await _standing(call, binding)
-    if question is not None:
-        return await _asked_before(call, question)
-    return await _ask(call, binding)
 
 
 async def _standing(call: Running, binding: str) -> Question | None:
@@ -96,23 +131,23 @@ async def _standing(call: Running, binding: str) -> Question | None:
         raise Refusal(Reason.APPROVAL_REJECTED, f"approvals cannot be read ({type(error).__name__})") from None
 
 
-async def _asked_before(call: Running, question: Question) -> str:
+async def _asked_before(call: Running, question: Question, request: ApprovalRequest) -> str:
     check = getattr(call.guard.approver, "check", None)
     if question.verdict is Verdict.OPEN and check is not None:
         approval = await _answered(check(question.id, question.request))
         if approval.answer is not Answer.PENDING:
             await _keep_answer(call, question, approval)
-            call.task.tree.waiting.drop(key_of(call))
+            await _waits_no_more(call)
             return _judged(call, question.request, approval)
     if question.verdict is Verdict.OPEN:
         raise _waits(call, question.id, question.binding, question.expires_at)
-    call.task.tree.waiting.drop(key_of(call))
+    await _waits_no_more(call)
     if question.verdict is Verdict.REJECTED:
         rejection = Approval(Answer.REJECTED, question.by, question.id)
         return _judged(call, question.request, rejection, Event.APPROVAL_USED)
     if question.verdict is Verdict.EXPIRED:
         raise Refusal(Reason.APPROVAL_EXPIRED, f"nobody answered question {question.id} in time; call it again to ask")
-    return await _ask(call, question.binding)  # used up: each approval is good once
+    return await _ask(call, request, question.binding)  # used up: each approval is good once
 
 
 async def _keep_answer(call: Running, question: Question, approval: Approval) -> None:
@@ -126,25 +161,22 @@ async def _keep_answer(call: Running, question: Question, approval: Approval) ->
         raise Refusal(Reason.APPROVAL_EXPIRED, f"the answer to question {question.id} came too late, or was used")
 
 
-async def _ask(call: Running, binding: str) -> str:
+async def _ask(call: Running, request: ApprovalRequest, binding: str) -> str:
     guard, task = call.guard, call.task
     await _refuse_more_questions(call)
     task.counts.asked += 1
-    expires_at = guard.now() + min(guard.ask_for, task.remaining())
-    version = call.judged.version if call.judged is not None else ""
-    by = call.judged.obligations.approve if call.judged is not None else ""
-    request = approval_request(task, call.call, call.decision.steps, by, version, expires_at)
-    call.append(Event.APPROVAL_ASKED, {"digest": call.hash, "binding": binding})
+    # Whoever reads the log can compare it, and cannot try out arguments until one fits.
+    call.append(Event.APPROVAL_ASKED, {"digest": call.hash, "binding": keyed_digest(guard.pseudonym_key, binding)})
     approval = await _answered(guard.approver.ask(request))
     if approval.answer is not Answer.PENDING:
-        if guard.now() >= expires_at:
+        if guard.now() >= request.expires_at:
             raise Refusal(Reason.APPROVAL_EXPIRED, "the answer came too late")
         return _judged(call, request, approval)
     foreign = getattr(guard.approver, "check", None) is not None
     identifier = approval.id if foreign and approval.id else f"q-{secrets.token_hex(6)}"
     question = Question(
         id=identifier, binding=binding, request=request, task=task.tree.root, asked_at=guard.now(),
-        expires_at=expires_at,
+        expires_at=request.expires_at,
     )  # fmt: skip
     try:
         await guard.approvals.ask(question)
@@ -153,7 +185,7 @@ async def _ask(call: Running, binding: str) -> str:
             Reason.APPROVAL_REJECTED,
             f"the question could not be kept ({type(error).__name__}), so nobody can answer it",
         ) from None
-    raise _waits(call, identifier, binding, expires_at)
+    raise _waits(call, identifier, binding, request.expires_at)
 
 
 async def _answered(asking: object) -> Approval:
@@ -183,7 +215,7 @@ async def settle_waiting(call: Running, waiting: Waiting) -> None:
     """The call is left waiting, with what it has reserved."""
     before = call.task.tree.waiting.put(key_of(call), waiting)
     if before is not None:
-        await call.guard.budgets.settle(before, Settlement.NOT_RUN)
+        await give_back(call.guard.budgets, [before])
 
 
 def _waits(call: Running, question: str, binding: str, expires_at: float) -> Refusal:
@@ -195,6 +227,8 @@ def _waits(call: Running, question: str, binding: str, expires_at: float) -> Ref
 
 async def _refuse_more_questions(call: Running) -> None:
     """A question counts whatever its answer is, so it is never given back."""
+    if call.task.tree.waiting.full(call.guard.now()):
+        raise Refusal(Reason.APPROVAL_REJECTED, "too many calls of the task wait for a person")
     limits = counted(levels_of(call.task), "asks")
     if limits:
         budgets, now = call.guard.budgets, call.guard.monotonic()

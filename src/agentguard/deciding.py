@@ -82,7 +82,7 @@ async def still_decided(call: Running, judged: Judged) -> None:
     Raises:
         Refusal: the new ones deny it, or demand what can no longer be done.
     """
-    guard = call.guard
+    guard, version = call.guard, judged.version
     for _ in range(_CHANGES):
         if await judged.versions.current():
             return
@@ -91,6 +91,9 @@ async def still_decided(call: Running, judged: Judged) -> None:
             guard.decision_points, judged.request, judged.intent, judged.decided, discharges=discharges
         )
         refuse_denied(judged)
+        # INVARIANT: an approval is good under the policies that stood in the question, wherever one is needed still.
+        if call.approved and judged.decided.outcome is Outcome.ASK and judged.version != version:
+            raise Refusal(Reason.POLICY_ERROR, "a person approved it under other policies; call it again")
         call.append(Event.CALL_DECIDED_AGAIN, judged.fields())
     raise Refusal(Reason.POLICY_ERROR, "the policies change faster than the call can be decided")
 

@@ -63,6 +63,7 @@ class Running:
         "_recorded",
         "_renewed",
         "_use",
+        "approved",
         "arguments",
         "call",
         "decision",
@@ -98,6 +99,7 @@ class Running:
         self.ending: tuple[Task, ...] = ()
         self.judged: Judged | None = None
         self.waits: Waiting | None = None
+        self.approved = ""
         self.parts: list[Any] | None = None
         self._use: Use | None = None
         self.started = self._recorded = self._opened = self._renewed = False
@@ -182,7 +184,7 @@ class Running:
     async def approve(self) -> None:
         """Ask a person where a step or an obligation says so; the answer is good for these exact arguments, once."""
         if self.decision.outcome is Outcome.ASK:
-            await approved_by(self)
+            self.approved = await approved_by(self)
             self.decision = replace(self.decision, outcome=Outcome.PERMIT)
 
     # 6 -------------------------------------------------------------------------------------------------------
@@ -427,7 +429,8 @@ class Running:
         )  # fmt: skip
         for link in task.path:
             link.counts.denied += reason is not Reason.APPROVAL_REQUIRED
-        fields = {**denial_fields(self.decision), **self._policy_fields()}
+        waits = {"question": self.waits.question} if self.waits is not None else {}
+        fields = {**denial_fields(self.decision), **waits, **self._policy_fields()}
         position = self.guard.try_append(self._record(Event.CALL_DENIED, fields))
         if position is not None:
             self.decision = _recorded(self.decision, position.id)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
-from agentguard.ports import Reservation
+from agentguard.ports import Budgets, Reservation, Settlement
+
+_log: Final = logging.getLogger("agentguard")
+MOST: Final = 1_000  # calls of one root task that wait at the same time
 
 # The chain, the tool and the digest of the arguments: what is known of a call before it is matched.
 CallKey: TypeAlias = tuple[str, str, str]
@@ -33,19 +37,22 @@ class Waiting:
 class WaitingCalls:
     """The calls of one root task that wait. Safe for concurrent use.
 
-    INVARIANT: a reservation is handed out once, to whoever settles it.
+    INVARIANT: a reservation is handed out once, to whoever settles it. Once they are shut, because the task ended or
+    was parked with what waited then, a call that comes to wait gets its own reservation back.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._shut = threading.Lock(), False
         self._calls: dict[CallKey, Waiting] = {}
 
     def __bool__(self) -> bool:
         return bool(self._calls)
 
     def put(self, key: CallKey, waiting: Waiting) -> Reservation | None:
-        """Let a call wait, in place of what waited under its key; return what that one had reserved."""
+        """Let a call wait, in place of what waited under its key; return what has to be given back."""
         with self._lock:
+            if self._shut:
+                return _taken(waiting)
             before = self._calls.get(key)
             self._calls[key] = waiting
             return _taken(before)
@@ -71,9 +78,18 @@ class WaitingCalls:
             late = [waiting for waiting in self._calls.values() if now >= waiting.expires_at]
             return [found for waiting in late if (found := _taken(waiting)) is not None]
 
+    def full(self, now: float) -> bool:
+        """Whether no more may wait; those whose question has expired, and that hold nothing, make room."""
+        with self._lock:
+            if len(self._calls) >= MOST:
+                kept = {key: one for key, one in self._calls.items() if one.reservation or now < one.expires_at}
+                self._calls = kept
+            return len(self._calls) >= MOST
+
     def clear(self) -> list[Reservation]:
         """Nothing waits any more; return what was reserved."""
         with self._lock:
+            self._shut = True
             found = [reservation for waiting in self._calls.values() if (reservation := _taken(waiting)) is not None]
             self._calls.clear()
             return found
@@ -88,15 +104,34 @@ class WaitingCalls:
         with self._lock:
             return list(self._calls.items())
 
-    def restore(self, calls: Iterable[tuple[CallKey, Waiting]]) -> None:
-        """Take over calls that waited in another process."""
+    def shut(self) -> None:
+        """From here on nothing comes to wait: what waits is written down as it is."""
         with self._lock:
-            self._calls.update(calls)
+            self._shut = True
+
+    def reopen(self) -> None:
+        """Calls may come to wait again."""
+        with self._lock:
+            self._shut = False
+
+    def restore(self, calls: Iterable[tuple[CallKey, Waiting]]) -> None:
+        """Take over what waited when it was written down, in place of what waits here."""
+        with self._lock:
+            self._calls, self._shut = dict(calls), False
 
     def renew(self) -> None:
         """In a forked child: the parent's calls wait there, and a lock that another thread held stays held."""
-        self._lock = threading.Lock()
+        self._lock, self._shut = threading.Lock(), False
         self._calls = {}
+
+
+async def give_back(budgets: Budgets, reservations: Iterable[Reservation]) -> None:
+    """Settle what was reserved for calls that are not made. INVARIANT: each once; what fails stays counted."""
+    for reservation in reservations:
+        try:
+            await budgets.settle(reservation, Settlement.NOT_RUN)
+        except Exception as error:
+            _log.error("reservation %s was not given back: %s", reservation.id, type(error).__name__)
 
 
 def _taken(waiting: Waiting | None) -> Reservation | None:
