@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, Literal
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from agentguard.errors import Unavailable
-from agentguard.intent.provenance import UNTOLD, Found, Row
-from agentguard.intent.truth import MISSING
-from agentguard.model.call import Effect, ToolSpec
-from agentguard.model.canonical import Digest
+from agentguard.errors import ConfigurationError, Unavailable
+from agentguard.intent import CompiledIntent, Intent, ValueSet, compile_intent
+from agentguard.model.lease import Secret
 from agentguard.model.principal import Proof, Subject
-from agentguard.ports import Reservation
-from agentguard.results import Entry
+from agentguard.parked_results import ResultState, kept, read_kept
+from agentguard.ports import Parked, Reservation
+from agentguard.results import Key, Store
 from agentguard.waiting import CallKey, Waiting
 
 if TYPE_CHECKING:
     from agentguard.task import Task
 
-_SETS: Final = frozenset({"data", "tags", "secret", "hidden", "null_is_empty"})
-_LISTS: Final = frozenset({"scopes", "untrusted", "record"})
+_log: Final = logging.getLogger("agentguard")
 _COUNTS: Final = ("permitted", "denied", "asked", "issued", "revoked")
 
 
@@ -55,21 +53,16 @@ class WaitingState(_Strict, frozen=True):
     reservation: Reservation | None = None
 
 
-class ResultState(_Strict, frozen=True):
-    """What one earlier call left for `from`."""
-
-    path: tuple[str, ...]
-    keys: tuple[tuple[str, str], ...]
-    found: list[Any]
-    size: int
-
-
 class ParkedState(_Strict, frozen=True):
-    """A root task that waits. `intent` is resolved and literal: it reads no file, environment or resolver."""
+    """A root task that waits. `intent` is resolved and literal: it reads no file, environment or resolver.
+
+    `identity` is what its agent's workload proved to be, and how.
+    """
 
     v: Literal[1]
     agent: str
     environment: str
+    identity: tuple[str, str]
     subject: SubjectState
     intent: str
     intent_s256: str
@@ -87,12 +80,30 @@ class ParkedState(_Strict, frozen=True):
             yield one.key, Waiting(one.question, one.binding, one.expires_at, one.reservation)
 
 
-def state_of(task: Task, environment: str) -> str:
-    """Return a task as text."""
-    subject, tree = task.chain.subject, task.tree
+def written(task: Task, environment: str, most: int) -> str:
+    """Return a task as text of at most `most` bytes, where it fits without the results of earlier calls."""
+    text = state_of(task, environment)
+    if len(text.encode()) <= most:
+        return text
+    _log.warning("task %s is parked without what it has read: that is too long", task.id)
+    return state_of(task, environment, results=False)
+
+
+def digest_of(state: Secret) -> str:
+    """Tells one state from another."""
+    return hashlib.sha256(state.reveal().encode()).hexdigest()
+
+
+def state_of(task: Task, environment: str, *, results: bool = True) -> str:
+    """Return a task as text.
+
+    INVARIANT: what is left out of the results, and what calls that run now are going to return, is said to be lost.
+    """
+    subject, actor, tree = task.chain.subject, task.chain.actor, task.tree
     entries, lost = tree.results.dumped()
+    left_out = [] if results else [key for entry, _ in entries for key in entry.keys]
     state = ParkedState(
-        v=1, agent=task.agent.agent.name, environment=environment,
+        v=1, agent=task.agent.agent.name, environment=environment, identity=(actor.identity, actor.proof.value),
         subject=SubjectState(
             name=subject.name, proof=subject.proof.value, issuer=subject.issuer, tenant=subject.tenant,
             sponsor=subject.sponsor,
@@ -105,9 +116,15 @@ def state_of(task: Task, environment: str) -> str:
                          reservation=one.reservation)
             for key, one in tree.waiting.items()
         ],
-        results=[_entry(entry, names) for entry, names in entries], lost=list(lost),
+        results=[kept(entry, names) for entry, names in entries] if results else [],
+        lost=sorted({*lost, *left_out, *_pending(task)}),
     )  # fmt: skip
     return msgspec.json.encode(state).decode()
+
+
+def _pending(task: Task) -> list[Key]:
+    with task.tree.lock:
+        return [key for keys in task.tree.pending.values() for key in keys]
 
 
 def read_state(text: str) -> ParkedState:
@@ -125,86 +142,50 @@ def read_state(text: str) -> ParkedState:
     raise Unavailable("a parked task cannot be read: it was damaged, or written by another version")
 
 
-def restore_into(task: Task, state: ParkedState) -> None:
-    """Give a task what it knew; called once what its intent looks at is known."""
+def restore_into(task: Task, state: ParkedState, need: Callable[[Task], None]) -> None:
+    """Give a task what it knew, in place of what it knows.
+
+    Args:
+        task: not open yet.
+        state: what it knew.
+        need: says what its intent looks at.
+    """
     tree = task.tree
+    tree.results = Store()
+    task.cache.pop("levels", None)  # they look at the results that were there before
+    need(task)
     tree.seen, tree.heard = frozenset(state.seen), tuple(state.heard)
     for name, value in state.counts.items():
         if name in _COUNTS:
             setattr(task.counts, name, value)
     tree.waiting.restore(state.calls())
-    tree.results.restore((_read_entry(one) for one in state.results), state.lost)
+    tree.results.restore((read_kept(one) for one in state.results), state.lost)
 
 
-def _entry(entry: Entry, names: Mapping[int, str]) -> ResultState:
-    found = [
-        [names[number], _spec(one.spec), _written(dict(one.arguments)), None if one.rows is None else
-         [[_written(row.value), [_written(item) for item in row.beside]] for row in one.rows]]
-        for number, one in entry.found.items()
-    ]  # fmt: skip
-    return ResultState(path=entry.path, keys=entry.keys, found=found, size=entry.size)
+def readable(parked: Parked | None) -> ParkedState | None:
+    """Return what a task knew, or None; why it cannot be read is logged."""
+    if parked is None:
+        return None
+    try:
+        return read_state(parked.state.reveal())
+    except Exception as error:
+        _log.error("task %s cannot be gone on with: %s", parked.id, error)
+        return None
 
 
-def _read_entry(state: ResultState) -> tuple[Entry, list[tuple[str, Found]]]:
-    named = [(name, _found(spec, arguments, rows)) for name, spec, arguments, rows in state.found]
-    return Entry(state.path, state.keys, {}, state.size), named
+def intent_of(state: ParkedState) -> CompiledIntent | None:
+    """Return its intent, or None.
+
+    INVARIANT: what was kept reads no file, no environment and no resolver, and is what its hash names.
+    """
+    try:
+        intent = Intent.from_yaml(state.intent, file="<parked task>")
+        compiled = compile_intent(intent) if _literal(intent) else None
+    except ConfigurationError:
+        return None
+    return compiled if compiled is not None and compiled.s256 == state.intent_s256 else None
 
 
-def _found(spec: Mapping[str, Any], arguments: Any, rows: Iterable[Any] | None) -> Found:
-    made = None if rows is None else tuple(Row(_read(value), tuple(map(_read, beside))) for value, beside in rows)
-    return Found(_read_spec(spec), _read(arguments), made, frozenset(row.value for row in made or ()))
-
-
-def _spec(spec: ToolSpec) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for one in fields(spec):
-        value = getattr(spec, one.name)
-        if one.name == "parameters":
-            found[one.name] = None if value is None else sorted(value)
-        elif one.name == "defaults":
-            found[one.name] = _written(dict(value))
-        else:
-            found[one.name] = sorted(value) if one.name in _SETS else list(value) if one.name in _LISTS else value
-    return found
-
-
-def _read_spec(said: Mapping[str, Any]) -> ToolSpec:
-    values = dict(said)
-    for name in _SETS:
-        values[name] = frozenset(values[name])
-    for name in _LISTS:
-        values[name] = tuple(values[name])
-    parameters = values["parameters"]
-    values["parameters"] = None if parameters is None else frozenset(parameters)
-    return ToolSpec(**{**values, "effect": Effect(values["effect"]), "defaults": _read(values["defaults"])})
-
-
-def _written(value: Any) -> Any:
-    """A canonical value in JSON, with what JSON cannot tell apart marked by one letter."""
-    if isinstance(value, Decimal):
-        return {"n": str(value)}
-    if isinstance(value, Digest):
-        return {"d": value.sha256}
-    if isinstance(value, tuple):
-        return [_written(item) for item in value]
-    if isinstance(value, dict):
-        return {"m": {key: _written(item) for key, item in value.items()}}
-    if value is MISSING or value is UNTOLD:
-        return {"u": value is UNTOLD}
-    return value
-
-
-def _read(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(map(_read, value))
-    if not isinstance(value, dict):
-        return value
-    ((kind, inner),) = value.items()
-    match kind:
-        case "n":
-            return Decimal(inner)
-        case "d":
-            return Digest(inner)
-        case "m":
-            return {key: _read(item) for key, item in inner.items()}
-    return UNTOLD if inner else MISSING
+def _literal(intent: Intent) -> bool:
+    own = all(isinstance(source, ValueSet) for source in intent.sets.values())
+    return own and all(map(_literal, intent.agents.values()))
