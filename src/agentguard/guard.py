@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import anyio
 
 from agentguard._drive import drive, run_shielded
+from agentguard.answering import answer
 from agentguard.approval.refuse import RefuseAll
 from agentguard.approving import ASK_SECONDS, NOT_BY, checked_roles, checked_wait
 from agentguard.credentials.leaks import LiveSecrets
@@ -319,11 +320,11 @@ class Guard:
         Raises:
             ConfigurationError: nobody is named.
         """
-        return drive(self.parking.answer(question, approved, by))
+        return drive(answer(self, question, approved, by))
 
     async def aanswer(self, question: str, *, approved: bool, by: str) -> bool:
         """Take an answer as `answer` does, without blocking the event loop."""
-        return await self.parking.answer(question, approved, by)
+        return await answer(self, question, approved, by)
 
     def refuse(self, task: Task, tool: str, reason: Reason, text: str) -> Denied:
         """Record a denial outside the pipeline; `Task.refuse` calls this."""
@@ -461,6 +462,7 @@ class Guard:
         if isinstance(self.approvals, MemoryApprovals):
             self.approvals = MemoryApprovals()
         self.keeper.after_fork()
+        self.parking.after_fork()
         for port in self._ports:
             if port is not self.audit and (forked := getattr(port, "after_fork", None)) is not None:
                 forked()
