@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from agentguard._drive import run_shielded
 from agentguard.matching import counted, levels_of
 from agentguard.model.decision import Outcome, Reason
+from agentguard.opening import END_TASK
 from agentguard.ports import Exhausted
 from agentguard.results import whole_of
 from agentguard.task import TaskState
@@ -16,6 +17,25 @@ if TYPE_CHECKING:
     from agentguard.running import Running
 
 _log: Final = logging.getLogger("agentguard")
+
+
+def mark_started(call: Running) -> None:
+    """The tree has seen what the call is about to read, and has a result to come."""
+    tree, spec = call.task.tree, call.tool.spec
+    if not spec.data and tree.results.idle:
+        return
+    scopes = (level.scope for level in levels_of(call.task).levels)
+    with tree.lock:
+        tree.seen |= spec.data
+        if not tree.results.idle:
+            tree.pending[call.id] = (("", spec.name), *zip(scopes, call.decision.steps, strict=False))
+
+
+def mark_ended(call: Running) -> None:
+    """The call's result is there, or it has none."""
+    if call.task.tree.pending:
+        with call.task.tree.lock:
+            call.task.tree.pending.pop(call.id, None)
 
 
 def keep_result(call: Running) -> None:
@@ -54,7 +74,7 @@ async def _follow(call: Running) -> None:
         await _count_denial(call)
     elif call.started and not _retries_left(call):
         for task in call.ending:
-            await call.guard.close_task(task, TaskState.ENDED, "end_task")
+            await call.guard.close_task(task, TaskState.ENDED, END_TASK)
 
 
 async def _count_denial(call: Running) -> None:

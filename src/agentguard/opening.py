@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +23,7 @@ from agentguard.stopping import suspension_keys
 from agentguard.task import Task, TaskState
 from agentguard.telemetry import spans
 from agentguard.user import Itself, OnBehalfOf, User
+from agentguard.waiting import give_back
 
 if TYPE_CHECKING:
     from agentguard.guard import Guard
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("agentguard")
 _OPEN: Final = (TaskState.OPEN, TaskState.PARKED)
+END_TASK: Final = "end_task"
 _NAMED: Final = Identity("", Proof.IN_PROCESS, math.inf)
 
 
@@ -129,29 +132,29 @@ class Opening:
             guard.parking.refuse_other(task, subject)
             task.settle_chain(Chain(subject, (task.agent.agent,)))
         await self._identify(task)
+        guard.parking.refuse_other_agent(task)
         self._refuse_unfit(task)
         if task.tree.origins and not resumed:  # a stop where the task came from, seen through a shared store
             task.cache["keys"] = (*suspension_keys(task), *(f"task:{above}" for above in task.tree.origins))
         if task.arrival is not None and not resumed:
             await self._arrive(task, task.arrival)
-        state = await guard.parking.take(task)
+        taken = await guard.parking.take(task)
         if not resumed:
             task.deadline = guard.monotonic() + (min(task.ttl, task.parent.remaining()) if task.parent else task.ttl)
         try:
             self._record_opening(task, resumed)
         except Denied:
-            if resumed and state is None:
-                await guard.parking.park(task)
-            if task.arrival is not None:
+            await guard.parking.put_back(task, taken)
+            if task.arrival is not None and not resumed:
                 await task.arrival.forget(guard)
             raise
         if guard.leases is not None:
             guard.leases.open_task(task.id)
+        need_results(task)
+        guard.parking.restore(task, taken)  # before any call may start
         if not task.move(TaskState.OPEN, only_from=(TaskState.NEW, TaskState.PARKED)):
             raise ConfigurationError(f"task {task.id} is {task.state}; make a new one")
-        need_results(task)
-        guard.parking.restore(task, state)
-        if task.parent is not None:
+        if task.parent is not None and task not in task.parent.children:
             task.parent.children.append(task)
         task.span = spans.start_agent(task.agent.agent.name, self.attributes(task))
 
@@ -241,6 +244,8 @@ class Opening:
         only_from = (TaskState.OPEN,) if state is TaskState.PARKED else _OPEN
         if not task.move(TaskState.ENDING, only_from=only_from):
             await self._ending_elsewhere(task)
+            if state is TaskState.ENDED and task.state in _OPEN:  # it was being parked, and whoever asks ends it
+                await self.close(task, state, why)
             return
         task.why_ended = why
         waits = self._guard.release_waits
@@ -250,15 +255,17 @@ class Opening:
             _log.error("task %s was not revoked in time: %s", task.id, type(late).__name__)
         finally:
             task.move(state, only_from=(TaskState.ENDING,))
+            done, task.done = task.done, Future() if state is TaskState.PARKED else task.done
             self._ended(task, state, why)
-            if state is TaskState.ENDED and not task.done.done():
-                task.done.set_result(None)
+            if not done.done():
+                done.set_result(None)
 
     async def _ending_elsewhere(self, task: Task) -> None:
         """Whoever leaves a task returns after its leases are revoked, also when the keeper was quicker."""
+        done = task.done
         if task.state is TaskState.ENDING:
             with suppress(TimeoutError):
-                await wait_for(task.done, RELEASE_SECONDS)
+                await wait_for(done, RELEASE_SECONDS)
 
     async def _revoke(self, task: Task, state: TaskState) -> None:
         guard = self._guard
@@ -269,8 +276,13 @@ class Opening:
         if state is TaskState.PARKED:  # it goes on later, with what it has used up, seen and read
             await guard.parking.park(task)
             return
+        if not await guard.parking.claim(task):  # somebody else goes on with it, and settles and forgets
+            task.tree.results.forget()
+            if task.why_ended == END_TASK:
+                await guard.stopping.suspend(f"task:{task.id}", "a call that ends it has run")
+            return
         if task.parent is None or task.arrival is not None:
-            await guard.parking.give_back(task.tree.waiting.clear())
+            await give_back(guard.budgets, task.tree.waiting.clear())
         await guard.budgets.forget(f"task:{task.id}")
         if task.arrival is not None:
             await task.arrival.forget(guard)

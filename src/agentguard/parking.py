@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
+import weakref
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from agentguard.errors import ConfigurationError, Denied
-from agentguard.intent import CompiledIntent, Intent, ValueSet, compile_intent
+from agentguard.errors import Denied
+from agentguard.matching import need_results
 from agentguard.model.decision import Reason
 from agentguard.model.lease import Secret
 from agentguard.model.principal import Subject, checked_name
 from agentguard.model.record import Event, Record
-from agentguard.parked_state import ParkedState, read_state, restore_into, state_of
-from agentguard.ports import Parked, Reservation, Settlement, Verdict
-from agentguard.state.questions import check_answer
+from agentguard.parked_state import ParkedState, digest_of, intent_of, readable, restore_into, written
+from agentguard.ports import Parked
+from agentguard.state.parked_limits import MAX_BYTES
 from agentguard.task import Task
 from agentguard.user import OnBehalfOf, User
+from agentguard.waiting import give_back
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from agentguard.guard import Guard
 
 _log: Final = logging.getLogger("agentguard")
 _ID: Final = re.compile(r"[0-9a-f]{17,64}")
 _SWEEPS: Final = 10  # of the keeper's turns, from one look for expired tasks to the next
+_ELSEWHERE: Final = "parked by another process"
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A task that was taken from the store.
+
+    Args:
+        parked: as it was kept there.
+        kept: as what this process knew it.
+        state: what it knows; None where it knows exactly that in this process still.
+    """
+
+    parked: Parked
+    kept: str
+    state: ParkedState | None
 
 
 class Parking:
@@ -34,6 +52,7 @@ class Parking:
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self._turns = 0
+        self._kept: weakref.WeakSet[Task] = weakref.WeakSet()
 
     @property
     def outlives(self) -> bool:
@@ -45,19 +64,45 @@ class Parking:
     async def park(self, task: Task) -> None:
         """Keep a root task where others find it; one that cannot be kept goes on in this process only.
 
-        INVARIANT: from here on the store alone says who goes on with it, so it is taken from there, here too.
+        INVARIANT: from before it is asked to keep it the store alone says who goes on with it, so it is taken from
+        there, here too: a store that gave no answer may have it.
         """
         guard = self._guard
         if task.parent is not None:
             return
+        task.tree.waiting.shut()
+        state = self._state(task)
+        if state is None:
+            task.tree.waiting.reopen()
+            return
+        task.kept = digest_of(state)
+        self._kept.add(task)
         try:
-            state = Secret(state_of(task, guard.environment))
             await guard.parked.park(Parked(id=task.id, state=state, expires_at=guard.now() + task.remaining()))
-            task.kept = True
         except Exception as error:
+            await self._keep_here(task, error)
+        finally:
+            if task.kept and self.outlives:
+                guard.keeper.unwatch(task)
+
+    def _state(self, task: Task) -> Secret | None:
+        try:
+            return Secret(written(task, self._guard.environment, MAX_BYTES))
+        except Exception as error:  # it holds values, so its text is not logged
             _log.error("task %s was parked in this process only: %s", task.id, type(error).__name__)
-        if task.kept and self.outlives:
-            guard.keeper.unwatch(task)
+            return None
+
+    async def _keep_here(self, task: Task, error: Exception) -> None:
+        """The store did not keep it, as far as it says; then it is made sure that nobody finds it there."""
+        try:
+            await self._guard.parked.take(task.id, self._guard.now())
+        except Exception as other:
+            text = "task %s may be parked, or not: %s; whoever goes on with it asks the store"
+            _log.error(text, task.id, type(other).__name__)
+            return
+        task.kept = ""
+        task.tree.waiting.reopen()
+        _log.error("task %s was parked in this process only: %s", task.id, type(error).__name__)
 
     # --- going on ---------------------------------------------------------------------------------------------
 
@@ -73,14 +118,14 @@ class Parking:
             raise TypeError("resume(task_id) needs on_behalf_of: whoever the task acts for proves it anew")
         user = User.asserted(user) if isinstance(user, str) else user
         parked = await guard.parked.find(checked_name(id, "task"), guard.now())
-        state = _readable(parked)
+        state = readable(parked)
         if parked is None or state is None:
             raise self._refused(id, agent, Reason.TASK_ENDED, _GONE)
         if state.environment != guard.environment or agent not in ("", state.agent):
             text = f"the task is of {state.agent!r} in environment {state.environment!r}"
             raise self._refused(id, state.agent, Reason.NOT_ALLOWED, text)
         registered = opening.registered(state.agent, Event.TASK_DENIED, {"task": id})
-        intent = _intent_of(state)
+        intent = intent_of(state)
         if intent is None or not registered.may_open(intent.name, state.source_s256 or None):
             text = f"agent {state.agent!r} may not go on with the intent of task {id}"
             raise self._refused(id, state.agent, Reason.NOT_ALLOWED, text)
@@ -88,37 +133,72 @@ class Parking:
             guard, id=id, agent=registered, intent=intent, user=user, chain=None, parent=None,
             ttl=parked.expires_at - guard.now(),
         )  # fmt: skip
-        task.kept, task.source_s256, task.subject = True, state.source_s256, state.subject.subject()
+        task.kept, task.source_s256, task.subject = _ELSEWHERE, state.source_s256, state.subject.subject()
+        task.identity = state.identity
         return task
 
-    async def take(self, task: Task) -> ParkedState | None:
-        """Take a task from the store, once; return what it knew where this process does not have it.
+    async def take(self, task: Task) -> Taken | None:
+        """Take a task from the store, once; None for one that never was there.
 
         Raises:
             Denied: somebody else took it, or it has expired (recorded).
         """
         guard = self._guard
-        if not task.kept:
+        if not task.kept and task.subject is None:
             return None
         try:
-            parked = await guard.parked.take(task.id, guard.now())
+            parked = await guard.parked.take(task.id, guard.now()) if task.kept else None
         except Exception as error:
             text = f"it cannot be told whether task {task.id} waits ({type(error).__name__})"
             raise self._refused(task.id, task.agent.agent.name, Reason.TASK_ENDED, text) from None
-        state = _readable(parked)
+        state = readable(parked)
         if parked is None or state is None:
             raise self._refused(task.id, task.agent.agent.name, Reason.TASK_ENDED, _GONE)
-        task.kept = False
-        if task.subject is None:
-            return None
-        task.deadline = guard.monotonic() + max(0.0, parked.expires_at - guard.now())
-        return state
+        kept, task.kept = task.kept, ""
+        return Taken(parked, kept, None if kept == digest_of(parked.state) else state)
 
-    def restore(self, task: Task, state: ParkedState | None) -> None:
-        """Give a task that another process parked what it knew there."""
-        if state is not None:
-            restore_into(task, state)
-            task.subject = None
+    def restore(self, task: Task, taken: Taken | None) -> None:
+        """Give a task what it knew when it was parked.
+
+        INVARIANT: others may have gone on with it since this process parked it; what they read, saw and used up counts.
+        """
+        if taken is None:
+            return
+        if taken.state is None:
+            task.tree.waiting.reopen()
+            return
+        guard = self._guard
+        task.deadline = guard.monotonic() + max(0.0, taken.parked.expires_at - guard.now())
+        restore_into(task, taken.state, need_results)
+        task.subject = None
+
+    async def put_back(self, task: Task, taken: Taken | None) -> None:
+        """Nobody goes on with a task that was taken: it waits on as it was."""
+        if taken is None:
+            return
+        task.kept = taken.kept
+        try:
+            await self._guard.parked.park(taken.parked)
+        except Exception as error:
+            _log.error("task %s was not put back: %s", task.id, type(error).__name__)
+
+    async def claim(self, task: Task) -> bool:
+        """Before a task ends here while it waits: whether what it reserved is this process's to settle."""
+        if not task.kept:
+            return True
+        guard, waiting = self._guard, task.tree.waiting
+        try:
+            # What waits in this process's memory ends with it, also when its time is over.
+            parked = await guard.parked.take(task.id, guard.now() if self.outlives else -math.inf)
+        except Exception as error:
+            _log.error("it cannot be told whether task %s waits: %s", task.id, type(error).__name__)
+            parked = None
+        kept, task.kept, state = task.kept, "", readable(parked)
+        if parked is not None and state is not None and kept != digest_of(parked.state):
+            waiting.restore(state.calls())
+        if parked is None:
+            waiting.clear()  # whoever has it settles them
+        return parked is not None
 
     def refuse_other(self, task: Task, subject: Subject) -> None:
         """Refuse whoever resumes a task for somebody else than it acts for.
@@ -129,22 +209,15 @@ class Parking:
             text = f"task {task.id} acts for somebody else, or they were proved in another way"
             raise self._refused(task.id, task.agent.agent.name, Reason.USER_UNVERIFIED, text)
 
+    def refuse_other_agent(self, task: Task) -> None:
+        """Refuse a workload that is not the one that the task's agent was where it was parked."""
+        actor = task.chain.actor
+        if task.subject is not None and task.identity != (actor.identity, actor.proof.value):
+            text = f"this workload is not the one that task {task.id} ran in; open the task anew"
+            raise self._refused(task.id, actor.name, Reason.IDENTITY_UNPROVED, text)
+
     def _refused(self, id: str, agent: str, reason: Reason, text: str) -> Denied:
         return self._guard.opening.refused(Event.TASK_DENIED, agent, reason, text, {"task": id})
-
-    # --- answers ----------------------------------------------------------------------------------------------
-
-    async def answer(self, question: str, approved: bool, by: str) -> bool:
-        """Take an answer to a question. INVARIANT: the record first: an answer that nobody can prove is none."""
-        guard = self._guard
-        found = await guard.approvals.find(question, guard.now())
-        verdict = Verdict.APPROVED if approved else Verdict.REJECTED
-        check_answer(verdict, by)
-        if found is None:
-            return False
-        fields = {"question": found.id, "task": found.task, "tool": found.request.tool, "answer": str(verdict)}
-        guard.record(Event.APPROVAL_ANSWERED, {**fields, "by": guard.pseudonym(by)})
-        return await guard.approvals.answer(question, verdict, by, guard.now())
 
     # --- ending -----------------------------------------------------------------------------------------------
 
@@ -153,27 +226,29 @@ class Parking:
         guard, now = self._guard, self._guard.now()
         for task in guard.keeper.open_tasks():
             if task.tree.waiting:
-                await self.give_back(task.tree.waiting.lapsed(now))
+                await give_back(guard.budgets, task.tree.waiting.lapsed(now))
         self._turns += 1
-        if self._turns % _SWEEPS == 1:
+        if self._turns % _SWEEPS == 1 and self.outlives:  # what waits in memory is ended by the keeper
             for parked in await guard.parked.lapsed(now):
                 await self._ended(parked)
 
-    async def give_back(self, reservations: Iterable[Reservation]) -> None:
-        """Settle what was reserved for calls that are not made."""
-        for reservation in reservations:
-            await self._guard.budgets.settle(reservation, Settlement.NOT_RUN)
-
     async def _ended(self, parked: Parked) -> None:
-        """A task that nobody went on with in time has ended. One of this process's memory ends there."""
-        if not self.outlives:
-            return
-        guard, state = self._guard, _readable(parked)
+        """A task that nobody went on with in time has ended."""
+        guard, state = self._guard, readable(parked)
         if state is not None:
-            await self.give_back(one.reservation for one in state.waiting if one.reservation is not None)
-        await guard.budgets.forget(f"task:{parked.id}")
+            await give_back(guard.budgets, [one.reservation for one in state.waiting if one.reservation is not None])
+        try:
+            await guard.budgets.forget(f"task:{parked.id}")
+        except Exception as error:  # those that were given out with it would be lost
+            _log.error("what task %s used up was not forgotten: %s", parked.id, type(error).__name__)
         agent = {"agent": state.agent} if state is not None else {}
         guard.try_append(Record(Event.TASK_LAPSED, {"task": parked.id, **agent, "why": "expired while it was parked"}))
+
+    def after_fork(self) -> None:
+        """In a child: what waits is the parent's; the store may give it to the child too, by its id."""
+        for task in list(self._kept):
+            task.forked()
+        self._kept = weakref.WeakSet()
 
 
 _GONE: Final = "it does not wait here: it ended, it expired, or somebody else goes on with it"
@@ -182,28 +257,3 @@ _GONE: Final = "it does not wait here: it ended, it expired, or somebody else go
 def is_task_id(text: object) -> bool:
     """Whether this is the id of a task of some guard's own; a handover has dots."""
     return isinstance(text, str) and _ID.fullmatch(text) is not None
-
-
-def _readable(parked: Parked | None) -> ParkedState | None:
-    if parked is None:
-        return None
-    try:
-        return read_state(parked.state.reveal())
-    except Exception as error:
-        _log.error("task %s cannot be gone on with: %s", parked.id, error)
-        return None
-
-
-def _intent_of(state: ParkedState) -> CompiledIntent | None:
-    """INVARIANT: what was kept reads no file, no environment and no resolver, and is what its hash names."""
-    try:
-        intent = Intent.from_yaml(state.intent, file="<parked task>")
-        compiled = compile_intent(intent) if _literal(intent) else None
-    except ConfigurationError:
-        return None
-    return compiled if compiled is not None and compiled.s256 == state.intent_s256 else None
-
-
-def _literal(intent: Intent) -> bool:
-    own = all(isinstance(source, ValueSet) for source in intent.sets.values())
-    return own and all(map(_literal, intent.agents.values()))

@@ -17,7 +17,7 @@ from agentguard.binding import Binder
 from agentguard.credentials.held import Use
 from agentguard.credentials.leaks import MARK, Search, clean_exception
 from agentguard.deciding import Judged, judge, notify, refuse_denied, still_decided
-from agentguard.effects import keep_result
+from agentguard.effects import keep_result, mark_ended, mark_started
 from agentguard.errors import ApprovalRequired, CredentialUnavailable, Denied, NotCanonical, Unavailable
 from agentguard.intent import Facts
 from agentguard.matching import levels_of, match
@@ -299,10 +299,8 @@ class Running:
         if stopped:
             raise Refusal(Reason.SUSPENDED, f"{stopped} is suspended", level=stopped)
         self.started = True
+        mark_started(self)  # before the last look at the task: what is parked meanwhile knows of it
         _refuse_closed(self.task)
-        if self.tool.spec.data:
-            with self.task.tree.lock:
-                self.task.tree.seen |= self.tool.spec.data
         self.task.counts.permitted += 1
 
     def _refuse_changes(self) -> None:
@@ -397,6 +395,7 @@ class Running:
         if self.hits:
             self.guard.try_append(self._record(Event.SECRET_REMOVED, {"leases": sorted(self.hits)}))
         keep_result(self)
+        mark_ended(self)
         if self._recorded:
             event, why = event_of(self.ended, self.started)
             fields = {"call": self.call.id, "task": self.task.id, "tool": self.tool.spec.name}

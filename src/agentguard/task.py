@@ -23,7 +23,7 @@ from agentguard.model.canonical import MAX_BYTES, is_nfc
 from agentguard.model.decision import Decision, Miss, Outcome, Reason
 from agentguard.model.lease import Secret, SubjectToken
 from agentguard.model.principal import Chain, Subject
-from agentguard.results import Store
+from agentguard.results import Key, Store
 from agentguard.user import OnBehalfOf, User
 from agentguard.waiting import WaitingCalls
 
@@ -74,6 +74,7 @@ class Tree:
     origins: tuple[str, ...] = ()  # ids that tasks above have where they were handed on
     hosts: tuple[str, ...] = ()  # whom the task has passed
     results: Store = field(default_factory=Store)
+    pending: dict[str, tuple[Key, ...]] = field(default_factory=dict)  # what calls that run are going to leave there
     waiting: WaitingCalls = field(default_factory=WaitingCalls)
 
 
@@ -119,8 +120,9 @@ class Task:
         self.why_stopped = ""
         self.cache: dict[Any, Any] = {}
         self.arrival: Any = None  # the handover that it came with; of a floor above this one
-        self.kept = False  # it is parked in the store, which says who goes on with it
+        self.kept = ""  # it is parked in the store, which says who goes on with it; a digest of its state there
         self.subject: Subject | None = None  # whom it acts for, where another process parked it; proved at opening
+        self.identity = ("", "")  # what its agent had proved to be there, and how
         self._parks = False
         self.is_ceiling, self.source_s256 = False, ""  # of a level that another process counts too
         self._lock = threading.Lock()
@@ -199,6 +201,7 @@ class Task:
             await self.host.close_task(self, TaskState.PARKED, type(error).__name__ if error else "waits")
         else:
             await self.host.close_task(self, TaskState.ENDED, type(error).__name__ if error else "done")
+        self._parks = False  # it was for this once
 
     def _is_paused(self, error: BaseException | None) -> bool:
         """Left with a pause, or without an error while it waits: for its turn, or for an answer to one of its calls."""
@@ -446,7 +449,9 @@ def refuse_blocking(host: Host) -> None:
 
 
 def pauses(error: BaseException | None) -> bool:
-    """Whether an exception pauses the task instead of ending it."""
+    """Whether an exception pauses the task instead of ending it; a group does if all of it does."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(pauses, error.exceptions))
     return isinstance(error, ApprovalRequired) or (
         error is not None and any(kind.__name__ in _PAUSES for kind in type(error).__mro__)
     )
