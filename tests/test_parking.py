@@ -580,7 +580,7 @@ def test_what_expired_tasks_had_reserved_is_given_back_although_one_of_them_fail
         budgets.fails = 1
         for _ in range(11):
             guard.keeper.tick()
-        assert len(shared.events(Event.TASK_ENDED)) == 3
+        assert len(shared.events(Event.TASK_LAPSED)) == 3
     assert "was not given back" in caplog.text
 
 

@@ -267,8 +267,9 @@ def test_checkpoints_of_a_killed_process_hold(tmp_path: Path) -> None:
         with subprocess.Popen(command) as process:
             until(partial(has_written, files, number + 1))
             process.kill()
-    for path in sorted((tmp_path / "audit").iterdir()):
-        FileLog.repair(path)
+    for _ in range(2):  # a file that was only begun is set aside, and then the one before it begins it anew
+        for path in sorted((tmp_path / "audit").glob("*.jsonl")):
+            FileLog.repair(path)
 
     assert 3 == len(list(files.iterdir()))
     assert holds(tmp_path / "audit") >= 3
