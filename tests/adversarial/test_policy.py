@@ -1,8 +1,8 @@
-"""Numbered cases about decision points: each must end in a denial, or in exactly what was checked."""
+"""Numbered cases about people and decision points: each must end in a denial, or in exactly what was checked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentguard import Denied, Guard, Intent, any_, guarded, step
+from agentguard import ApprovalRequired, Denied, Guard, Intent, any_, guarded, step
 from agentguard._drive import drive
 from agentguard._http import Http
 from agentguard.model.decision import AccessRequest, Decision, Outcome, Reason
@@ -21,10 +21,116 @@ from agentguard.policy.authzen import AuthZenPoint
 from agentguard.policy.cedar import CedarPoint
 from agentguard.policy.combine import Versions, decide_all
 from agentguard.policy.decided import Answering, Decided
-from agentguard.ports import DecisionPoint
-from agentguard.testing import fake_guard
+from agentguard.ports import Answer as SaysYes
+from agentguard.ports import Approval, DecisionPoint
+from agentguard.task import TaskState
+from agentguard.testing import FakeClock, FakeIssuer, fake_guard
+from tests.approval.openid_provider import FakeProvider, said
 from tests.loopback import Answer, Received, reply, serving
 from tests.policy.questions import INTENT, ask, combined
+
+# 32: a person who is asked on their own device ------------------------------------------------------------------
+
+
+ran: list[Any] = []
+PENDING, SLOW = said("authorization_pending"), said("slow_down")
+
+
+@guarded("policy.send", effect="write", audience="https://bank.test")
+def send(amount: int) -> str:
+    ran.append(amount)
+    return "sent"
+
+
+@guarded("policy.send", effect="write", audience="https://bank.test")
+async def send_async(amount: int) -> str:
+    ran.append(amount)
+    return "sent"
+
+
+class Device:
+    """A guard that asks through a provider which answers as it is told; its clock is the provider's."""
+
+    def __init__(self) -> None:
+        ran.clear()
+        self.provider, self.issuer = FakeProvider(), FakeIssuer()
+
+    def guard(self, **options: Any) -> Guard:
+        clock, approver = self.provider.clock, self.provider.approver(**options)
+        return fake_guard(approver=approver, issuer=self.issuer, clock=clock, monotonic=clock)
+
+    def task(self, guard: Guard) -> Any:
+        asks = Intent("send", step("policy.send", amount=any_).times(2).then_ask())
+        return guard.task("bot", on_behalf_of="alice", intent=asks)
+
+
+@pytest.fixture
+def device() -> Device:
+    return Device()
+
+
+def test_case_32_call_runs_once_approved_and_slow_down_makes_all_later_polls_slower(device: Device) -> None:
+    device.provider.polls = [PENDING, SLOW, PENDING]
+    with device.guard() as guard, device.task(guard):
+        assert send(1) == "sent"
+    assert [at - 1_800_000_000 for at in device.provider.times] == [5, 10, 20, 30]
+    assert (ran, device.issuer.live) == ([1], {})
+
+
+@pytest.mark.control("7 what a person did not approve does not run")
+@pytest.mark.parametrize("answer", ["access_denied", "expired_token", "invalid_grant", "unknown_error"])
+def test_case_32_denied_expired_or_of_another_client_is_a_denial(device: Device, answer: str) -> None:
+    device.provider.polls = [PENDING, said(answer)]
+    with device.guard() as guard, device.task(guard), pytest.raises(Denied) as denied:
+        send(1)
+    assert (ran, device.issuer.issued, denied.value.reason) == ([], [], Reason.APPROVAL_REJECTED)
+
+
+@pytest.mark.control("7 an answer by somebody else is none")
+@pytest.mark.parametrize("claims", [{"sub": "mallory"}, {"aud": "other"}, {"iss": "https://evil.test"}, {"exp": 1}])
+def test_case_32_tokens_that_are_not_of_who_was_asked_are_a_denial(device: Device, claims: dict[str, Any]) -> None:
+    device.provider.claims = claims
+    with device.guard() as guard, device.task(guard), pytest.raises(Denied):
+        send(1)
+    assert (ran, device.issuer.issued) == ([], [])
+
+
+@pytest.mark.control("7 the id of another call's question is none")
+def test_case_32_answer_to_another_call_is_not_used_for_this_one(device: Device) -> None:
+    device.provider.polls = [PENDING]
+    with device.guard(block=False) as guard:
+        task = device.task(guard)
+        with pytest.raises(ApprovalRequired), task:
+            send(1)
+        device.provider.now += 10
+        device.provider.polls, device.provider.started = [PENDING], {"auth_req_id": "question-2"}
+        with pytest.raises(ApprovalRequired) as waits, task:
+            send(2)
+        device.provider.now += 10
+        with pytest.raises(Denied), task:  # the first one was approved: by its own id, for its own call, once
+            send(1)
+            device.provider.polls = [said("access_denied")]
+            send(2)
+    assert (ran, waits.value.question) == ([1], "question-2")
+
+
+@pytest.mark.anyio
+@pytest.mark.control("7 an approval after the cancellation is not used")
+async def test_case_32_approval_that_arrives_after_the_call_was_cancelled_is_not_used(device: Device) -> None:
+    async def pause(seconds: float) -> None:
+        if device.provider.times:
+            await anyio.sleep_forever()
+        device.provider.now += seconds
+
+    device.provider.polls = [PENDING]
+    async with device.guard(pause=pause) as guard, device.task(guard):
+        with anyio.move_on_after(0.05) as scope:
+            await send_async(1)
+        device.provider.now += 10  # approved now, and nobody looks any more
+        await anyio.sleep(0.01)
+    assert (scope.cancelled_caught, ran, device.issuer.issued) == (True, [], [])
+    assert len(device.provider.times) == 1
+
 
 # 33: a remote decision point that says something else than its decision ---------------------------------------
 
@@ -236,8 +342,6 @@ async def test_case_35_rule_that_raises_says_no_decision_or_is_late_is_a_policy_
 
 # 36 and 37: what is checked is what runs ------------------------------------------------------------------------
 
-ran: list[Any] = []
-
 
 @guarded("policy.pay", effect="write", record=["items"])
 def pay(items: Any) -> str:
@@ -341,3 +445,95 @@ def test_case_38_decision_of_policies_that_changed_is_told_apart_before_the_tool
     again = combined(point, request=ask(amount=Decimal(1)))
     assert again.outcome is Outcome.DENY
     assert again.evidence[0].version not in ("", first.evidence[0].version)
+
+
+# 39: what is stopped between the check and the run, with the credential already there ----------------------------
+
+
+class Meanwhile(FakeIssuer):
+    """Issues, and then something happens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.happens: Callable[[], None] = lambda: None
+
+    async def issue(self, grant: Any, lease: Any, now: float) -> Any:
+        issued = await super().issue(grant, lease, now)
+        self.happens()
+        return issued
+
+
+class Stopped:
+    """A task whose call has its credential, and is stopped before it runs."""
+
+    def __init__(self) -> None:
+        ran.clear()
+        self.clock, self.issuer = FakeClock(), Meanwhile()
+        self.guard = fake_guard(issuer=self.issuer, clock=self.clock, monotonic=self.clock)
+        intent = Intent("send", step("policy.send", amount=any_).times(2))
+        self.task = self.guard.task("bot", on_behalf_of="alice", intent=intent, ttl=60)
+
+    def expired(self) -> None:
+        self.clock.advance(61)
+
+    def suspended(self) -> None:
+        drive(self.guard.suspensions.suspend(f"task:{self.task.id}", "lost"))
+
+    def agent_suspended(self) -> None:
+        drive(self.guard.suspensions.suspend("agent:bot", "lost"))
+
+    def everything(self) -> None:
+        drive(self.guard.suspensions.suspend("all", "lost"))
+
+    def killed(self) -> None:
+        self.task.move(TaskState.ENDED, only_from=(TaskState.OPEN,))
+
+    def unreadable(self) -> None:
+        async def start(call: str, keys: Any, *, reads: bool = False) -> str:
+            raise OSError("down")
+
+        self.guard.suspensions.start = start  # type: ignore[method-assign]  # the store is down from here on
+
+
+@pytest.mark.control("8 looked at once more, with the credential there")
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("expired", Reason.EXPIRED), ("suspended", Reason.SUSPENDED), ("agent_suspended", Reason.SUSPENDED),
+        ("everything", Reason.SUSPENDED), ("killed", Reason.TASK_ENDED), ("unreadable", Reason.SUSPENDED),
+    ],
+)  # fmt: skip
+def test_case_39_task_that_is_stopped_after_its_credential_was_issued_does_not_run(what: str, reason: Reason) -> None:
+    stopped = Stopped()
+    with stopped.guard as guard:
+        with pytest.raises(Denied) as denied, stopped.task:
+            stopped.issuer.happens = getattr(stopped, what)
+            send(1)
+        if what == "killed":
+            stopped.task.move(TaskState.OPEN, only_from=(TaskState.ENDED,))
+            drive(guard.close_task(stopped.task, TaskState.ENDED, "killed"))
+    assert (ran, denied.value.reason) == ([], reason)
+    assert (len(stopped.issuer.issued), stopped.issuer.live) == (1, {})
+
+
+@pytest.mark.control("8 an approved call is looked at once more")
+@pytest.mark.parametrize("what", ["expired", "suspended", "killed"])
+def test_case_39_approved_call_does_not_run_either(what: str) -> None:
+    class Approves:
+        suspends = False
+
+        async def ask(self, request: Any) -> Approval:
+            getattr(stopped, what)()
+            return Approval(SaysYes.APPROVED, by="ann")
+
+    stopped = Stopped()
+    stopped.guard.approver = Approves()
+    asks = Intent("send", step("policy.send", amount=any_).times(2).then_ask())
+    stopped.task = stopped.guard.task("bot", on_behalf_of="alice", intent=asks, ttl=60)
+    with stopped.guard as guard:
+        with pytest.raises(Denied), stopped.task:
+            send(1)
+        if what == "killed":
+            stopped.task.move(TaskState.OPEN, only_from=(TaskState.ENDED,))
+            drive(guard.close_task(stopped.task, TaskState.ENDED, "killed"))
+    assert (ran, stopped.issuer.live) == ([], {})
