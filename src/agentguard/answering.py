@@ -42,6 +42,7 @@ async def answer(guard: Guard, question: str, approved: bool, by: str) -> bool:
         return False
     guard.record(Event.APPROVAL_ANSWERED, fields)
     if await guard.approvals.answer(question, verdict, by, guard.now()):
+        guard.telemetry.answered(guard.now() - found.asked_at, verdict)
         return True
     guard.record(Event.APPROVAL_ANSWERED, {**fields, "refused": _TOO_LATE})  # somebody was quicker
     return False

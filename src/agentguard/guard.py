@@ -61,7 +61,8 @@ from agentguard.state.memory import MemoryBudgets, MemorySuspensions
 from agentguard.state.parked_memory import MemoryParkedTasks
 from agentguard.stopping import Stopping, key_of
 from agentguard.task import Task, TaskState, refuse_blocking
-from agentguard.telemetry import spans
+from agentguard.telemetry.emitter import Emitter
+from agentguard.telemetry.settings import Telemetry
 from agentguard.user import OnBehalfOf
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Guard:
         closing: what else is closed with the guard, after its ports: a store that several of them use.
         pseudonym_key: keys the hashes of subjects and arguments in records and spans (at least 16 bytes).
         recall: keep the last 1,000 decisions with their values, for `explain()`.
+        telemetry: which spans there are, and whether records are copied as events; by default one span a call.
         clock: seconds since the epoch.
         monotonic: seconds that never jump.
     """
@@ -119,6 +121,7 @@ class Guard:
         users: SubjectVerifier | None = None, budgets: Budgets | None = None, ledger: Ledger | None = None,
         suspensions: Suspensions | None = None, authenticator: Authenticator | None = None, grace: float = 0.0,
         handovers: Handovers | None = None, closing: Sequence[Closing] = (), pseudonym_key: bytes, recall: bool = False,
+        telemetry: Telemetry | None = None,
         clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         if len(pseudonym_key) < 16:
@@ -141,6 +144,7 @@ class Guard:
             ledger = ledger if ledger is not None else MemoryLedger()
             self.leases = Leases(issuer, ledger, self.record, clock, grace=grace)
         self.secrets = self.leases.secrets if self.leases is not None else LiveSecrets()
+        self.telemetry = Emitter(telemetry or Telemetry())
         ports = (
             self.audit, issuer, ledger, self.approver, self.approvals, self.parked, *self.decision_points, users,
             authenticator, self.budgets, self.suspensions, handovers.redemptions if handovers is not None else None,
@@ -175,7 +179,7 @@ class Guard:
         drop or swap a step; what varies is behind the ports.
         """
         call, refusal = Running(self, task, tool), None
-        call.span = spans.start_call(tool.spec.name, self.opening.attributes(task), tool.attributes, None, "")
+        call.span = self.telemetry.start_call(tool.spec.name, self.opening.attributes(task), tool.attributes)
         try:
             call.intercept(args, kwargs)  # 1 bind once: canonical form and run copy
             call.identify()  # 2 every link of the chain: open, in date, allowed
@@ -387,12 +391,16 @@ class Guard:
 
     def record(self, event: Event, fields: Mapping[str, Any]) -> None:
         """Write a record that something waits for; a raise means that it was not written."""
-        self.audit.append(Record(event, fields))
+        self.append(Record(event, fields))
+
+    def append(self, record: Record) -> Position:
+        """Write a record that something waits for, and return where it stands; a raise means that it was not."""
+        return self.telemetry.append(self.audit, record)
 
     def try_append(self, record: Record) -> Position | None:
         """Write a record that nothing waits for; a failure is logged, and the next call is denied by it."""
         try:
-            return self.audit.append(record)
+            return self.append(record)
         except Exception as error:
             _log.error("audit record %s was not written: %s", record.event, type(error).__name__)
             return None

@@ -156,7 +156,9 @@ class Opening:
             raise ConfigurationError(f"task {task.id} is {task.state}; make a new one")
         if task.parent is not None and task not in task.parent.children:
             task.parent.children.append(task)
-        task.span = spans.start_agent(task.agent.agent.name, self.attributes(task))
+        known = taken.state if taken is not None else None
+        before = known.trace if known is not None else getattr(task.span, "traceparent", "")
+        task.span = spans.start_agent(task.agent.agent.name, self.attributes(task), origin=before)
 
     async def _arrive(self, task: Task, arrival: Arrival) -> None:
         """Redeem the handover that the task came with; INVARIANT: after everything that could refuse it."""
@@ -232,7 +234,7 @@ class Opening:
         event = Event.DELEGATED if task.parent is not None and task.arrival is None else Event.TASK_OPENED
         event = Event.TASK_RESUMED if resumed else event
         try:
-            self._guard.audit.append(Record(event, fields))
+            self._guard.append(Record(event, fields))
         except Exception as error:
             text = f"the task was not recorded ({error if isinstance(error, Unavailable) else type(error).__name__})"
             raise _denied(task.agent.agent.name, Reason.AUDIT_UNAVAILABLE, text) from None
@@ -348,14 +350,14 @@ class Opening:
         self, event: Event, agent: str, reason: Reason, text: str, fields: Mapping[str, Any] | None = None
     ) -> Denied:
         """Record a refusal, and return the error to raise."""
-        self._guard.try_append(
+        position = self._guard.try_append(
             Record(event, {"agent": agent, "outcome": "deny", "reason": str(reason), **(fields or {})})
         )
-        return _denied(agent, reason, text)
+        return _denied(agent, reason, text, position.id if position is not None else "")
 
 
-def _denied(agent: str, reason: Reason, text: str) -> Denied:
-    decision = Decision(outcome=Outcome.DENY, reason=reason, tool="task", level=agent, miss=Miss(text=text))
+def _denied(agent: str, reason: Reason, text: str, id: str = "") -> Denied:
+    decision = Decision(outcome=Outcome.DENY, reason=reason, tool="task", level=agent, miss=Miss(text=text), id=id)
     return Denied(decision)
 
 

@@ -73,6 +73,7 @@ class ParkedState(_Strict, frozen=True):
     waiting: list[WaitingState] = []
     results: list[ResultState] = []
     lost: list[tuple[str, str]] = []
+    trace: str = ""  # of the agent's span, which the next one links to
 
     def calls(self) -> Iterator[tuple[CallKey, Waiting]]:
         """The calls that wait."""
@@ -117,7 +118,7 @@ def state_of(task: Task, environment: str, *, results: bool = True) -> str:
             for key, one in tree.waiting.items()
         ],
         results=[kept(entry, names) for entry, names in entries] if results else [],
-        lost=sorted({*lost, *left_out, *_pending(task)}),
+        lost=sorted({*lost, *left_out, *_pending(task)}), trace=getattr(task.span, "traceparent", ""),
     )  # fmt: skip
     return msgspec.json.encode(state).decode()
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from agentguard._drive import run_shielded
@@ -133,6 +134,7 @@ class Running:
             call_id=caller.call_id, agent=caller.agent, run_id=caller.run_id,
         )  # fmt: skip
         self.hash = keyed_digest(self.guard.pseudonym_key, sha256) if sha256 else ""
+        self.span.bound(self.call, self.hash)
 
     def _canonical(self, visible: Mapping[str, Any]) -> dict[str, Canonical]:
         takes_bytes = self.tool.spec.bytes
@@ -175,16 +177,20 @@ class Running:
     # 4 -------------------------------------------------------------------------------------------------------
     async def decide(self) -> None:
         """The decision points: forbid wins, an error is a deny."""
-        self.judged = await judge(self)
-        if self.judged is not None:
-            refuse_denied(self.judged)
-            self.decision = self.judged.decided
+        with self.span.phase(spans.AUTHORIZE, bool(self.guard.decision_points)) as phase:
+            self.judged = await judge(self)
+            if self.judged is not None:
+                refuse_denied(self.judged)
+                self.decision = self.judged.decided
+            phase.decided(self.decision, self.judged.version if self.judged is not None else "")
 
     # 5 -------------------------------------------------------------------------------------------------------
     async def approve(self) -> None:
         """Ask a person where a step or an obligation says so; the answer is good for these exact arguments, once."""
         if self.decision.outcome is Outcome.ASK:
-            self.approved = await approved_by(self)
+            self.span.decided(self.decision)  # before the span begins, so that a sampler sees it
+            with self.span.phase(spans.APPROVAL):
+                self.approved = await approved_by(self)
             self.decision = replace(self.decision, outcome=Outcome.PERMIT)
 
     # 6 -------------------------------------------------------------------------------------------------------
@@ -209,7 +215,7 @@ class Running:
     def append(self, event: Event, fields: Mapping[str, Any]) -> None:
         """INVARIANT: no record, no action: a failed write refuses the call."""
         try:
-            self._position = self.guard.audit.append(self._record(event, fields))
+            self._position = self.guard.append(self._record(event, fields))
         except Exception as error:
             raise Refusal(Reason.AUDIT_UNAVAILABLE, f"the audit record was not written ({_cause(error)})") from None
 
@@ -233,11 +239,13 @@ class Running:
                     Reason.CREDENTIAL_UNAVAILABLE, "this guard has no issuer, and the tool needs a credential"
                 )
             await self._refuse_stopped()
-            try:
-                self._use = await self.guard.leases.obtain(self._grant())
-            except CredentialUnavailable as error:
-                raise Refusal(Reason.CREDENTIAL_UNAVAILABLE, str(error)) from None
-            credential = self._use.credential
+            with self.span.phase(spans.CREDENTIAL_ISSUE) as phase:
+                try:
+                    self._use = await self.guard.leases.obtain(self._grant())
+                except CredentialUnavailable as error:
+                    raise Refusal(Reason.CREDENTIAL_UNAVAILABLE, str(error)) from None
+                credential = self._use.credential
+                phase.obtained(credential.lease, self._use.cached)
             credential.take(self._use.held.issued, self.renew)
             self.task.counts.issued += not self._use.cached
             self.span.credential(credential.lease, self._use.cached)
@@ -302,6 +310,7 @@ class Running:
         mark_started(self)  # before the last look at the task: what is parked meanwhile knows of it
         _refuse_closed(self.task)
         self.task.counts.permitted += 1
+        self.span.tool_began()
 
     def _refuse_changes(self) -> None:
         try:
@@ -315,6 +324,7 @@ class Running:
     # 9 -------------------------------------------------------------------------------------------------------
     def search(self, ended: Ended) -> Ended:
         """Return how the tool ended, without live credentials, and without what a policy takes out of its value."""
+        self.span.tool_ended()
         if ended.error is None and self._redact:
             ended = Ended(self._redacted(ended.value))
         if ended.error is None and _too_short((ended.value,), self.guard.secrets.shortest):
@@ -364,8 +374,9 @@ class Running:
 
     async def _release_lease(self) -> None:
         if self._use is not None and self.guard.leases is not None:
+            began = time_ns()
             status = await self.guard.leases.release(self._use)
-            self.span.released(status, self.guard.now())
+            self.span.released(status, self.guard.now(), began)
             self.task.counts.revoked += status == "revoked"
 
     async def _revoke_leaked(self) -> None:
@@ -406,6 +417,8 @@ class Running:
         if self.span is not None:
             self.span.decided(self.decision)
             error = self.ended.error if self.started else None
+            if self.guard.telemetry.captures and not self.hits and self.hash:
+                self.span.captured(self.call, self.ended.value, self.started and error is None)
             self.span.end(spans.error_type_of(error) if error is not None and not pauses(error) else "")
 
     def passed(self, part: Any) -> Any:
@@ -426,6 +439,7 @@ class Running:
             outcome=Outcome.ASK if reason is Reason.APPROVAL_REQUIRED else Outcome.DENY, reason=reason,
             tool=self.tool.spec.name, level=refusal.level, miss=refusal.miss,
         )  # fmt: skip
+        self.span.decided(self.decision)  # before the record asks for the span's ids, so that a sampler sees it
         for link in task.path:
             link.counts.denied += reason is not Reason.APPROVAL_REQUIRED
         waits = {"question": self.waits.question} if self.waits is not None else {}

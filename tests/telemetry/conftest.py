@@ -16,6 +16,7 @@ from agentguard.model.decision import Decision, Miss, Outcome, Reason
 from agentguard.model.lease import Lease, LeaseKey
 from agentguard.model.principal import Agent, Chain, Proof, Subject
 from agentguard.telemetry.spans import Attributes, CallSpan, start_call, task_attributes, tool_attributes
+from tests.telemetry.backend import Backend
 
 SEMCONV = Path(__file__).resolve().parents[2] / "semconv" / "agentguard.yaml"
 KINDS = {"string": str, "int": int, "boolean": bool, "double": float, "string[]": tuple}
@@ -120,14 +121,23 @@ def conforms(source: dict[str, Any]) -> Callable[[ReadableSpan, str], None]:
         assert set() == set(given) - set(allowed), "not in the YAML"
         assert set() == {key for key, level in allowed.items() if level == "required"} - set(given), "missing"
         for key in set(given) & set(defined):
-            _fits(defined[key], given[key])
+            fits(defined[key], given[key])
 
     return conforms
 
 
-def _fits(attribute: dict[str, Any], value: object) -> None:
+def fits(attribute: dict[str, Any], value: object) -> None:
+    """Hold a value against the type of its attribute."""
     kind = attribute["type"]
     if isinstance(kind, dict):
         assert value in [member["value"] for member in kind["members"]], attribute["key"]
     else:
         assert KINDS[kind] is type(value), attribute["key"]
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+    """A back end that the application has set, for spans, metrics and events."""
+    made = Backend().stand_for_all(monkeypatch)
+    yield made
+    made.close()

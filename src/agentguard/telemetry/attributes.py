@@ -26,6 +26,8 @@ _ERROR_TYPES: Final[Mapping[Reason, str]] = MappingProxyType({
     Reason.CREDENTIAL_UNAVAILABLE: name.ERROR_CREDENTIAL,
 })  # fmt: skip
 _FOR_THE_MODEL: Final = " Do not call it again for this."
+_RELEASED: Final[Mapping[str, str]] = MappingProxyType({"kept": LeaseState.ACTIVE.value})
+_PERSONAL: Final = frozenset({"subject", "chain"})
 _GONE: Final = frozenset({LeaseState.REVOKED, LeaseState.EXPIRED})
 _ROLL_UPS: Final[Mapping[str, str]] = MappingProxyType({
     "permitted": name.AGENTGUARD_DECISIONS_PERMITTED,
@@ -51,18 +53,18 @@ def task_attributes(
     """
     names = _pseudonymous(chain, subject_hash)
     attributes: dict[str, AttributeValue] = {
-        name.GEN_AI_AGENT_NAME: _cut(chain.actor.name),
-        name.AGENTGUARD_TASK_ID: _cut(task_id),
-        name.AGENTGUARD_INTENT_NAME: _cut(intent_name),
-        name.AGENTGUARD_INTENT_S256: _cut(intent_s256),
+        name.GEN_AI_AGENT_NAME: cut(chain.actor.name),
+        name.AGENTGUARD_TASK_ID: cut(task_id),
+        name.AGENTGUARD_INTENT_NAME: cut(intent_name),
+        name.AGENTGUARD_INTENT_S256: cut(intent_s256),
         name.AGENTGUARD_DELEGATION_CHAIN: names,
-        name.AGENTGUARD_DELEGATION_CHAIN_TEXT: _cut(" > ".join(names)),
+        name.AGENTGUARD_DELEGATION_CHAIN_TEXT: cut(" > ".join(names)),
         name.AGENTGUARD_DELEGATION_DEPTH: chain.depth,
-        name.AGENTGUARD_DELEGATION_ROOT_AGENT: _cut(root_agent),
+        name.AGENTGUARD_DELEGATION_ROOT_AGENT: cut(root_agent),
         name.AGENTGUARD_DELEGATION_VERIFIED: _verified(chain),
     }
     if subject_hash and chain.subject.proof is not Proof.ITSELF:
-        attributes[name.USER_HASH] = _cut(subject_hash)
+        attributes[name.USER_HASH] = cut(subject_hash)
     return attributes
 
 
@@ -70,7 +72,7 @@ def tool_attributes(spec: ToolSpec) -> Attributes:
     """Return what every `execute_tool` span of a tool carries; made once per tool."""
     return {
         name.GEN_AI_OPERATION_NAME: name.EXECUTE_TOOL,
-        name.GEN_AI_TOOL_NAME: _cut(spec.name),
+        name.GEN_AI_TOOL_NAME: cut(spec.name),
         name.GEN_AI_TOOL_TYPE: "function",
         name.OPENINFERENCE_SPAN_KIND: "TOOL",
         name.AGENTGUARD_TOOL_EFFECT: spec.effect.value,
@@ -84,13 +86,13 @@ def decision_attributes(decision: Decision, enforced: bool) -> dict[str, Attribu
         name.AGENTGUARD_DECISION_ENFORCED: enforced,
     }
     if decision.id:
-        attributes[name.AGENTGUARD_DECISION_ID] = _cut(decision.id)
+        attributes[name.AGENTGUARD_DECISION_ID] = cut(decision.id)
     if decision.steps:
-        attributes[name.AGENTGUARD_INTENT_STEP] = _cut(decision.steps[-1])
+        attributes[name.AGENTGUARD_INTENT_STEP] = cut(decision.steps[-1])
     if not decision.permitted:
         attributes[name.AGENTGUARD_DECISION_REASON] = decision.reason.value
         if decision.level:
-            attributes[name.AGENTGUARD_DECISION_LEVEL] = _cut(decision.level)
+            attributes[name.AGENTGUARD_DECISION_LEVEL] = level_text(decision.level)
     return attributes
 
 
@@ -99,28 +101,29 @@ def decision_error(decision: Decision, enforced: bool) -> tuple[str, str] | None
     if not enforced or decision.outcome is not Outcome.DENY:
         return None
     sentence = decision.public.removesuffix(_FOR_THE_MODEL)
-    return _ERROR_TYPES.get(decision.reason, name.ERROR_DENIED), _cut(f"denied: {decision.reason.value}: {sentence}")
+    return _ERROR_TYPES.get(decision.reason, name.ERROR_DENIED), cut(f"denied: {decision.reason.value}: {sentence}")
 
 
 def lease_attributes(lease: Lease, cached: bool) -> dict[str, AttributeValue]:
     """Return what is shown of a credential: its lease, so neither its secret nor its fingerprint."""
     key = lease.key
     attributes: dict[str, AttributeValue] = {
-        name.AGENTGUARD_CREDENTIAL_ID: _cut(lease.id),
-        name.AGENTGUARD_CREDENTIAL_TYPE: _cut(lease.type),
-        name.AGENTGUARD_CREDENTIAL_AUDIENCE: _cut(key.audience),
+        name.AGENTGUARD_CREDENTIAL_ID: cut(lease.id),
+        name.AGENTGUARD_CREDENTIAL_TYPE: cut(lease.type),
+        name.AGENTGUARD_CREDENTIAL_AUDIENCE: cut(key.audience),
         name.AGENTGUARD_CREDENTIAL_TTL: int(lease.expires_at - lease.issued_at),
         name.AGENTGUARD_CREDENTIAL_EXPIRES_AT: int(lease.expires_at),
         name.AGENTGUARD_CREDENTIAL_CACHED: cached,
     }
     if key.scopes:
-        attributes[name.AGENTGUARD_CREDENTIAL_SCOPES] = _cut(" ".join(key.scopes))
+        attributes[name.AGENTGUARD_CREDENTIAL_SCOPES] = cut(" ".join(key.scopes))
     return attributes
 
 
 def release_attributes(lease: Lease, status: str, now: float) -> dict[str, AttributeValue]:
     """Return how a credential was released, and how long it lived if it is gone: one that may live has no life yet."""
-    attributes: dict[str, AttributeValue] = {name.AGENTGUARD_CREDENTIAL_REVOCATION_STATUS: _cut(str(status))}
+    status = _RELEASED.get(status, status)
+    attributes: dict[str, AttributeValue] = {name.AGENTGUARD_CREDENTIAL_REVOCATION_STATUS: cut(str(status))}
     if status in _GONE:
         attributes[name.AGENTGUARD_CREDENTIAL_LIFE] = max(0.0, float(now - lease.issued_at))
     return attributes
@@ -140,8 +143,8 @@ def error_type_of(error: BaseException) -> str:
 def _pseudonymous(chain: Chain, subject_hash: str) -> tuple[str, ...]:
     """The subject, and the latest agents: who acts now is never cut off. An agent that acts for itself is no person."""
     digits = subject_hash.rpartition(":")[2][:8]
-    subject = _cut(chain.subject.sub) if chain.subject.proof is Proof.ITSELF else f"u:{digits or 'unknown'}"
-    return (subject, *(_cut(agent.name) for agent in chain.agents[-(MAX_HOPS - 1) :]))
+    subject = cut(chain.subject.sub) if chain.subject.proof is Proof.ITSELF else f"u:{digits or 'unknown'}"
+    return (subject, *(cut(agent.name) for agent in chain.agents[-(MAX_HOPS - 1) :]))
 
 
 def _verified(chain: Chain) -> bool:
@@ -149,5 +152,12 @@ def _verified(chain: Chain) -> bool:
     return subject and all(agent.proof is Proof.VERIFIED for agent in chain.agents)
 
 
-def _cut(text: str) -> str:
+def level_text(level: str) -> str:
+    """Return where a call was stopped: of a stop that names a subject, only that it does."""
+    kind, _, _ = level.partition(":")
+    return kind if kind in _PERSONAL else cut(level)
+
+
+def cut(text: str) -> str:
+    """Return a text, at most 256 characters of it."""
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT]

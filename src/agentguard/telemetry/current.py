@@ -10,7 +10,7 @@ a cancellation or an interrupt is the caller's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import Token
 from functools import lru_cache
@@ -27,8 +27,9 @@ from opentelemetry.util.types import AttributeValue
 
 from agentguard.telemetry import semconv as name
 from agentguard.telemetry.attributes import MAX_TEXT, error_type_of
+from agentguard.telemetry.links import traceparent
 
-_SCHEMA: Final = "https://opentelemetry.io/schemas/1.44.0"
+SCHEMA: Final = "https://opentelemetry.io/schemas/1.44.0"
 FEW: Final = 3  # up to here one by one costs the SDK less than a mapping
 _log: Final = logging.getLogger(__name__)
 
@@ -82,6 +83,30 @@ class Current:
         except Exception as error:
             dropped(error)
             return "", ""
+
+    @property
+    def traceparent(self) -> str:
+        """The span as text (W3C Trace Context), for a link to it; empty where there is no span."""
+        try:
+            self._begin()
+            return traceparent(self._span.get_span_context()) if self._span is not None else ""
+        except Exception as error:
+            dropped(error)
+            return ""
+
+    def since(self, started: int) -> None:
+        """Let the span begin earlier than it was made, in nanoseconds since the epoch."""
+        self._started = started
+
+    def add(self, attributes: Mapping[str, AttributeValue]) -> None:
+        """Note more of what the span is about."""
+        self._attributes.update(attributes)
+
+    def close(self, error_type: str = "", description: str = "") -> None:
+        """End a span that has no more to say than whether it failed."""
+        if error_type:
+            self._error = (error_type, description)
+        self._finish()
 
     def attach(self) -> None:
         """Make the span current, so that spans opened from here on nest below it; never around a generator tool."""
@@ -180,7 +205,7 @@ def _tracer_of(provider: Provider) -> Tracer | None:
         ours = version("agentguard")
     except PackageNotFoundError:
         ours = "0"
-    tracer = provider.get_tracer("agentguard", ours, _SCHEMA)
+    tracer = provider.get_tracer("agentguard", ours, SCHEMA)
     return None if isinstance(tracer, NoOpTracer) else tracer
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from time import time_ns
 from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, Tracer, TracerProvider
+from opentelemetry.trace import Link, Span, Tracer, TracerProvider
 from opentelemetry.util.types import AttributeValue
 
 from agentguard.model.call import ToolCall
@@ -24,6 +25,7 @@ from agentguard.telemetry.attributes import (
     MAX_TEXT,
     Attributes,
     TaskAttributes,
+    cut,
     decision_attributes,
     decision_error,
     error_type_of,
@@ -33,18 +35,22 @@ from agentguard.telemetry.attributes import (
     task_attributes,
     tool_attributes,
 )
+from agentguard.telemetry.content import arguments_text, content_text
 from agentguard.telemetry.current import Current, dropped, tracer_for
+from agentguard.telemetry.links import RESUME, link_to
+from agentguard.telemetry.phases import NO_PHASE, Apart, Phase
+from agentguard.telemetry.semconv import APPROVAL, AUTHORIZE, CREDENTIAL_ISSUE
 
 __all__ = [
-    "AgentSpan", "Attributes", "CallSpan", "TaskAttributes", "delegated", "error_type_of", "start_agent", "start_call",
-    "task_attributes", "tool_attributes",
+    "APPROVAL", "AUTHORIZE", "CREDENTIAL_ISSUE", "AgentSpan", "Attributes", "CallSpan", "TaskAttributes", "delegated",
+    "error_type_of", "start_agent", "start_call", "task_attributes", "tool_attributes",
 ]  # fmt: skip
 
 
 class CallSpan(Current):
     """The span of one guarded call."""
 
-    __slots__ = ("_lease", "_outcome")
+    __slots__ = ("_lease", "_said", "_tool_since", "apart")
 
     def __init__(
         self,
@@ -56,7 +62,55 @@ class CallSpan(Current):
     ) -> None:
         super().__init__(tracer, title, parent, attributes, borrowed)
         self._lease: Lease | None = None
-        self._outcome: Outcome | None = None
+        self._said: tuple[Decision, bool] | None = None
+        self.apart = 0  # nanoseconds that were not the guard's own
+        self._tool_since = 0
+
+    def bound(self, call: ToolCall, arguments_hash: str) -> None:
+        """Note the call once its arguments are bound: their hash, and the framework's id of the call."""
+        if self._idle:
+            return
+        if arguments_hash:
+            self._attributes[name.AGENTGUARD_ARGUMENTS_HASH] = arguments_hash
+        if call.call_id:
+            self._attributes[name.GEN_AI_TOOL_CALL_ID] = cut(call.call_id)
+
+    def phase(self, title: str, live: bool = True) -> Phase:
+        """Return a context manager for one part of the call.
+
+        Args:
+            title: `APPROVAL`, `AUTHORIZE` or `CREDENTIAL_ISSUE`.
+            live: whether what happens in it nests below it, where it is a span at all.
+        """
+        return Apart(self) if title == APPROVAL and not self._idle else NO_PHASE
+
+    def tool_began(self) -> None:
+        """From here on the time is the tool's."""
+        if not self._idle:
+            self._tool_since = time_ns()
+
+    def tool_ended(self) -> None:
+        """From here on the time is the guard's again; without `tool_began`, and twice, it does nothing."""
+        if self._tool_since:
+            self.apart += time_ns() - self._tool_since
+            self._tool_since = 0
+
+    def captured(self, call: ToolCall, result: object = None, returned: bool = False) -> None:
+        """Write arguments and result; only where the application has asked for them.
+
+        Args:
+            call: whose arguments, without those that the tool calls secret.
+            result: what the tool returned, with live credentials taken out.
+            returned: whether it did return.
+        """
+        if self._idle:
+            return
+        try:
+            self._attributes[name.GEN_AI_TOOL_CALL_ARGUMENTS] = arguments_text(call.arguments, call.spec.secret)
+            if returned:
+                self._attributes[name.GEN_AI_TOOL_CALL_RESULT] = content_text(result)
+        except Exception as error:
+            dropped(error)
 
     def decided(self, decision: Decision, enforced: bool = True) -> None:
         """Note the decision; the last one counts. A denial that is enforced marks the span as failed.
@@ -68,11 +122,14 @@ class CallSpan(Current):
         if self._idle:
             return
         try:
+            before, self._said = self._said, (decision, enforced)
+            if before is not None and before[1] is enforced and _but_for_its_id(before[0], decision):
+                self._attributes[name.AGENTGUARD_DECISION_ID] = cut(decision.id)
+                return
             known = decision_attributes(decision, enforced)
-            if self._outcome is Outcome.ASK:
+            if before is not None and before[0].outcome is Outcome.ASK:
                 known[name.AGENTGUARD_DECISION_REASON] = decision.reason.value  # the question's reason no longer holds
             self._attributes.update(known)
-            self._outcome = decision.outcome
             self._error = decision_error(decision, enforced)
         except Exception as error:
             dropped(error)
@@ -92,12 +149,13 @@ class CallSpan(Current):
         except Exception as error:
             dropped(error)
 
-    def released(self, status: str, now: float | None = None) -> None:
+    def released(self, status: str, now: float | None = None, began: int = 0) -> None:
         """Note how the credential was released.
 
         Args:
-            status: a `LeaseState`, or `failed` where the revocation failed and is tried again.
+            status: a `LeaseState`, `kept`, or `failed` where the revocation failed and is tried again.
             now: seconds since the epoch, by the clock that the lease was issued by; default the system's.
+            began: nanoseconds since the epoch at which the release began; 0 where nobody looked.
         """
         if self._idle or self._lease is None:
             return
@@ -118,13 +176,45 @@ class CallSpan(Current):
             return
         if error_type and self._error is None:
             self._error = (error_type, description)
+        self.tool_ended()
+        spent = time_ns() - self._started - self.apart
+        self._attributes[name.AGENTGUARD_OVERHEAD_DURATION] = max(0, spent) / 1e9
         self._finish()
+
+
+def _but_for_its_id(one: Decision, other: Decision) -> bool:
+    """Whether a decision is the same, now that it is recorded: then its id is all that is new."""
+    same = one.outcome is other.outcome and one.reason is other.reason and one.level == other.level
+    return same and one.steps == other.steps and bool(other.id)
 
 
 class AgentSpan(Current):
     """The span of an agent at work in a task, with the number of its denials where a list of traces can show them."""
 
-    __slots__ = ()
+    __slots__ = ("_link", "_was")
+
+    def __init__(
+        self,
+        tracer: Tracer | None,
+        title: str = "",
+        parent: Context | None = None,
+        attributes: dict[str, AttributeValue] | None = None,
+        borrowed: Span | None = None,
+        link: Link | None = None,
+    ) -> None:
+        super().__init__(tracer, title, parent, attributes, borrowed)
+        self._link, self._was = link, ""
+
+    @property
+    def traceparent(self) -> str:
+        """The span as text (W3C Trace Context), also after it ended: a task that is parked links to it later."""
+        return self._was or super().traceparent
+
+    def _begin(self) -> None:
+        super()._begin()
+        link, self._link = self._link, None
+        if link is not None and self._span is not None:
+            self._span.add_link(link.context, link.attributes)
 
     def end(self, counts: Mapping[str, int] | None = None, error_type: str = "", description: str = "") -> None:
         """End the span, once.
@@ -137,6 +227,7 @@ class AgentSpan(Current):
         self.detach()
         if self._idle:
             return
+        self._was = self.traceparent
         try:
             self._attributes.update(roll_ups(counts or {}))
         except Exception as error:
@@ -159,6 +250,7 @@ def start_call(
     arguments_hash: str,
     *,
     provider: TracerProvider | None = None,
+    kind: type[CallSpan] = CallSpan,
 ) -> CallSpan:
     """Begin the `execute_tool {tool}` span of one call, or take the framework's one for the same tool.
 
@@ -169,32 +261,36 @@ def start_call(
         call: the bound call, or None where binding failed.
         arguments_hash: keyed hash of the canonical arguments, or empty.
         provider: whose tracer to use; default the global one.
+        kind: what to make; another one than this module's is made where spans go nowhere too.
     """
     try:
         ambient = trace.get_current_span()
         borrowed = enclosing.covers(ambient, name.EXECUTE_TOOL, name.GEN_AI_TOOL_NAME, tool)
         tracer = None if borrowed else tracer_for(provider)
         if tracer is None and not borrowed:
-            return _NO_CALL
+            return _NO_CALL if kind is CallSpan else kind(None)
         attributes: dict[str, AttributeValue] = {**task_attrs, **tool_attrs}
         if arguments_hash:
             attributes[name.AGENTGUARD_ARGUMENTS_HASH] = arguments_hash
         if call is not None and call.call_id:
             attributes[name.GEN_AI_TOOL_CALL_ID] = call.call_id[:MAX_TEXT]
         if borrowed:
-            return CallSpan(None, borrowed=enclosing.claimed(ambient, attributes))
-        return CallSpan(tracer, f"{name.EXECUTE_TOOL} {tool}", enclosing.parent_context(ambient), attributes)
+            return kind(None, borrowed=enclosing.claimed(ambient, attributes))
+        return kind(tracer, f"{name.EXECUTE_TOOL} {tool}", enclosing.parent_context(ambient), attributes)
     except Exception as error:
         dropped(error)
         return _NO_CALL
 
 
-def start_agent(agent: str, task_attrs: Attributes, *, provider: TracerProvider | None = None) -> AgentSpan:
+def start_agent(
+    agent: str, task_attrs: Attributes, *, origin: str = "", provider: TracerProvider | None = None
+) -> AgentSpan:
     """Begin the `invoke_agent {agent}` span of a task, or take the framework's one for the same agent.
 
     Args:
         agent: the agent's name.
         task_attrs: `task_attributes(...)` of the task.
+        origin: `traceparent` of the span that the task had before it was parked; it is linked to.
         provider: whose tracer to use; default the global one.
     """
     try:
@@ -209,9 +305,13 @@ def start_agent(agent: str, task_attrs: Attributes, *, provider: TracerProvider 
             name.GEN_AI_AGENT_NAME: agent[:MAX_TEXT],
             name.OPENINFERENCE_SPAN_KIND: "AGENT",
         }
+        link = link_to(origin, RESUME)
+        if link is not None:
+            attributes[name.AGENTGUARD_LINK_KIND] = RESUME
         if borrowed:
-            return AgentSpan(None, borrowed=enclosing.claimed(ambient, attributes))
-        return AgentSpan(tracer, f"{name.INVOKE_AGENT} {agent}", enclosing.parent_context(ambient), attributes)
+            return AgentSpan(None, borrowed=enclosing.claimed(ambient, attributes), link=link)
+        title, parent = f"{name.INVOKE_AGENT} {agent}", enclosing.parent_context(ambient)
+        return AgentSpan(tracer, title, parent, attributes, link=link)
     except Exception as error:
         dropped(error)
         return _NO_AGENT
@@ -247,6 +347,6 @@ def delegated(
         span = CallSpan(tracer, name.DELEGATE, enclosing.parent_context(trace.get_current_span()), attributes)
         if refused is not None:
             span.decided(refused)
-        span.end()
+        span.close()
     except Exception as error:
         dropped(error)
