@@ -117,9 +117,10 @@ class Running:
             given = self._canonical(bound.visible)
             copy, self._mutable = run_copy(bound.visible)
         except NotCanonical as error:
-            raise Refusal(Reason.INVALID_ARGUMENTS, str(error)) from None
+            raise Refusal(Reason.INVALID_ARGUMENTS, self._cleaned(str(error))) from None
         except TypeError as error:
-            raise Refusal(Reason.INVALID_ARGUMENTS, f"the call does not fit the tool's signature: {error}") from None
+            why = self._cleaned(f"the call does not fit the tool's signature: {error}")
+            raise Refusal(Reason.INVALID_ARGUMENTS, why) from None
         arguments = {**spec.defaults, **given} if spec.defaults else given
         self._said(arguments, frozenset(given), digest(arguments))
         self._copies = (copy, bound.hidden)
@@ -142,11 +143,19 @@ class Running:
         assert isinstance(whole, dict)  # noqa: S101  # a mapping's canonical form is a dict
         return whole
 
+    def _cleaned(self, text: str) -> str:
+        """A text without live credentials: the name of an argument or of a key can hold one too."""
+        clean, hits = self.guard.secrets.cleaned(text)
+        self.hits |= hits
+        return clean
+
     def _refuse_secrets(self, given: dict[str, Canonical]) -> None:
         search = Search(self.guard.secrets)
-        search.value(given)
+        clean = search.value(given)
         if search.hits:
             self.hits = search.hits
+            # What is recorded and explained of this call is what it holds beside the credential.
+            self.call = replace(self.call, arguments=clean if isinstance(clean, dict) else {})
             raise Refusal(Reason.SECRET_IN_ARGUMENTS, "a live credential stands in the arguments; it was revoked")
 
     # 2 -------------------------------------------------------------------------------------------------------
