@@ -13,7 +13,7 @@ from agentguard.audit.repair import Repaired, repair
 from agentguard.audit.tally import Verified
 from agentguard.audit.trusted import Held, Trusted
 from agentguard.audit.verify import ChainBroken, verify
-from agentguard.cli import audit_export, audit_proof, audit_query
+from agentguard.cli import audit_bypass, audit_export, audit_proof, audit_query
 from agentguard.cli.output import FAILED, OK, UNUSABLE, complain, count, say, say_json
 from agentguard.errors import ConfigurationError
 from agentguard.model.record import Event
@@ -29,6 +29,7 @@ def add(commands: Any) -> None:
     audit_proof.add(actions)
     audit_query.add(actions)
     audit_export.add(actions)
+    audit_bypass.add(actions)
 
 
 def _add_verify(actions: Any) -> None:
