@@ -9,7 +9,9 @@ import pytest
 
 # What takes long as a whole, beside the tests that say so themselves: left to `make test`.
 SLOW: Final = (
-    "adversarial", "approval", "cli", "clients", "credentials/test_leaks.py", "credentials/test_many_leases.py",
+    "adversarial", "approval", "audit", "cli", "clients", "credentials/test_folded.py", "credentials/test_leaks.py",
+    "credentials/test_many_leases.py", "intent/test_text_and_links.py", "test_http_lanes.py", "test_parking.py",
+    "test_waiting.py",
     "credentials/test_openbao.py", "credentials/test_openbao_targets.py", "identity", "policy", "resource_server",
     "signals", "state", "test_handover.py", "test_keys_ring.py", "test_keys_transit.py", "test_state_sqlite.py",
     "test_stop_shared.py", "transports",

@@ -241,7 +241,6 @@ def test_memory_of_what_was_alive_is_given_back() -> None:
 
 def test_a_kept_lease_takes_less_than_four_hundred_bytes_and_gives_them_back() -> None:
     # Other threads of the process allocate too, so one quiet measurement counts.
-    took = [allocated(10_000) for _ in range(3)]
+    took = next((one for _ in range(3) if (one := allocated(10_000))["alive"] < 400 and one["after"] < 4), None)
 
-    assert min(one["alive"] for one in took) < 400
-    assert min(one["after"] for one in took) < 4
+    assert took is not None
