@@ -119,6 +119,46 @@ def test_answer_that_comes_while_it_is_looked_for_is_used_and_nobody_is_asked_ag
     assert (len(refunds), len(shared.approver.asked)) == (1, 1)
 
 
+@pytest.mark.control("7 an answer that came too late, at once")
+def test_answer_of_an_approver_that_took_too_long_does_not_count(shared: Processes) -> None:
+    class Slow(Answering):
+        async def ask(self, request: ApprovalRequest) -> Approval:
+            shared.clock.advance(60)
+            return await super().ask(request)
+
+    with shared.guard(approver=Slow(), ask_for=60) as guard, guard.task("bot", on_behalf_of="alice", intent=ASKS):
+        with pytest.raises(Denied) as denied:
+            refund("acme", Decimal(40))
+    assert (refunds, denied.value.reason) == ([], Reason.APPROVAL_EXPIRED)
+
+
+@pytest.mark.control("7 the answer that counted first stands")
+def test_approval_on_a_device_does_not_count_where_somebody_rejected_it_meanwhile(shared: Processes) -> None:
+    class Phone(Answering):
+        async def check(self, id: str, request: ApprovalRequest) -> Approval:
+            shared.answer(id, Verdict.REJECTED, "bob")
+            return Approval(Answer.APPROVED, by="ann")
+
+    with shared.guard(approver=Phone(Answer.PENDING)) as guard:
+        _, task = asked(guard)
+        with guard.resume(task, on_behalf_of="alice"), pytest.raises(Denied) as denied:
+            refund("acme", Decimal(40))
+    assert (refunds, denied.value.reason) == ([], Reason.APPROVAL_EXPIRED)
+
+
+@pytest.mark.control("7 what is no answer is a rejection")
+@pytest.mark.parametrize("said", [True, None, "approved", {"answer": "approved"}, Answer.APPROVED])
+def test_what_is_no_approval_is_a_rejection(shared: Processes, said: Any) -> None:
+    class Odd(Answering):
+        async def ask(self, request: ApprovalRequest) -> Any:
+            return said
+
+    with shared.guard(approver=Odd()) as guard, guard.task("bot", on_behalf_of="alice", intent=ASKS):
+        with pytest.raises(Denied) as denied:
+            refund("acme", Decimal(40))
+    assert (refunds, denied.value.reason) == ([], Reason.APPROVAL_REJECTED)
+
+
 @pytest.mark.parametrize("method", ["use", "find", "ask"])
 def test_questions_that_cannot_be_read_deny_and_give_back(shared: Processes, method: str) -> None:
     class Down(MemoryApprovals):
