@@ -25,7 +25,7 @@ from agentguard.registry import OpenRegistry
 from agentguard.state.memory import MemoryBudgets
 from agentguard.state.parked_memory import MemoryParkedTasks
 from agentguard.testing import FailingAudit
-from tests.test_approvals import ASKS, Durable, Processes, asked, close, find, now, refund
+from tests.test_approvals import ASKS, Durable, Later, Processes, asked, close, find, now, refund
 from tests.test_approvals import ran as refunds
 
 read: list[str] = []
@@ -549,6 +549,125 @@ def test_intent_of_what_is_kept_reads_no_file_and_is_what_its_hash_names(shared:
         with pytest.raises(Denied) as denied:
             guard.resume(task, on_behalf_of="alice")
     assert denied.value.reason == Reason.NOT_ALLOWED
+
+
+@pytest.mark.control("8 what is kept reads nothing")
+def test_intent_of_what_is_kept_reads_no_environment_for_a_sub_agent_either(shared: Processes) -> None:
+    from agentguard.intent import compile_intent
+    from agentguard.model.lease import Secret
+
+    reads = """\
+version: 1
+purpose: Pay
+reads: [a]
+agents:
+  helper: {purpose: Part, sets: {s: {env: HOME}}, steps: [{id: a, tool: t, args: {x: {set: s}}}]}
+"""
+    with shared.guard() as guard:
+        task = park(guard, ASKS)
+        kept = now(shared.parked.find(task, shared.clock()))
+        assert kept is not None
+        forged = json.loads(kept.state.reveal()) | {
+            "intent": reads, "intent_s256": compile_intent(Intent.from_yaml(reads)).s256,
+        }  # fmt: skip
+        now(shared.parked.park(Parked(id=task, state=Secret(json.dumps(forged)), expires_at=kept.expires_at)))
+        with pytest.raises(Denied) as denied:
+            guard.resume(task, on_behalf_of="alice")
+    assert denied.value.reason == Reason.NOT_ALLOWED
+
+
+def test_task_whose_sub_agents_have_sets_of_their_own_goes_on(
+    shared: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARKED_ACCOUNTS", "acme,other")
+    sets = """\
+version: 1
+purpose: Pay
+steps: [{id: r, tool: approved.refund, args: {account: any, amount: any}, times: 3}]
+agents:
+  helper:
+    purpose: Part
+    sets: {mine: {env: PARKED_ACCOUNTS}}
+    steps: [{id: r, tool: approved.refund, args: {account: {set: mine}, amount: any}, times: 3}]
+"""
+    with shared.guard() as first:
+        task = park(first, Intent.from_yaml(sets))
+    monkeypatch.setenv("PARKED_ACCOUNTS", "evil")
+    with shared.guard() as second, second.resume(task, on_behalf_of="alice") as resumed:
+        with resumed.delegate("helper"):
+            refund("acme", Decimal(1))
+            with pytest.raises(Denied):
+                refund("evil", Decimal(1))
+    assert len(refunds) == 1
+
+
+# --- tasks that came by a handover ------------------------------------------------------------------------------------
+
+
+@pytest.mark.control("8 a handed-over task waits in its own process")
+def test_task_of_a_handover_waits_in_its_own_process_and_ends_with_it(shared: Processes) -> None:
+    from tests.handing import guard_of
+    from tests.handing import refund as handed
+
+    asks = Intent("Refund", step("handed.refund", account=any_, amount=any_).times(3).then_ask())
+    budgets, log = Counting(), MemoryLog()
+    home = guard_of("home", clock=shared.clock, monotonic=shared.clock)
+    rooms: dict[str, Any] = {
+        "approver": Later(),
+        "approvals": shared.approvals,
+        "parked": shared.parked,
+        "registry": Registered(),
+    }
+    far = guard_of("far", "home", clock=shared.clock, monotonic=shared.clock, budgets=budgets, audit=log, **rooms)
+    with home, far:
+        with home.task("desk", on_behalf_of="alice", intent=asks) as parent:
+            token = parent.export("bot")
+        task = far.resume(token)
+        with pytest.raises(ApprovalRequired) as waits, task:
+            handed("acme", Decimal(1))
+        assert (task.state, now(shared.parked.find(task.id, shared.clock()))) == ("parked", None)
+        with pytest.raises(Denied):
+            far.resume(task.id, on_behalf_of="alice")
+        far.audit = FailingAudit(log)
+        with pytest.raises(Denied), task:
+            pass
+        far.audit = log
+        assert far.answer(waits.value.question, approved=True, by="ann")
+        with pytest.raises(ApprovalRequired), task:
+            assert handed("acme", Decimal(1)) == "refunded 1"
+            handed("acme", Decimal(1))
+        assert (task.state, spent(budgets)) == ("parked", "2")
+    assert (task.state, spent(budgets)) == ("ended", "1")
+    assert len(budgets.settled) == len(set(budgets.settled))
+    assert [record["why"] for record in log.records if record["event"] == Event.TASK_ENDED.value] == ["guard closed"]
+
+
+def test_sub_agents_task_that_is_entered_again_is_one_child(shared: Processes) -> None:
+    with shared.guard() as guard, guard.task("bot", on_behalf_of="alice", intent=ASKS) as root:
+        child = root.delegate("helper", intent=ASKS)
+        for _ in range(3):
+            with pytest.raises(ApprovalRequired), child:
+                refund("acme", Decimal(40))
+        assert root.children == [child]
+    assert (root.state, child.state) == ("parked", "ended")
+
+
+def test_end_of_a_stale_object_leaves_the_resumed_task_to_the_keeper(shared: Processes) -> None:
+    with shared.guard(parked=MemoryParkedTasks()) as guard:
+        go, started = threading.Event(), threading.Event()
+        during.extend([started.set, lambda: waited(go)])
+        with guard.task("bot", on_behalf_of="alice", intent=ENDS) as stale:
+            thread = threading.Thread(target=stale.bind(lambda: last("bye")))
+            thread.start()
+            assert started.wait(5)
+            stale.park()
+        with guard.resume(stale.id, on_behalf_of="alice") as resumed:
+            go.set()
+            thread.join(5)
+            assert stale.state == "ended"
+            assert resumed in guard.keeper.open_tasks()
+            with pytest.raises(Denied):
+                last("once more")
 
 
 # --- a store that is down ---------------------------------------------------------------------------------------------

@@ -52,9 +52,10 @@ class Keeper:
                 self._thread.start()
 
     def unwatch(self, task: Task) -> None:
-        """The task has ended."""
+        """The task has ended, or its store ends it; one that was resumed under its id is another object."""
         with self._lock:
-            self._tasks.pop(task.id, None)
+            if self._tasks.get(task.id) is task:
+                del self._tasks[task.id]
 
     def open_tasks(self) -> list[Task]:
         """Every task that has not ended, children after their parents."""

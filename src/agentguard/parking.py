@@ -196,8 +196,6 @@ class Parking:
         kept, task.kept, state = task.kept, "", readable(parked)
         if parked is not None and state is not None and kept != digest_of(parked.state):
             waiting.restore(state.calls())
-        if parked is None:
-            waiting.clear()  # whoever has it settles them
         return parked is not None
 
     def refuse_other(self, task: Task, subject: Subject) -> None:
