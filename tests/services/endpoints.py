@@ -89,6 +89,15 @@ class Cerbos:
 
 
 @dataclass(frozen=True, slots=True)
+class Collector:
+    """An OpenTelemetry collector; what it is sent it sends on to a port of loopback on which a test may listen."""
+
+    url: str
+    forwards_to: int
+    log: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Process:
     """A server's process. The system uses a pid again, so its start time (in clock ticks since boot) goes along."""
 
@@ -108,6 +117,7 @@ class Services:
     authorization_server_nonce: AuthorizationServer
     workload_api: WorkloadApiEndpoint
     cerbos: Cerbos
+    collector: Collector
     processes: dict[str, Process]
 
 

