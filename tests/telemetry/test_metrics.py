@@ -181,9 +181,9 @@ def test_records_that_are_not_written_are_counted_and_still_refuse(backend: Back
         guard.record(Event.TASK_OPENED, {})
         with pytest.raises(AuditUnavailable):
             guard.record(Event.TASK_OPENED, {})
-    points = backend.metrics()[name.METRIC_AGENTGUARD_AUDIT_RECORDS]
+    points = backend.metrics()[name.METRIC_AGENTGUARD_AUDIT_WRITE_DURATION]
 
-    assert (1, 1) == (only(points, status="written").value, only(points, status="failed").value)
+    assert (1, 1) == (only(points, status="written").count, only(points, status="failed").count)
 
 
 def test_measurements_of_a_call_lead_to_its_trace(backend: Backend) -> None:

@@ -80,7 +80,6 @@ class Emitter:
     def _written(self, record: Record, seconds: float, status: str) -> None:
         try:
             known = {name.AGENTGUARD_AUDIT_STATUS: status}
-            self._metrics.note(name.METRIC_AGENTGUARD_AUDIT_RECORDS, 1, known)
             self._metrics.note(name.METRIC_AGENTGUARD_AUDIT_WRITE_DURATION, seconds, known)
             if status == "written":
                 self._counting.recorded(record)

@@ -95,7 +95,6 @@ METRIC_AGENTGUARD_CREDENTIALS_ACTIVE: Final = "agentguard.credentials.active"
 METRIC_AGENTGUARD_CREDENTIAL_LIFETIME: Final = "agentguard.credential.lifetime"
 METRIC_AGENTGUARD_APPROVAL_WAIT_DURATION: Final = "agentguard.approval.wait.duration"
 METRIC_AGENTGUARD_DELEGATION_DEPTH: Final = "agentguard.delegation.depth"
-METRIC_AGENTGUARD_AUDIT_RECORDS: Final = "agentguard.audit.records"
 METRIC_AGENTGUARD_AUDIT_WRITE_DURATION: Final = "agentguard.audit.write.duration"
 
 INSTRUMENTS: Final[Mapping[str, Instrument]] = MappingProxyType({
@@ -204,18 +203,10 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = MappingProxyType({
         }),
         buckets=(0, 1, 2, 3, 4, 5, 8, 16),
     ),
-    METRIC_AGENTGUARD_AUDIT_RECORDS: Instrument(
-        kind="counter",
-        unit="{record}",
-        brief="Audit records.",
-        attributes=frozenset({
-            AGENTGUARD_AUDIT_STATUS,
-        }),
-    ),
     METRIC_AGENTGUARD_AUDIT_WRITE_DURATION: Instrument(
         kind="histogram",
         unit="s",
-        brief="Time to append an audit record; the wait for the disk is not in it.",
+        brief="Time to append an audit record, and so also the number of records; the wait for the disk is not in it.",
         attributes=frozenset({
             AGENTGUARD_AUDIT_STATUS,
         }),
