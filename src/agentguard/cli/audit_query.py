@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,7 @@ from typing import Any, Final
 from agentguard.audit.index import Index
 from agentguard.audit.index_file import is_index
 from agentguard.audit.proof import parsed_id
+from agentguard.audit.pseudonyms import Pseudonyms, read_file
 from agentguard.audit.query import Answer, IndexStale, Question, ask
 from agentguard.audit.tail import Found, Tail, watched
 from agentguard.cli.output import FAILED, OK, complain, count, say, say_json
@@ -34,6 +36,8 @@ def add(actions: Any) -> None:
     parser.add_argument("path", type=Path, metavar="DIR", help="a directory of logs")
     parser.add_argument("--agent", default="", help="the agent that acted")
     parser.add_argument("--subject", default="", help="for whom, as in the log; a pseudonym u:... may be cut short")
+    parser.add_argument("--pseudonym-key", type=Path, metavar="FILE",
+                        help="the file of pseudonym keys: --subject is a name then, under any of them")  # fmt: skip
     parser.add_argument("--chain", default="", help='a delegation chain or a part: "support-bot > researcher"')
     parser.add_argument("--tool", default="", help="the tool that was called")
     parser.add_argument("--outcome", default="", choices=_OUTCOMES, help="how the call went")
@@ -74,17 +78,18 @@ def run_query(arguments: argparse.Namespace) -> int:
     names = ("agent", "subject", "chain", "tool", "outcome", "event", "since", "until")
     one = parsed_id(arguments.id) if arguments.id else None
     question = Question(**{name: getattr(arguments, name) for name in names}, id=one)
+    questions = [replace(question, subject=subject) for subject in _subjects(arguments)]
     place: Path = arguments.index or directory.with_name(f"{directory.name}.index")
     if arguments.rebuild and is_index(place):
         place.unlink(missing_ok=True)
     try:
-        found = _asked(directory, place, question, max(0, arguments.limit))
+        found = _asked(directory, place, questions, max(0, arguments.limit))
     except (IndexStale, sqlite3.DatabaseError) as error:
         complain(f"agentguard: {error}; the index is made anew")
         if is_index(place):
             place.unlink(missing_ok=True)
         try:
-            found = _asked(directory, place, question, max(0, arguments.limit))
+            found = _asked(directory, place, questions, max(0, arguments.limit))
         except (IndexStale, sqlite3.Error) as again:
             raise ConfigurationError(f"no index at {place}: {again}; name another file with --index") from None
     for record in found.records:
@@ -96,7 +101,16 @@ def run_query(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _asked(directory: Path, place: Path, question: Question, limit: int) -> Answer:
+def _subjects(arguments: argparse.Namespace) -> Sequence[str]:
+    """What the subject is called in the log: as it was given, or its pseudonyms under every key."""
+    if arguments.pseudonym_key is None:
+        return (arguments.subject,)
+    if not arguments.subject or arguments.subject.startswith("u:"):
+        raise ConfigurationError("--pseudonym-key needs --subject NAME: the name itself, which is hashed here")
+    return Pseudonyms.parse(read_file(arguments.pseudonym_key)).all_of(arguments.subject)
+
+
+def _asked(directory: Path, place: Path, questions: Sequence[Question], limit: int) -> Answer:
     known, began = place.exists(), time.monotonic()
     try:
         opened = Index(directory, place)
@@ -111,7 +125,9 @@ def _asked(directory: Path, place: Path, question: Question, limit: int) -> Answ
             complain(
                 f"agentguard: {count(index.unread, 'line')} of the log are no records; see: agentguard audit verify"
             )
-        return ask(index, directory, question, limit)
+        answers = [ask(index, directory, question, limit) for question in questions]
+    records = sorted((each for answer in answers for each in answer.records), key=lambda each: each["time"])
+    return Answer(records[max(0, len(records) - limit) :], sum(answer.broken for answer in answers))
 
 
 def run_tail(arguments: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from agentguard.cli import keys_pseudonyms
 from agentguard.cli.output import OK, count, say, say_json
 from agentguard.errors import ConfigurationError
 from agentguard.keys import Rotated, Times, rotate
@@ -20,13 +21,14 @@ _COLUMNS: Final = ("kid", "alg", "state", "signs from", "signs until", "publishe
 
 
 def add(commands: Any) -> None:
-    """Add `keys rotate`, `keys jwks` and `keys list`."""
+    """Add `keys rotate`, `keys jwks`, `keys list` and `keys pseudonyms`."""
     text = "Rotate the keys that sign tokens (`tokens: {local: {keys: DIR}}`), and publish their public halves."
     keys = commands.add_parser("keys", help="rotate and publish signing keys", description=text)
     actions = keys.add_subparsers(title="actions", metavar="ACTION", required=True)
     _add_rotate(actions)
     _add_jwks(actions)
     _add_list(actions)
+    keys_pseudonyms.add(actions)
 
 
 def _add_rotate(actions: Any) -> None:
