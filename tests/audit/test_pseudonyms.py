@@ -20,6 +20,7 @@ from agentguard.model.lease import Secret
 from agentguard.model.record import Event, Record
 from agentguard.testing import fake_guard
 from agentguard.testing.leaks import assert_no_leaks
+from tests.tools import everything
 
 Captured = pytest.CaptureFixture[str]
 OLD = "0123456789abcdef0123456789abcdef"
@@ -138,7 +139,9 @@ def logged(tmp_path: Path) -> Path:
     log = FileLog(tmp_path / "audit")
     for keys in (parsed(OLD), rotate(file), rotate(file)):
         for name in ("alice", "bob"):
-            log.append(Record(Event.TASK_OPENED, {"agent": "bot", "subject": keys.of(name), "task": keys.of(name)}))
+            log.append(
+                Record(Event.TASK_OPENED, {"agent": "bot", "subject": keys.of(f"user:{name}"), "task": keys.of(name)})
+            )
     log.close()
     return tmp_path
 
@@ -152,6 +155,7 @@ def asked(folder: Path, capsys: Captured, *more: str) -> list[dict[str, Any]]:
 def test_name_is_found_under_all_its_pseudonyms_in_order(logged: Path, capsys: Captured) -> None:
     found = asked(logged, capsys, "--subject", "alice", "--pseudonym-key", str(logged / "keys"))
     assert [2, 4, 6] == [record["seq"] for record in found]
+    assert found == asked(logged, capsys, "--subject", "user:alice", "--pseudonym-key", str(logged / "keys"))
     newest = asked(logged, capsys, "--subject", "alice", "--pseudonym-key", str(logged / "keys"), "--limit", "2")
     assert [4, 6] == [record["seq"] for record in newest]
     assert [] == asked(logged, capsys, "--subject", "carol", "--pseudonym-key", str(logged / "keys"))
@@ -159,7 +163,19 @@ def test_name_is_found_under_all_its_pseudonyms_in_order(logged: Path, capsys: C
 
 def test_pseudonym_that_a_span_cuts_short_is_found_with_its_generation(logged: Path, capsys: Captured) -> None:
     keys = Pseudonyms.parse(read_file(logged / "keys"))
-    assert [6] == [record["seq"] for record in asked(logged, capsys, "--subject", keys.of("alice")[:10])]
+    assert [6] == [record["seq"] for record in asked(logged, capsys, "--subject", keys.of("user:alice")[:10])]
+
+
+@generations
+def test_task_of_a_guard_is_found_by_the_name_of_its_user(tmp_path: Path, capsys: Captured) -> None:
+    rotate(tmp_path / "keys")
+    key = read_file(tmp_path / "keys").reveal().split()[-1]
+    with fake_guard(audit=FileLog(tmp_path / "audit"), pseudonym_key=key.encode()) as guard:
+        with guard.task("bot", on_behalf_of="alice", intent=everything()):
+            pass
+    (tmp_path / "keys").write_text(f"- {key}\n")
+    found = asked(tmp_path, capsys, "--subject", "alice", "--pseudonym-key", str(tmp_path / "keys"))
+    assert ["task.opened", "task.ended"] == [record["event"] for record in found]
 
 
 def test_key_without_a_name_is_a_mistake(logged: Path, capsys: Captured) -> None:

@@ -107,7 +107,10 @@ def _subjects(arguments: argparse.Namespace) -> Sequence[str]:
         return (arguments.subject,)
     if not arguments.subject or arguments.subject.startswith("u:"):
         raise ConfigurationError("--pseudonym-key needs --subject NAME: the name itself, which is hashed here")
-    return Pseudonyms.parse(read_file(arguments.pseudonym_key)).all_of(arguments.subject)
+    # A subject is hashed as it stands in the chain: a name alone is a user's.
+    name = arguments.subject if arguments.subject.startswith(("user:", "agent:")) else f"user:{arguments.subject}"
+    keys = Pseudonyms.parse(read_file(arguments.pseudonym_key))
+    return (*keys.all_of(name), *(keys.all_of(arguments.subject) if name != arguments.subject else ()))
 
 
 def _asked(directory: Path, place: Path, questions: Sequence[Question], limit: int) -> Answer:
