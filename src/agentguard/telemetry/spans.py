@@ -1,4 +1,4 @@
-"""The spans of a guarded call, of an agent and of a delegation: what the guard calls, and nothing of it can fail.
+"""The spans of a guarded call and of a delegation, and those of an agent: what the guard calls; nothing of it can fail.
 
 Attach a call's span once its decision and credential are known: then it is written at once, and a sampler sees them.
 Attached earlier, the spans of a decision point or a token server nest below it, for a few microseconds more.
@@ -7,13 +7,12 @@ Attached earlier, the spans of a decision point or a token server nest below it,
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from time import time_ns
 from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, Tracer, TracerProvider
+from opentelemetry.trace import Span, Tracer, TracerProvider
 from opentelemetry.util.types import AttributeValue
 
 from agentguard.model.call import ToolCall
@@ -21,6 +20,7 @@ from agentguard.model.decision import Decision, Outcome
 from agentguard.model.lease import Lease
 from agentguard.telemetry import enclosing
 from agentguard.telemetry import semconv as name
+from agentguard.telemetry.agent_span import AgentSpan, start_agent
 from agentguard.telemetry.attributes import (
     MAX_TEXT,
     Attributes,
@@ -31,13 +31,11 @@ from agentguard.telemetry.attributes import (
     error_type_of,
     lease_attributes,
     release_attributes,
-    roll_ups,
     task_attributes,
     tool_attributes,
 )
 from agentguard.telemetry.content import arguments_text, content_text
 from agentguard.telemetry.current import Current, dropped, tracer_for
-from agentguard.telemetry.links import RESUME, link_to
 from agentguard.telemetry.phases import NO_PHASE, Apart, Phase
 from agentguard.telemetry.semconv import APPROVAL, AUTHORIZE, CREDENTIAL_ISSUE
 
@@ -188,58 +186,8 @@ def _but_for_its_id(one: Decision, other: Decision) -> bool:
     return same and one.steps == other.steps and bool(other.id)
 
 
-class AgentSpan(Current):
-    """The span of an agent at work in a task, with the number of its denials where a list of traces can show them."""
-
-    __slots__ = ("_link", "_was")
-
-    def __init__(
-        self,
-        tracer: Tracer | None,
-        title: str = "",
-        parent: Context | None = None,
-        attributes: dict[str, AttributeValue] | None = None,
-        borrowed: Span | None = None,
-        link: Link | None = None,
-    ) -> None:
-        super().__init__(tracer, title, parent, attributes, borrowed)
-        self._link, self._was = link, ""
-
-    @property
-    def traceparent(self) -> str:
-        """The span as text (W3C Trace Context), also after it ended: a task that is parked links to it later."""
-        return self._was or super().traceparent
-
-    def _begin(self) -> None:
-        super()._begin()
-        link, self._link = self._link, None
-        if link is not None and self._span is not None:
-            self._span.add_link(link.context, link.attributes)
-
-    def end(self, counts: Mapping[str, int] | None = None, error_type: str = "", description: str = "") -> None:
-        """End the span, once.
-
-        Args:
-            counts: `permitted`, `denied` and `asked` calls, `issued` and `revoked` credentials; missing ones are 0.
-            error_type: what went wrong, of low cardinality; empty for success, and a denied call is no failure.
-            description: a sentence for people, without values or exception text.
-        """
-        self.detach()
-        if self._idle:
-            return
-        self._was = self.traceparent
-        try:
-            self._attributes.update(roll_ups(counts or {}))
-        except Exception as error:
-            dropped(error)
-        if error_type:
-            self._error = (error_type, description)
-        self._finish()
-
-
-# Where spans go nowhere all calls share these: every method of theirs returns at once.
+# Where spans go nowhere all calls share this one: every method of it returns at once.
 _NO_CALL: Final = CallSpan(None)
-_NO_AGENT: Final = AgentSpan(None)
 
 
 def start_call(
@@ -280,41 +228,6 @@ def start_call(
     except Exception as error:
         dropped(error)
         return _NO_CALL
-
-
-def start_agent(
-    agent: str, task_attrs: Attributes, *, origin: str = "", provider: TracerProvider | None = None
-) -> AgentSpan:
-    """Begin the `invoke_agent {agent}` span of a task, or take the framework's one for the same agent.
-
-    Args:
-        agent: the agent's name.
-        task_attrs: `task_attributes(...)` of the task.
-        origin: `traceparent` of the span that the task had before it was parked; it is linked to.
-        provider: whose tracer to use; default the global one.
-    """
-    try:
-        ambient = trace.get_current_span()
-        borrowed = enclosing.covers(ambient, name.INVOKE_AGENT, name.GEN_AI_AGENT_NAME, agent)
-        tracer = None if borrowed else tracer_for(provider)
-        if tracer is None and not borrowed:
-            return _NO_AGENT
-        attributes: dict[str, AttributeValue] = {
-            **task_attrs,
-            name.GEN_AI_OPERATION_NAME: name.INVOKE_AGENT,
-            name.GEN_AI_AGENT_NAME: agent[:MAX_TEXT],
-            name.OPENINFERENCE_SPAN_KIND: "AGENT",
-        }
-        link = link_to(origin, RESUME)
-        if link is not None:
-            attributes[name.AGENTGUARD_LINK_KIND] = RESUME
-        if borrowed:
-            return AgentSpan(None, borrowed=enclosing.claimed(ambient, attributes), link=link)
-        title, parent = f"{name.INVOKE_AGENT} {agent}", enclosing.parent_context(ambient)
-        return AgentSpan(tracer, title, parent, attributes, link=link)
-    except Exception as error:
-        dropped(error)
-        return _NO_AGENT
 
 
 def delegated(

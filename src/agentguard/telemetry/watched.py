@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from time import perf_counter, time_ns
 from types import TracebackType
 from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import StatusCode, Tracer
+from opentelemetry.trace import Tracer
 from opentelemetry.util.types import AttributeValue
 
 from agentguard.model.decision import Decision, Outcome, Reason
@@ -18,6 +17,7 @@ from agentguard.telemetry import semconv as name
 from agentguard.telemetry.attributes import cut
 from agentguard.telemetry.current import Current, dropped, tracer_for
 from agentguard.telemetry.metrics import Metrics
+from agentguard.telemetry.parts import Past, authorization, failure_of, kind_of
 from agentguard.telemetry.phases import NO_PHASE, Phase
 from agentguard.telemetry.spans import CallSpan
 
@@ -44,7 +44,7 @@ class WatchedCall(CallSpan):
         self._enforced = True
         self._issues: list[tuple[float, dict[str, AttributeValue]]] = []
         self._revoked: tuple[float, str] | None = None
-        self._later: list[_Past] = []
+        self._later: list[Past] = []
         self._ran: float | None = None
         self._tool_began = 0.0
         self._started = self._started or time_ns()
@@ -82,8 +82,8 @@ class WatchedCall(CallSpan):
         ended = time_ns()
         self._authorized = (ended - self._started) / _NANO, decision.outcome.value
         if self._source is not None and not told:
-            attributes = _authorization(decision, version)
-            self._later.append(_Past(name.AUTHORIZE, self._started, ended, attributes, _failure(decision.reason)))
+            attributes = authorization(decision, version)
+            self._later.append(Past(name.AUTHORIZE, self._started, ended, attributes, failure_of(decision.reason)))
 
     def phase(self, title: str, live: bool = True) -> Phase:
         try:
@@ -109,7 +109,7 @@ class WatchedCall(CallSpan):
         self._revoked = (ended - began) / _NANO, status
         if self._source is not None:
             attributes: dict[str, AttributeValue] = {name.AGENTGUARD_CREDENTIAL_REVOCATION_STATUS: status}
-            self._later.append(_Past(name.CREDENTIAL_REVOKE, began, ended, attributes))
+            self._later.append(Past(name.CREDENTIAL_REVOKE, began, ended, attributes))
 
     def issued(self, seconds: float, attributes: dict[str, AttributeValue]) -> None:
         """Note how long a new credential took, or the failure to obtain one."""
@@ -137,7 +137,7 @@ class WatchedCall(CallSpan):
         if self._source is None or not live:
             return None
         self._begin()
-        span = Current(self._source, title, self.context(), {name.OPENINFERENCE_SPAN_KIND: _kind_of(title)})
+        span = Current(self._source, title, self.context(), {name.OPENINFERENCE_SPAN_KIND: kind_of(title)})
         if title == name.AUTHORIZE:
             span.since(self._started)
         span.attach()
@@ -235,49 +235,6 @@ class _Watched(Phase):
         if decision is None or error is not None:
             known = reason if isinstance(reason, Reason) else Reason.POLICY_ERROR
             decision = Decision(outcome=Outcome.DENY, reason=known, tool="")
-        self._attributes = _authorization(decision, version)
+        self._attributes = authorization(decision, version)
         self._call.authorized(decision, version, told=self._span is not None)
-        return _failure(decision.reason)
-
-
-@dataclass(frozen=True, slots=True)
-class _Past:
-    """A part that is shown when it is over: nothing could nest below it."""
-
-    title: str
-    began: int
-    ended: int
-    attributes: dict[str, AttributeValue] = field(default_factory=dict)
-    failure: tuple[str, str] = ("", "")
-
-    def show(self, tracer: Tracer | None, context: Context | None) -> None:
-        if tracer is None or context is None:
-            return
-        known = {**self.attributes, name.OPENINFERENCE_SPAN_KIND: _kind_of(self.title)}
-        if self.failure[0]:
-            known[name.ERROR_TYPE] = self.failure[0]
-        span = tracer.start_span(self.title, context, attributes=known, start_time=self.began)
-        if self.failure[0]:
-            span.set_status(StatusCode.ERROR, self.failure[1])
-        span.end(self.ended)
-
-
-def _authorization(decision: Decision, version: str) -> dict[str, AttributeValue]:
-    attributes: dict[str, AttributeValue] = {name.AGENTGUARD_DECISION_OUTCOME: decision.outcome.value}
-    if decision.outcome is Outcome.DENY:
-        attributes[name.AGENTGUARD_DECISION_REASON] = decision.reason.value
-    if version:
-        attributes[name.AGENTGUARD_POLICY_VERSION] = cut(version)
-    return attributes
-
-
-def _failure(reason: Reason) -> tuple[str, str]:
-    """A deny is a correct answer; an error of a decision point is none."""
-    if reason is not Reason.POLICY_ERROR:
-        return "", ""
-    return name.ERROR_POLICY, "the policy could not be evaluated"
-
-
-def _kind_of(title: str) -> str:
-    """The one attribute by which OpenInference's viewers choose their icons."""
-    return "GUARDRAIL" if title == name.AUTHORIZE else "CHAIN"
+        return failure_of(decision.reason)
