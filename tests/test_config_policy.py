@@ -157,3 +157,11 @@ def test_mistake_in_approval_is_said_at_its_place(tmp_path: Path, more: str, sai
         agentguard.load(written(tmp_path, more))
     assert said in str(refused.value)
     assert "agentguard.yaml:6" in str(refused.value)
+
+
+def test_telemetry_is_what_the_file_says(tmp_path: Path) -> None:
+    with agentguard.load(written(tmp_path, "telemetry: {spans: full, events: true}\n")) as guard:
+        found = guard.telemetry._full, guard.telemetry._events is not None
+    assert found == (True, True)
+    with pytest.raises(ConfigurationError, match="write compact or full"):
+        agentguard.load(written(tmp_path, "telemetry: {spans: all}\n"))

@@ -711,6 +711,19 @@ def test_task_that_ended_during_the_approval_is_seen_at_the_gate() -> None:
     assert ran == []
 
 
+@pytest.mark.control("9 a stop names no subject in the log")
+def test_denial_by_a_stop_of_a_subject_records_their_pseudonym() -> None:
+    log = MemoryLog()
+    with fake_guard(audit=log) as guard:
+        guard.suspend(subject="user:alice", why="left")
+        with guard.task("bot", on_behalf_of="alice", intent=everything()), pytest.raises(Denied) as denied:
+            refund("acme", Decimal(5))
+    assert denied.value.decision.level == "subject:user:alice"
+    levels = [record["level"] for record in log.records if record["event"] == Event.CALL_DENIED]
+    assert levels == [f"subject:{guard.pseudonym('user:alice')}"]
+    assert "alice" not in str(log.records)
+
+
 # 10 No parameter switches a control off -------------------------------------------------------------------
 
 

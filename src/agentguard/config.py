@@ -38,6 +38,7 @@ def load(path: str | os.PathLike[str] = "agentguard.yaml") -> Guard:
     """
     from agentguard.guard import Guard
     from agentguard.intent.strict_file import Problems, read_strict_file
+    from agentguard.telemetry.settings import Telemetry
 
     document = read_strict_file(path)
     problems = Problems(document)
@@ -63,6 +64,7 @@ def load(path: str | os.PathLike[str] = "agentguard.yaml") -> Guard:
         issuer=issuer,
         environment=settings.environment,
         users=users,
+        telemetry=Telemetry(**settings.telemetry),
         approver=approver,
         approvals=stores.approvals if stores else None,
         parked=stores.parked if stores else None,

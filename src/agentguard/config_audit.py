@@ -1,4 +1,4 @@
-"""`audit` of `agentguard.yaml`: where the log is, and who signs its checkpoints."""
+"""`audit` and `telemetry` of `agentguard.yaml`: where the log is, who signs its checkpoints, and what traces show."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, Final
 
-from agentguard.config_fields import Fields, SecretSource, file_of, seconds, secret_of, text, whole
+from agentguard.config_fields import Fields, SecretSource, file_of, flag, part, seconds, secret_of, text, whole, word
 from agentguard.config_secrets import kept
 from agentguard.intent.document import Problems
 from agentguard.intent.node import Node
@@ -50,6 +50,11 @@ def read_audit(node: Node, base: FilePath) -> Audit:
         secret_of(found["pseudonym_key"], base) if "pseudonym_key" in found else SecretSource(),
         signed,
     )
+
+
+def read_telemetry(node: Node, base: FilePath) -> dict[str, Any]:
+    """Read `telemetry`."""
+    return dict(part({}, {"spans": word("compact", "full"), "events": flag})(node, base))
 
 
 def checkpoints_of(audit: Audit, problems: Problems) -> Checkpoints | None:

@@ -9,7 +9,7 @@ from pathlib import Path as FilePath
 from typing import Any, Final, Literal, TypeAlias
 
 from agentguard.config_approval import Approving, read_approval
-from agentguard.config_audit import Audit, read_audit
+from agentguard.config_audit import Audit, read_audit, read_telemetry
 from agentguard.config_fields import file_of
 from agentguard.config_policy import POLICY, Policy, read_policy
 from agentguard.config_tokens import (
@@ -63,6 +63,7 @@ class Settings:
     users: Users | None
     state: State | None
     handovers: Mapping[str, Any]
+    telemetry: Mapping[str, Any]
     approval: Approving
     policy: Policy
     http: Mapping[str, Any]
@@ -77,7 +78,18 @@ def read_settings(document: Document, problems: Problems) -> Settings:
     """
     base = FilePath(document.file).parent
     top = Node(problems, (), document.tree)
-    optional = ("environment", "identity", "tokens", "users", "state", "http", "handovers", "approval", *POLICY)
+    optional = (
+        "environment",
+        "identity",
+        "tokens",
+        "users",
+        "state",
+        "http",
+        "handovers",
+        "approval",
+        "telemetry",
+        *POLICY,
+    )
     found = top.fields("version", "agents", "audit", optional=optional)
     if "version" in found:
         found["version"].whole(1, 1, 1)
@@ -101,6 +113,7 @@ def read_settings(document: Document, problems: Problems) -> Settings:
         users=_users(found["users"], base) if "users" in found else None,
         state=state,
         handovers=read_handovers(found["handovers"], base) if "handovers" in found else {},
+        telemetry=read_telemetry(found["telemetry"], base) if "telemetry" in found else {},
         approval=read_approval(found["approval"], base) if "approval" in found else Approving(),
         policy=read_policy(found, base),
         http=read_http(found["http"], base) if "http" in found else {},

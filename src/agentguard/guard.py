@@ -335,7 +335,7 @@ class Guard:
         decision = Decision(outcome=Outcome.DENY, reason=reason, tool=tool, miss=Miss(text=text))
         for link in task.path:
             link.counts.denied += 1
-        fields = {**self.opening.task_facts(task), "tool": tool, **denial_fields(decision)}
+        fields = {**self.opening.task_facts(task), "tool": tool, **denial_fields(decision, self.stopping.public)}
         position = self.try_append(Record(Event.CALL_DENIED, fields))
         decision = replace(decision, id=position.id if position is not None else "")
         self._remembered.append(Recalled(decision, task.chain.text if self._recall else None))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from agentguard.model.call import ToolSpec
@@ -36,11 +36,16 @@ def _in_clear(running: Running) -> tuple[str, ...]:
     return (*spec.record, *sorted(more))
 
 
-def denial_fields(decision: Decision) -> dict[str, Any]:
-    """Why a call was denied: the nearest miss by name, never a value."""
+def denial_fields(decision: Decision, public: Callable[[str], str]) -> dict[str, Any]:
+    """Why a call was denied: the nearest miss by name, never a value.
+
+    Args:
+        decision: the denial.
+        public: makes of the key of a stop, which names a subject, what records may hold.
+    """
     miss = decision.miss
     return {
-        "outcome": str(decision.outcome), "reason": str(decision.reason), "level": decision.level,
+        "outcome": str(decision.outcome), "reason": str(decision.reason), "level": public(decision.level),
         "miss": {"step": miss.step, "argument": miss.argument, "kind": miss.kind},
     }  # fmt: skip
 

@@ -452,7 +452,7 @@ class Running:
         for link in task.path:
             link.counts.denied += reason is not Reason.APPROVAL_REQUIRED
         waits = {"question": self.waits.question} if self.waits is not None else {}
-        fields = {**denial_fields(self.decision), **waits, **self._policy_fields()}
+        fields = {**denial_fields(self.decision, self.guard.stopping.public), **waits, **self._policy_fields()}
         position = self.guard.try_append(self._record(Event.CALL_DENIED, fields))
         if position is not None:
             self.decision = _recorded(self.decision, position.id)

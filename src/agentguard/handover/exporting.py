@@ -142,7 +142,7 @@ class Exporting:
         guard = self._guard
         fields = {**guard.opening.task_facts(task), "to": to, "handover": jti, "redeem_by": expires}
         try:
-            guard.audit.append(Record(Event.DELEGATED, fields))
+            guard.append(Record(Event.DELEGATED, fields))
         except Exception as error:
             why = error if isinstance(error, Unavailable) else type(error).__name__
             text = f"the handover was not recorded ({why})"
