@@ -517,6 +517,7 @@ def test_what_a_call_returns_after_its_task_was_parked_is_not_taken_for_nothing(
         slow("acme")
         with pytest.raises(Denied):
             close("acme")
+        assert second.keeper.open_tasks()[0].tree.pending == {}
     assert refunds == []
 
 

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentguard import ApprovalRequired, Denied, Intent, any_, from_, guarded, step
+from agentguard import ApprovalRequired, Denied, Intent, any_, at_most, from_, guarded, step
+from agentguard._drive import drive
 from agentguard.model.decision import AccessRequest, Decision, Reason
+from agentguard.model.record import Event
 from agentguard.policy.decided import Answering as Says
 from agentguard.policy.obligations import Obligations
-from agentguard.ports import Answer, Approval, ApprovalRequest, Question, Reservation, Verdict
+from agentguard.ports import Answer, Approval, ApprovalRequest, Question, Reservation, Settlement, Verdict
 from agentguard.state.approvals_memory import MemoryApprovals
 from agentguard.testing import Answering
 from agentguard.waiting import MOST, Waiting, WaitingCalls
@@ -45,6 +47,7 @@ class Point:
 
 
 PLAIN = Intent("Refunds", step("approved.refund", account=any_, amount=any_).times(9))
+PLAIN_ASKS = Intent("Refunds", step("approved.refund", account=any_, amount=any_).times(9).then_ask())
 
 # --- what was shown is what runs --------------------------------------------------------------------------------------
 
@@ -62,6 +65,71 @@ def test_answer_to_a_question_that_was_put_to_somebody_else_is_none(
         with pytest.raises(ApprovalRequired) as waits, guard.resume(task, on_behalf_of="alice"):
             refund("acme", Decimal(40))
     assert (refunds, waits.value.question != question) == ([], True)
+
+
+def again(shared: Processes, guard: Any, task: Any) -> None:
+    """Make the call under a task, and see that it is asked about once more."""
+    before = len(shared.approver.asked)
+    with pytest.raises(ApprovalRequired), task:
+        refund("acme", Decimal(40))
+    assert (refunds, len(shared.approver.asked)) == ([], before + 1)
+
+
+@pytest.mark.control("7 bound to its task")
+def test_approval_of_one_task_is_none_for_the_same_call_of_another(shared: Processes) -> None:
+    with shared.guard() as guard:
+        question, _ = asked(guard, PLAIN_ASKS)
+        assert guard.answer(question, approved=True, by="ann")
+        again(shared, guard, guard.task("bot", on_behalf_of="alice", intent=PLAIN_ASKS))
+
+
+@pytest.mark.control("7 bound to its chain and intents")
+@pytest.mark.parametrize(("middle", "limit"), [("other", "100"), ("first", "99")])
+def test_approval_of_one_chain_or_intent_is_none_for_another(shared: Processes, middle: str, limit: str) -> None:
+    def narrowed(most: str) -> Intent:
+        return Intent("Part", step("approved.refund", account=any_, amount=at_most(most)).named("part").times(9))
+
+    with shared.guard() as guard, guard.task("bot", on_behalf_of="alice", intent=PLAIN_ASKS) as root:
+        with pytest.raises(ApprovalRequired) as waits, root.delegate("first", intent=PLAIN) as first:
+            with first.delegate("last", intent=narrowed("100")):
+                refund("acme", Decimal(40))
+        assert guard.answer(waits.value.question, approved=True, by="ann")
+        with pytest.raises(ApprovalRequired), root.delegate(middle, intent=PLAIN) as second:
+            again(shared, guard, second.delegate("last", intent=narrowed(limit)))
+            refund("acme", Decimal(40))
+
+
+@pytest.mark.control("7 bound to its step")
+def test_approval_for_one_step_is_none_for_another(shared: Processes) -> None:
+    intent = Intent(
+        "Refunds",
+        step("approved.refund", account=any_, amount=any_).named("one").times(1).then_ask(),
+        step("approved.refund", account="acme", amount=any_).named("two").times(1).then_ask(),
+    )
+    with shared.guard() as guard:
+        question, task = asked(guard, intent)
+        assert guard.answer(question, approved=True, by="ann")
+        with guard.resume(task, on_behalf_of="alice") as resumed:
+            ((key, _),) = resumed.tree.waiting.items()
+            left = resumed.tree.waiting.take(key)
+            assert left is not None
+            drive(guard.budgets.settle(left, Settlement.NOT_RUN))
+            with pytest.raises(ApprovalRequired):
+                refund("other", Decimal(1))  # waits, and holds the first step's only use
+            with pytest.raises(ApprovalRequired):
+                refund("acme", Decimal(40))
+    assert (refunds, [one.step for one in shared.approver.asked]) == ([], ["one", "one", "two"])
+
+
+@pytest.mark.control("7 bound to its environment")
+def test_approval_of_one_environment_is_none_for_another(shared: Processes) -> None:
+    with shared.guard(environment="staging") as guard:
+        task = guard.task("bot", on_behalf_of="alice", intent=PLAIN_ASKS)
+        with pytest.raises(ApprovalRequired) as waits, task:
+            refund("acme", Decimal(40))
+        assert guard.answer(waits.value.question, approved=True, by="ann")
+        guard.environment = "prod"
+        again(shared, guard, task)
 
 
 @pytest.mark.control("7 the candidates that were shown")
@@ -130,6 +198,33 @@ def test_answer_of_an_approver_that_took_too_long_does_not_count(shared: Process
         with pytest.raises(Denied) as denied:
             refund("acme", Decimal(40))
     assert (refunds, denied.value.reason) == ([], Reason.APPROVAL_EXPIRED)
+
+
+@pytest.mark.control("7 an approver that raises rejects")
+def test_approver_that_raises_rejects_and_the_record_says_why(shared: Processes) -> None:
+    class Broken(Answering):
+        async def ask(self, request: ApprovalRequest) -> Approval:
+            raise RuntimeError("the name of somebody")
+
+    with shared.guard(approver=Broken()) as guard, guard.task("bot", on_behalf_of="alice", intent=ASKS):
+        with pytest.raises(Denied) as denied:
+            refund("acme", Decimal(40))
+        (answered,) = shared.events(Event.APPROVAL_ANSWERED)
+    assert (refunds, denied.value.reason, answered["answer"]) == ([], Reason.APPROVAL_REJECTED, "rejected")
+    assert "somebody" not in str(shared.logs[0].records)
+
+
+def test_record_of_an_answer_that_was_overtaken_says_so(shared: Processes) -> None:
+    class Overtaken(MemoryApprovals):
+        async def answer(self, id: str, verdict: Verdict, by: str, at: float) -> bool:
+            await super().answer(id, Verdict.REJECTED, "bob", at)
+            return await super().answer(id, verdict, by, at)
+
+    with shared.guard(approvals=Overtaken()) as guard:
+        question, _ = asked(guard)
+        assert not guard.answer(question, approved=True, by="ann")
+        records = shared.events(Event.APPROVAL_ANSWERED)
+    assert ["refused" in record for record in records] == [False, True]
 
 
 @pytest.mark.control("7 the answer that counted first stands")

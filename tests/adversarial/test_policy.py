@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from agentguard.policy.combine import Versions, decide_all
 from agentguard.policy.decided import Answering, Decided
 from agentguard.ports import Answer as SaysYes
 from agentguard.ports import Approval, DecisionPoint
+from agentguard.registry import OpenRegistry
 from agentguard.task import TaskState
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 from tests.approval.openid_provider import FakeProvider, said
@@ -463,18 +465,34 @@ class Meanwhile(FakeIssuer):
         return issued
 
 
+class Until(OpenRegistry):
+    """Agents that may work until a time."""
+
+    def __init__(self, expires: float) -> None:
+        self._expires = expires
+
+    def get(self, name: str) -> Any:
+        found: Any = super().get(name)
+        return replace(found, expires=self._expires)
+
+
 class Stopped:
     """A task whose call has its credential, and is stopped before it runs."""
 
     def __init__(self) -> None:
         ran.clear()
         self.clock, self.issuer = FakeClock(), Meanwhile()
-        self.guard = fake_guard(issuer=self.issuer, clock=self.clock, monotonic=self.clock)
+        self.guard = fake_guard(
+            issuer=self.issuer, clock=self.clock, monotonic=self.clock, registry=Until(self.clock() + 30)
+        )
         intent = Intent("send", step("policy.send", amount=any_).times(2))
         self.task = self.guard.task("bot", on_behalf_of="alice", intent=intent, ttl=60)
 
     def expired(self) -> None:
         self.clock.advance(61)
+
+    def agent_expired(self) -> None:
+        self.clock.advance(31)
 
     def suspended(self) -> None:
         drive(self.guard.suspensions.suspend(f"task:{self.task.id}", "lost"))
@@ -499,7 +517,8 @@ class Stopped:
 @pytest.mark.parametrize(
     ("what", "reason"),
     [
-        ("expired", Reason.EXPIRED), ("suspended", Reason.SUSPENDED), ("agent_suspended", Reason.SUSPENDED),
+        ("expired", Reason.EXPIRED), ("agent_expired", Reason.EXPIRED),
+        ("suspended", Reason.SUSPENDED), ("agent_suspended", Reason.SUSPENDED),
         ("everything", Reason.SUSPENDED), ("killed", Reason.TASK_ENDED), ("unreadable", Reason.SUSPENDED),
     ],
 )  # fmt: skip
