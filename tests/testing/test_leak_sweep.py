@@ -312,3 +312,15 @@ def test_nothing_stays_in_place_after_a_sweep() -> None:
     with sweep(NAMED):
         pass
     assert before == (sys.stdout, sys.stderr, warnings.showwarning, root.level, list(root.handlers))
+
+
+def test_example_of_the_page_finds_nothing_and_would_find_something(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    scope["test_nothing_leaks"](tmp_path)
+    careless = code.replace('"reading %s", number', '"reading %s", password').replace("ticket.read", "ticket.leak")
+    exec(careless, scope)
+    with pytest.raises(AssertionError, match="password in log record of app"):
+        scope["test_nothing_leaks"](tmp_path)
