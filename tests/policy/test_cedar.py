@@ -225,6 +225,6 @@ def test_several_folders_all_have_to_permit(tmp_path: Path) -> None:
 
 def test_policies_of_the_documentation_load_and_decide_as_they_read() -> None:
     page = Path(__file__).parents[2] / "docs" / "policy.md"
-    (text,) = re.findall(r"^```cedar\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+    text, *_ = re.findall(r"^```cedar\n(.*?)^```", page.read_text(), flags=re.M | re.S)
     found = by(text)
     assert (found.outcome, found.evidence[0].rules) == (Outcome.PERMIT, ("small-refunds",))
