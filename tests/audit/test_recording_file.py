@@ -51,12 +51,17 @@ def test_call_is_recorded_with_its_values(tmp_path: Path) -> None:
 def test_secret_arguments_and_personal_data_are_not_in_it(tmp_path: Path) -> None:
     redactor = Redactor(["email", literal("project", "Heron")], members=["note"])
     recording = Recording(tmp_path / "calls.jsonl", redactor=redactor, results=True)
-    arguments = {"pin": "pin-canary", "to": "ann@bank.test", "password": "pw-canary", "deep": {"note": "note-canary"}}
-    recording.take(call(arguments=arguments, secret=("pin",), result="for Heron, ann@bank.test"))
+    arguments = {
+        "answer": "answer-canary",
+        "to": "ann@bank.test",
+        "password": "pw-canary",
+        "deep": {"note": "note-canary"},
+    }
+    recording.take(call(arguments=arguments, secret=("answer",), result="for Heron, ann@bank.test"))
     recording.close()
     text = (tmp_path / "calls.jsonl").read_text()
     assert not [word for word in ("canary", "ann@", "Heron") if word in text]
-    assert ["pin"] == lines(tmp_path / "calls.jsonl")[1]["secret"]
+    assert ["answer"] == lines(tmp_path / "calls.jsonl")[1]["secret"]
 
 
 def test_results_are_left_out_unless_they_are_asked_for(tmp_path: Path) -> None:
