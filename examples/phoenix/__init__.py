@@ -1,0 +1,1 @@
+"""The demo's trace in Arize Phoenix, as pictures. `python -m examples.phoenix FOLDER`."""
