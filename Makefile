@@ -46,7 +46,7 @@ lint: setup
 bench: setup  # ratios in one run
 	$(BIN)/python -m bench
 
-# PostgreSQL, OpenBao, an authorization server and a SPIFFE Workload API on free ports of 127.0.0.1, for tests/services.
+# PostgreSQL, OpenBao, Cerbos, an authorization server, a SPIFFE Workload API and a collector on free ports of 127.0.0.1, for tests/services.
 services = $(BIN)/python -m tests.services
 
 services-up: setup  # they stay up until services-down; addresses in .services/endpoints.json

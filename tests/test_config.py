@@ -12,6 +12,7 @@ import pytest
 
 from agentguard.audit.log import FileLog
 from agentguard.audit.memory import MemoryLog
+from agentguard.audit.pseudonyms import Pseudonyms
 from agentguard.config import load, local
 from agentguard.credentials.local import LocalIssuer
 from agentguard.errors import ConfigurationError, Denied
@@ -90,7 +91,7 @@ def test_load_builds_the_rooms_that_the_file_names(folder: Path) -> None:
     assert isinstance(guard.issuer, LocalIssuer)
     assert isinstance(guard.users, IdTokenVerifier)
     assert guard.environment == "prod"
-    assert guard.pseudonym_key == SECRET.encode()
+    assert guard.pseudonym("a") == Pseudonyms.single(SECRET.encode()).of("a")
     assert guard.registry.names() == ("bot", "other")
     assert list((folder / "audit").glob("*.jsonl"))
     guard.close()
@@ -129,7 +130,7 @@ def test_the_pseudonym_key_comes_from_the_environment(folder: Path, monkeypatch:
 
     guard = load(change(folder, "{file: keys/pseudonym}", "{env: AG_TEST_PSEUDONYM}"))
 
-    assert guard.pseudonym_key == SECRET.upper().encode()
+    assert guard.pseudonym("a") == Pseudonyms.single(SECRET.upper().encode()).of("a")
     guard.close()
 
 
@@ -274,7 +275,7 @@ def test_local_needs_nothing_and_admits_every_agent() -> None:
 
 def test_two_local_guards_share_no_key() -> None:
     with local() as one, local() as other:
-        assert one.pseudonym_key != other.pseudonym_key
+        assert one.pseudonym("a") != other.pseudonym("a")
         assert one.keys.jwks() != other.keys.jwks()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from agentguard.approval.separation import not_allowed
-from agentguard.model.canonical import keyed_digest
 from agentguard.model.record import Event
 from agentguard.ports import Question, Verdict
 from agentguard.state.questions import check_answer
@@ -35,7 +34,7 @@ async def answer(guard: Guard, question: str, approved: bool, by: str) -> bool:
         return False
     fields = {
         "question": found.id, "task": found.task, "tool": found.request.tool, "answer": str(verdict),
-        "digest": keyed_digest(guard.pseudonym_key, found.request.digest), "by": guard.pseudonym(by),
+        "digest": guard.pseudonyms.digest(found.request.digest), "by": guard.pseudonym(by),
     }  # fmt: skip
     if why := _why_not(guard, found, verdict, by):
         guard.record(Event.APPROVAL_ANSWERED, {**fields, "refused": why})

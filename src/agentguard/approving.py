@@ -12,7 +12,6 @@ from agentguard.asking import approval_request
 from agentguard.errors import ConfigurationError
 from agentguard.intent.tree import hash_of
 from agentguard.matching import counted, levels_of
-from agentguard.model.canonical import keyed_digest
 from agentguard.model.decision import Reason
 from agentguard.model.record import Event
 from agentguard.ports import Answer, Approval, ApprovalRequest, Exhausted, Question, Reservation, Verdict
@@ -166,7 +165,7 @@ async def _ask(call: Running, request: ApprovalRequest, binding: str) -> str:
     await _refuse_more_questions(call)
     task.counts.asked += 1
     # Whoever reads the log can compare it, and cannot try out arguments until one fits.
-    call.append(Event.APPROVAL_ASKED, {"digest": call.hash, "binding": keyed_digest(guard.pseudonym_key, binding)})
+    call.append(Event.APPROVAL_ASKED, {"digest": call.hash, "binding": guard.pseudonyms.digest(binding)})
     approval = await _answered(guard.approver.ask(request))
     if approval.answer is not Answer.PENDING:
         if guard.now() >= request.expires_at:

@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agentguard.config_approval import make_approver
-from agentguard.config_audit import Audit, checkpoints_of, close_unknown_calls, open_log
+from agentguard.config_audit import (
+    Audit,
+    checkpoints_of,
+    close_unknown_calls,
+    open_log,
+    pseudonyms_of,
+    recording_of,
+    redactor_of,
+)
 from agentguard.config_brokers import Brokers, Stores, authenticator, handovers_of, keys_of, stores_of
 from agentguard.config_file import Settings, Users, read_settings
 from agentguard.config_policy import make_policy
-from agentguard.config_secrets import kept, secret_key
+from agentguard.config_secrets import kept
 from agentguard.registry import OpenRegistry, RegisteredAgent, Registry
 
 if TYPE_CHECKING:
@@ -50,7 +58,8 @@ def load(path: str | os.PathLike[str] = "agentguard.yaml") -> Guard:
     brokers = Brokers(settings.http, workload, problems)
     issuer = brokers.issuer(settings.tokens) if settings.tokens else None
     users = _users(settings.users, brokers, problems) if settings.users else None
-    pseudonym = kept(problems, ("audit", "pseudonym_key"), lambda: secret_key(settings.audit.pseudonym))
+    pseudonyms = pseudonyms_of(settings.audit, problems)
+    redactor = redactor_of(settings.audit, problems)
     checkpoints = checkpoints_of(settings.audit, problems)
     policy = make_policy(settings.policy, Path(document.file).parent, brokers.http, problems)
     approver = make_approver(settings.approval, brokers, problems)
@@ -80,7 +89,9 @@ def load(path: str | os.PathLike[str] = "agentguard.yaml") -> Guard:
         handovers=handovers,
         closing=stores.closing if stores else (),
         grace=settings.tokens.grace if settings.tokens else 0.0,
-        pseudonym_key=pseudonym.reveal().encode() if pseudonym else b"",
+        pseudonym_key=pseudonyms or b"",
+        redactor=redactor,
+        recording=recording_of(settings.audit, redactor),
     )
     guard.recover()
     close_unknown_calls(guard, settings.audit)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from agentguard.model.call import ToolCall
-from agentguard.model.canonical import Canonical, Digest, number_text
+from agentguard.model.canonical import Canonical, Digest, canonical, number_text, readable
 from agentguard.model.decision import Decision
+
+if TYPE_CHECKING:
+    from agentguard.audit.redaction import Redactor
 
 _LONGEST = 80
 
@@ -20,6 +24,7 @@ class Recalled:
     decision: Decision
     who: Callable[[], str] | None = None
     call: ToolCall | None = None
+    redactor: Redactor | None = None
 
     @property
     def chain(self) -> str:
@@ -29,7 +34,7 @@ class Recalled:
     @property
     def values(self) -> str:
         """The call's values for a person, or nothing where they are not kept."""
-        return shown_arguments(self.call) if self.call is not None else ""
+        return shown_arguments(self.call, self.redactor) if self.call is not None else ""
 
     def __str__(self) -> str:
         what = " ".join(part for part in (str(self.decision.outcome), self.decision.tool, self.values) if part)
@@ -54,13 +59,18 @@ class Explanation:
         return len(self.decisions)
 
 
-def shown_arguments(call: ToolCall) -> str:
+def shown_arguments(call: ToolCall, redactor: Redactor | None = None) -> str:
     """The values of a call for a person, in the tool's order; defaults left out, secret arguments masked."""
     return " ".join(
-        "***" if name in call.spec.secret else shown(value)
+        "***" if name in call.spec.secret else shown(_redacted(redactor, name, value))
         for name, value in call.arguments.items()
         if name in call.given
     )
+
+
+def _redacted(redactor: Redactor | None, name: str, value: Canonical) -> Canonical:
+    """Redacted as a whole, and cut after that: what is cut off first is recognised by no pattern."""
+    return canonical(redactor.member(name, readable(value))) if redactor is not None else value
 
 
 def shown(value: Canonical) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import itertools
 import logging
 import os
@@ -20,6 +19,7 @@ from agentguard._drive import drive, run_shielded
 from agentguard.answering import answer
 from agentguard.approval.refuse import RefuseAll
 from agentguard.approving import ASK_SECONDS, NOT_BY, checked_roles, checked_wait
+from agentguard.audit.pseudonyms import Pseudonyms
 from agentguard.credentials.leaks import LiveSecrets
 from agentguard.credentials.leases import Leases
 from agentguard.credentials.ledger import MemoryLedger
@@ -52,7 +52,7 @@ from agentguard.ports import (
     Suspensions,
     waits,
 )
-from agentguard.recording import denial_fields, spec_fields
+from agentguard.recording import denial_fields, full_values, spec_fields
 from agentguard.refusal import ABANDONED, Ended, Refusal
 from agentguard.registry import OpenRegistry, Registry
 from agentguard.running import Running, Tool
@@ -66,6 +66,8 @@ from agentguard.telemetry.settings import Telemetry
 from agentguard.user import OnBehalfOf
 
 if TYPE_CHECKING:
+    from agentguard.audit.recording_file import Recording
+    from agentguard.audit.redaction import Redactor
     from agentguard.handover import Handovers
     from agentguard.handover.exporting import Exporting
 
@@ -105,8 +107,11 @@ class Guard:
             out of reach: 0 (never) to 30; each use is recorded.
         handovers: how tasks are handed on to other processes, and from whom they are taken.
         closing: what else is closed with the guard, after its ports: a store that several of them use.
-        pseudonym_key: keys the hashes of subjects and arguments in records and spans (at least 16 bytes).
+        pseudonym_key: keys the hashes of subjects and arguments in records and spans: at least 16 bytes, or
+            `Pseudonyms` with the generations of a key that is rotated.
         recall: keep the last 1,000 decisions with their values, for `explain()`.
+        redactor: takes personal data out of arguments that records and `explain()` show.
+        recording: also keeps calls with their full values, in a file of its own; never in a call's way.
         telemetry: which spans there are, and whether records are copied as events; by default one span a call.
         clock: seconds since the epoch.
         monotonic: seconds that never jump.
@@ -120,12 +125,13 @@ class Guard:
         notify: Mapping[str, Callable[[Notice], object]] = _NONE,
         users: SubjectVerifier | None = None, budgets: Budgets | None = None, ledger: Ledger | None = None,
         suspensions: Suspensions | None = None, authenticator: Authenticator | None = None, grace: float = 0.0,
-        handovers: Handovers | None = None, closing: Sequence[Closing] = (), pseudonym_key: bytes, recall: bool = False,
-        telemetry: Telemetry | None = None,
+        handovers: Handovers | None = None, closing: Sequence[Closing] = (),
+        pseudonym_key: bytes | Pseudonyms, recall: bool = False, redactor: Redactor | None = None,
+        recording: Recording | None = None, telemetry: Telemetry | None = None,
         clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        if len(pseudonym_key) < 16:
-            raise ConfigurationError("the pseudonym key is shorter than 16 bytes; use secrets.token_bytes(32)")
+        self.pseudonyms = pseudonym_key if isinstance(pseudonym_key, Pseudonyms) else Pseudonyms.single(pseudonym_key)
+        self.redactor, self.recording = redactor, recording
         self.audit, self.registry, self.environment, self.users = audit, registry, environment, users
         self.approver: Approver = approver or RefuseAll()
         self.approvals: Approvals = approvals if approvals is not None else MemoryApprovals()
@@ -135,7 +141,7 @@ class Guard:
         self.notified = by_name(notify)
         self.budgets: Budgets = budgets if budgets is not None else MemoryBudgets()
         self.suspensions: Suspensions = suspensions if suspensions is not None else MemorySuspensions()
-        self.issuer, self.pseudonym_key, self.now, self.monotonic = issuer, pseudonym_key, clock, monotonic
+        self.issuer, self.now, self.monotonic = issuer, clock, monotonic
         self.authenticator, self.handovers = authenticator, handovers
         self._exporting: Exporting | None = None
         self._closing = tuple(closing)
@@ -414,12 +420,15 @@ class Guard:
 
     def pseudonym(self, name: str) -> str:
         """A keyed hash of a name: the same in every record of this log, and no name."""
-        return "u:" + hmac.digest(self.pseudonym_key, name.encode(), "sha256").hex()[:16] if name else ""
+        return self.pseudonyms.of(name)
 
     def remember(self, running: Running) -> None:
         """Keep the decision for `explain()`; its values only where this guard may keep them."""
+        if self.recording is not None:
+            self.recording.take(full_values(running))
         if self._recall:
-            self._remembered.append(Recalled(running.decision, running.task.chain.text, running.call))
+            recalled = Recalled(running.decision, running.task.chain.text, running.call, self.redactor)
+            self._remembered.append(recalled)
         else:
             self._remembered.append(Recalled(running.decision))
 
@@ -484,7 +493,8 @@ class Guard:
             return
         self.closed = True
         self.keeper.stop()
-        for port in (*self._ports[1:], *self._closing, self.audit):  # the log last: what closing does is recorded
+        last = (*self._closing, *((self.recording,) if self.recording is not None else ()), self.audit)
+        for port in (*self._ports[1:], *last):  # the log last: what closing does is recorded
             if (close := getattr(port, "close", None)) is not None:
                 _closed(close, port)
 

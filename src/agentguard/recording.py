@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from agentguard.audit.recording_file import Recorded
 from agentguard.model.call import ToolSpec
 from agentguard.model.canonical import readable
 from agentguard.model.decision import Decision
+from agentguard.refusal import event_of
 
 if TYPE_CHECKING:
     from agentguard.running import Running
@@ -18,7 +20,9 @@ def call_fields(running: Running) -> dict[str, Any]:
     call = running.call
     fields: dict[str, Any] = {"call": call.id, "arguments_hash": running.hash}
     if names := _in_clear(running):
-        fields["arguments"] = {name: readable(call.arguments[name]) for name in names if name in call.arguments}
+        redactor = running.guard.redactor
+        shown = {name: readable(call.arguments[name]) for name in names if name in call.arguments}
+        fields["arguments"] = {name: redactor.member(name, item) for name, item in shown.items()} if redactor else shown
     if call.call_id or call.agent or call.run_id:
         fields["framework"] = {"call": call.call_id, "agent": call.agent, "run": call.run_id}
     trace, span = running.span.ids if running.span is not None else ("", "")
@@ -34,6 +38,20 @@ def _in_clear(running: Running) -> tuple[str, ...]:
         return spec.record
     more = judged.obligations.log_arguments - spec.secret - frozenset(spec.record)
     return (*spec.record, *sorted(more))
+
+
+def full_values(running: Running) -> Recorded:
+    """What the opt-in recording keeps of a call: its values too, but never the secret ones."""
+    call, task, spec, decision = running.call, running.task, running.tool.spec, running.decision
+    event, error = event_of(running.ended, started=True) if running.started else (None, "")
+    return Recorded(
+        tool=spec.name, call=call.id, task=task.id, agent=task.agent.agent.name, intent=task.intent.intent.name,
+        intent_s256=task.intent.s256, decision=decision.id, outcome=str(decision.outcome), reason=str(decision.reason),
+        ended=event.value.removeprefix("call.") if event is not None else "",
+        arguments={name: value for name, value in call.arguments.items() if name not in spec.secret},
+        secret=tuple(sorted(spec.secret & call.arguments.keys())),
+        result=running.ended.value if running.parts is None else list(running.parts), error=error,
+    )  # fmt: skip
 
 
 def denial_fields(decision: Decision, public: Callable[[str], str]) -> dict[str, Any]:

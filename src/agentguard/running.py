@@ -23,7 +23,7 @@ from agentguard.errors import ApprovalRequired, CredentialUnavailable, Denied, N
 from agentguard.intent import Facts
 from agentguard.matching import levels_of, match
 from agentguard.model.call import Effect, ToolCall, ToolSpec
-from agentguard.model.canonical import Canonical, canonical, digest, keyed_digest, run_copy
+from agentguard.model.canonical import Canonical, canonical, digest, run_copy
 from agentguard.model.decision import Decision, Outcome, Reason
 from agentguard.model.lease import Grant
 from agentguard.model.record import Event, Record
@@ -134,7 +134,7 @@ class Running:
             id=self.id, spec=self.tool.spec, arguments=arguments, given=given, digest=sha256,
             call_id=caller.call_id, agent=caller.agent, run_id=caller.run_id,
         )  # fmt: skip
-        self.hash = keyed_digest(self.guard.pseudonym_key, sha256) if sha256 else ""
+        self.hash = self.guard.pseudonyms.digest(sha256) if sha256 else ""
         self.span.bound(self.call, self.hash)
 
     def _canonical(self, visible: Mapping[str, Any]) -> dict[str, Canonical]:
