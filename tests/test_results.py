@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from agentguard import Denied, Guard, Intent, any_, guarded, step
+from agentguard.approval.message import message
 from agentguard.intent import Constraint, from_
 from agentguard.ports import Origin
 from agentguard.results import Store
@@ -281,4 +282,7 @@ def test_person_who_approves_sees_where_the_value_comes_from_and_what_competes_w
         assert pay("a1")
     request = approver.asked[0]
     assert request.by == "subject"
-    assert request.origins == (Origin("account", "people.list", "people[].account", ("a1", "b1")),)
+    (origin,) = request.origins
+    assert replace(origin, calls=()) == Origin("account", "people.list", "people[].account", ("a1", "b1"))
+    assert len(origin.calls) == 1
+    assert f"has to stand in people.list, people[].account (call {origin.calls[0]}); there stand:" in message(request)

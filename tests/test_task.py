@@ -260,6 +260,20 @@ def test_sub_agent_that_outlives_its_parent_is_denied(guard: Guard, issuer: Fake
     assert child.state is TaskState.ENDED
 
 
+@pytest.mark.control("8 a sub-agent's task that ends first revokes only its own")
+def test_sub_agent_that_ends_first_revokes_only_its_own_leases(guard: Guard, issuer: FakeIssuer) -> None:
+    intent = Intent("x", step("pay", account="acme").times(5))
+    with guard.task("bot", on_behalf_of="alice", intent=intent) as task:
+        pay("acme")
+        own = set(issuer.live)
+        with task.delegate("helper", steps=[step("pay", account="acme").times(5)]):
+            pay("acme")
+            assert (len(own), len(issuer.live)) == (1, 2)
+        assert set(issuer.live) == own
+        pay("acme")
+    assert issuer.live == {}
+
+
 async def _close(guard: Guard, task: Any) -> bool:
     await guard.close_task(task, TaskState.ENDED, "test")
     return True

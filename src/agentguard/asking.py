@@ -59,7 +59,9 @@ def _origins(used: Iterable[tuple[Level, Step]]) -> Iterator[Origin]:
                 if isinstance(item, From) and level.results is not None:
                     found, _ = level.results.of(item.source)
                     values = sorted({_candidate(value) for call in found for value in call.values})
-                    yield Origin(argument, item.tool or item.step, str(item.field or item.arg), tuple(values[:_MOST]))
+                    calls = tuple(dict.fromkeys(call.call for call in found if call.call))[-_MOST:]
+                    source, where = item.tool or item.step, str(item.field or item.arg)
+                    yield Origin(argument, source, where, tuple(values[:_MOST]), calls)
 
 
 def _candidate(value: Candidate) -> str:

@@ -32,7 +32,7 @@ def kept(entry: Entry, names: Mapping[int, str]) -> ResultState:
     """Return what one call left, with the names of its projections."""
     found = [
         [names[number], _spec(one.spec), _written(dict(one.arguments)), None if one.rows is None else
-         [[_written(row.value), [_written(item) for item in row.beside]] for row in one.rows]]
+         [[_written(row.value), [_written(item) for item in row.beside]] for row in one.rows], one.call]
         for number, one in entry.found.items()
     ]  # fmt: skip
     return ResultState(path=entry.path, keys=entry.keys, found=found, size=entry.size)
@@ -40,13 +40,13 @@ def kept(entry: Entry, names: Mapping[int, str]) -> ResultState:
 
 def read_kept(state: ResultState) -> tuple[Entry, list[tuple[str, Found]]]:
     """Return it as it was, and what it holds by the name of each projection."""
-    named = [(name, _found(spec, arguments, rows)) for name, spec, arguments, rows in state.found]
+    named = [(name, _found(spec, arguments, rows, call)) for name, spec, arguments, rows, call in state.found]
     return Entry(state.path, state.keys, {}, state.size), named
 
 
-def _found(spec: Mapping[str, Any], arguments: Any, rows: Iterable[Any] | None) -> Found:
+def _found(spec: Mapping[str, Any], arguments: Any, rows: Iterable[Any] | None, call: str) -> Found:
     made = None if rows is None else tuple(Row(_read(value), tuple(map(_read, beside))) for value, beside in rows)
-    return Found(_read_spec(spec), _read(arguments), made, frozenset(row.value for row in made or ()))
+    return Found(_read_spec(spec), _read(arguments), made, frozenset(row.value for row in made or ()), call)
 
 
 def _spec(spec: ToolSpec) -> dict[str, Any]:

@@ -111,12 +111,14 @@ class Origin:
         source: the tool, or the step, whose result it has to stand in.
         field: where in it.
         candidates: what stands there, the value itself among it, at most 20.
+        calls: ids of the calls that left it there, as in the records; the newest, at most 20.
     """
 
     argument: str
     source: str
     field: str
     candidates: tuple[str, ...]
+    calls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -194,7 +194,7 @@ def _projected(
             rows, taken = None, 0
         size += taken
         values = frozenset(row.value for row in rows or ())
-        found[projection] = Found(call.spec, arguments, rows, values)
+        found[projection] = Found(call.spec, arguments, rows, values, call.id)
     return found, size
 
 

@@ -17,6 +17,7 @@ _LEAST_BINDING: Final = 12
 _CODE: Final = 8
 _CHAIN: Final = 4500  # 17 names of 256 characters
 _ARGUMENT_LINES: Final = 500
+_CALLS: Final = 3
 _ORIGINS: Final = 20
 _NO_BINDING: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -66,10 +67,16 @@ def _lines(request: ApprovalRequest) -> Iterator[str]:
 
 def _origin(origin: Origin) -> Iterator[str]:
     where = f"{_cut(origin.source)}, {_cut(origin.field)}"
-    yield f"origin:    {_cut(origin.argument)} has to stand in {where}; there stand:"
+    yield f"origin:    {_cut(origin.argument)} has to stand in {where}{_calls(origin)}; there stand:"
     yield from (f"    {quoted(candidate)}" for candidate in origin.candidates[:_ORIGINS])
     if not origin.candidates:
         yield "    nothing"
+
+
+def _calls(origin: Origin) -> str:
+    """The calls that left it there, by the ids under which their records are found; the last few."""
+    last = [_cut(call) for call in origin.calls[-_CALLS:]]
+    return f" (call {', '.join(last)})" if last else ""
 
 
 def _cut(text: str, longest: int = 2 * LONGEST) -> str:

@@ -85,12 +85,14 @@ class Found:
         arguments: those of its checked arguments that a source looks at, canonical.
         rows: the candidates; None where they could not be kept.
         values: the candidates alone.
+        call: the call's id, as in the records.
     """
 
     spec: ToolSpec
     arguments: Mapping[str, Canonical]
     rows: tuple[Row, ...] | None
     values: frozenset[Candidate]
+    call: str = ""
 
 
 class Results(Protocol):
