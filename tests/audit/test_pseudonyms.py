@@ -183,3 +183,8 @@ def test_key_without_a_name_is_a_mistake(logged: Path, capsys: Captured) -> None
         arguments = ["audit", "query", str(logged / "audit"), "--pseudonym-key", str(logged / "keys"), *subject]
         assert 2 == main(arguments)
     assert "--subject NAME" in capsys.readouterr().err
+
+
+def test_key_of_several_words_is_one_key_as_it_was_before_there_were_generations() -> None:
+    words = "a key of several words, 32 letters long"
+    assert Pseudonyms.parse(Secret(words)).of("user:ann") == Pseudonyms.single(words.encode()).of("user:ann")

@@ -110,7 +110,8 @@ def _pseudonym(key: bytes, name: str) -> str:
 
 def _parsed(text: str) -> list[Generation]:
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    if len(lines) == 1 and len(lines[0].split()) == 1:
+    # A key of words, such as a passphrase, has been one key before there were generations, and is.
+    if len(lines) == 1 and _LINE.fullmatch(lines[0]) is None:
         if len(lines[0]) < _TEXT or not lines[0].isascii():
             raise ConfigurationError(f"the pseudonym key has fewer than {_TEXT} characters; make one with: "
                                      "openssl rand -hex 32")  # fmt: skip
