@@ -27,6 +27,7 @@ _TEXT: Final = 32  # characters of a key that is written as text
 _MOST: Final = 40  # generations: the file stays below the 4 KiB that are read of it
 _OLD: Final = "-"  # stands for the key from before there were generations
 _LINE: Final = re.compile(r"(-|[1-9][0-9]{0,3})[ \t]+([\x21-\x7e]{32,})")
+_NUMBERED: Final = re.compile(r"(-|[0-9]+)[ \t]")
 _HEAD: Final = "# Pseudonym keys of agentguard: generation and key, the newest last. Keep a key as long as its logs.\n"
 
 
@@ -111,7 +112,7 @@ def _pseudonym(key: bytes, name: str) -> str:
 def _parsed(text: str) -> list[Generation]:
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     # A key of words, such as a passphrase, has been one key before there were generations, and is.
-    if len(lines) == 1 and _LINE.fullmatch(lines[0]) is None:
+    if len(lines) == 1 and _NUMBERED.match(lines[0]) is None:
         if len(lines[0]) < _TEXT or not lines[0].isascii():
             raise ConfigurationError(f"the pseudonym key has fewer than {_TEXT} characters; make one with: "
                                      "openssl rand -hex 32")  # fmt: skip
