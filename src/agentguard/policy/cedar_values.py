@@ -40,12 +40,18 @@ def record(values: Mapping[str, Any], path: str) -> dict[str, Any]:
 def _record(values: Mapping[Any, Any], depth: int, budget: Budget) -> dict[str, Any]:
     if depth >= MAX_DEPTH:
         raise NotCarried("", f"is nested deeper than {MAX_DEPTH} levels")
-    found, spent = {}, PRICE
+    found: dict[str, Any] = {}
+    spent = PRICE
     for name, value in values.items():
-        if type(value) is str and value.isascii() and type(name) is str and name.isascii() and name not in _ESCAPES:
-            found[name] = value  # most members; the rest takes its time
-            spent += len(name) + len(value)
-            continue
+        if type(name) is str and name.isascii() and name not in _ESCAPES:  # most members; the rest takes its time
+            if type(value) is str and value.isascii():
+                found[name] = value
+                spent += len(name) + len(value)
+                continue
+            if type(value) is list and (joined := _ascii(value)) is not None and depth + 1 < MAX_DEPTH:
+                found[name] = list(value)
+                spent += len(name) + joined + PRICE
+                continue
         try:
             if name in _ESCAPES:
                 raise NotCarried("", "is a name that Cedar reads as an escape")
@@ -56,6 +62,14 @@ def _record(values: Mapping[Any, Any], depth: int, budget: Budget) -> dict[str, 
             raise error.below(str(name)) from None
     budget.spend(spent)
     return found
+
+
+def _ascii(items: list[Any]) -> int | None:
+    """How long texts of a list are together; None where one is none, or has other characters than ASCII."""
+    if all(type(item) is str for item in items):
+        joined = "".join(items)
+        return len(joined) if joined.isascii() else None
+    return None
 
 
 def _value(value: Any, depth: int, budget: Budget) -> Any:
