@@ -19,12 +19,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
 import anyio
+from msgspec.structs import replace
 
 from agentguard import CredentialUnavailable
 from agentguard._drive import driven

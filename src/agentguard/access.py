@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from agentguard.errors import CredentialUnavailable
 from agentguard.model.lease import Credential
 
@@ -48,8 +50,7 @@ class Caller:
                 _caller.reset(token)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CurrentCall:
+class CurrentCall(Struct, frozen=True, eq=False):
     """The call that runs now, as its tool may see it.
 
     Args:

@@ -9,9 +9,10 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any, Final
+
+from msgspec import Struct
 
 from agentguard.errors import ConfigurationError, NotCanonical
 from agentguard.model.canonical import Canonical, canonical
@@ -26,8 +27,7 @@ _FRAMEWORK_DICTS: Final = frozenset({"RunnableConfig"})
 _NAMED: Final = re.compile(r"\bCredential\b")
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(Struct, frozen=True):
     """A call's arguments by name, as the caller gave them: `visible` to the intent, `hidden` filled by a framework."""
 
     visible: dict[str, Any]

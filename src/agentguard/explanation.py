@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from agentguard.model.call import ToolCall
 from agentguard.model.canonical import Canonical, Digest, canonical, number_text, readable
 from agentguard.model.decision import Decision
@@ -17,8 +19,7 @@ if TYPE_CHECKING:
 _LONGEST = 80
 
 
-@dataclass(frozen=True, slots=True)
-class Recalled:
+class Recalled(Struct, frozen=True):
     """One decision, with who asked and the call where its values are kept."""
 
     decision: Decision

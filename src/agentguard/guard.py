@@ -9,11 +9,11 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
+from msgspec.structs import replace
 
 from agentguard._drive import drive, run_shielded
 from agentguard.answering import answer

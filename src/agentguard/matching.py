@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from msgspec import Struct, structs
+
 from agentguard.intent import Admitted, CompiledIntent, Facts, Option
 from agentguard.intent.bind import Binds, bind_key, binds_of
 from agentguard.intent.literal import FrozenMapping
@@ -76,7 +78,7 @@ class Level(NamedTuple):
     made: dict[int, tuple[Admitted, Sequence[Candidate]]]
 
 
-class Matched(NamedTuple):
+class Matched(Struct, frozen=True):
     """A call that is admitted at every level.
 
     Args:
@@ -189,14 +191,14 @@ def _are_counted(candidates: Sequence[Sequence[Candidate]]) -> bool:
 async def _facts(level: Level, facts: Facts, budgets: Budgets) -> Facts:
     """Add what this level alone knows: its results, its order and its names."""
     if level.results is not None:
-        facts = replace(facts, results=level.results)
+        facts = structs.replace(facts, results=level.results)
     if level.standing is None:
         return facts
     found = list(await budgets.standing(level.standing.keys))
     awaited, names = level.standing.awaited, level.standing.binds.names
     happened = frozenset(step for step, total in zip(awaited, found, strict=False) if total)
     bound = FrozenMapping(dict(zip(names, found[len(awaited) :], strict=True)))
-    return replace(facts, happened=happened, bound=bound)
+    return structs.replace(facts, happened=happened, bound=bound)
 
 
 def _done(step: str) -> str:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
+from msgspec import Struct
+
 from agentguard.model.decision import AccessRequest, Decision
 from agentguard.model.lease import Ending, Grant, Issued, Lease, LeaseState, Secret
 from agentguard.model.principal import Identity, Subject
@@ -215,8 +217,7 @@ class Candidate:
     attempts: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(Struct, frozen=True):
     """What was reserved: for each level the position of the chosen candidate.
 
     `id` is the same for every attempt of one call (the idempotency key).

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from agentguard.model.decision import Miss, Reason
 from agentguard.model.record import Event
@@ -11,8 +12,7 @@ from agentguard.ports import Settlement
 from agentguard.task import pauses
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """How a tool's run ended: with a value, or with an error; neither, when it was never run or was abandoned."""
 
     value: Any = None

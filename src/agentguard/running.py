@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec.structs import replace
 
 from agentguard._drive import run_shielded
 from agentguard.access import Caller, CurrentCall, _caller
@@ -179,9 +181,8 @@ class Running:
         """At every level the call must match a step; all are reserved at once, or none."""
         await give_back_waiting(self)
         facts = Facts(seen=self.task.tree.seen, heard=self.task.tree.heard)
-        self.decision, self.reservation, self.ending = await match(
-            self.call, levels_of(self.task), facts, self.guard.budgets, self.guard.monotonic()
-        )
+        found = await match(self.call, levels_of(self.task), facts, self.guard.budgets, self.guard.monotonic())
+        self.decision, self.reservation, self.ending = found.decision, found.reservation, found.ending
 
     # 4 -------------------------------------------------------------------------------------------------------
     async def decide(self) -> None:

@@ -8,11 +8,11 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from msgspec.structs import replace
 
 from agentguard import Guard, Intent, User, any_, current_credential, guarded, step
 from agentguard._dpop import DpopKey

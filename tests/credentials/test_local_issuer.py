@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import os
 import string
 import threading
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc import jwk
 from joserfc import jwt as jose
+from msgspec import structs
 
 from agentguard._drive import drive
 from agentguard.credentials.local import LocalIssuer
@@ -117,7 +117,7 @@ def test_the_lease_says_what_the_token_says() -> None:
 
     issued = drive(issuer.issue(of, prepared, NOW + 1))
 
-    assert dataclasses.replace(issued.lease, fingerprint="") == prepared
+    assert structs.replace(issued.lease, fingerprint="") == prepared
     assert issued.lease.fingerprint == issued.secret.fingerprint()
     assert issued.lease.expires_by == 1_800_000_060
 
@@ -133,7 +133,7 @@ def test_nothing_is_issued_after_the_end_of_the_task(deadline: float) -> None:
     lease = issuer.prepare(of, NOW)
 
     with pytest.raises(CredentialUnavailable, match="passed"):
-        drive(issuer.issue(dataclasses.replace(of, deadline=deadline), lease, NOW))
+        drive(issuer.issue(structs.replace(of, deadline=deadline), lease, NOW))
     assert issuer.revoked("agentguard", lease.id)
 
 
@@ -182,7 +182,7 @@ def test_revoking_a_lease_of_another_issuer_changes_nothing() -> None:
     issuer = LocalIssuer(KEY)
     issued = minted(issuer, grant())
 
-    drive(issuer.revoke(dataclasses.replace(issued.lease, issuer="other")))
+    drive(issuer.revoke(structs.replace(issued.lease, issuer="other")))
 
     assert not issuer.revoked("agentguard", issued.lease.id)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import secrets
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agentguard._drive import drive
 from agentguard.credentials.leaks import MARK, LiveSecrets, Search, Stream

@@ -7,11 +7,11 @@ import os
 import pickle
 import socket
 import time
-from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from agentguard._drive import drive
 from agentguard.credentials.postgres import PostgresRoles, statements
@@ -36,7 +36,7 @@ def issuer(**options: Any) -> PostgresRoles:
 
 
 def grant(**fields: Any) -> Grant:
-    names = {name: fields.pop(name) for name in tuple(fields) if name in LeaseKey.__slots__}
+    names = {name: fields.pop(name) for name in tuple(fields) if name in LeaseKey.__struct_fields__}
     key = LeaseKey(
         tenant="", subject="user:alice", root="t", chain=("user:alice", "bot"), tool="sql.query",
         audience=AUDIENCE, scopes=("db:read",), resource="table/invoices",

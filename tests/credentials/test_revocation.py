@@ -6,6 +6,7 @@ import logging
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from agentguard import CredentialUnavailable
 from agentguard._drive import drive
@@ -78,7 +79,6 @@ def test_credential_that_cannot_be_revoked_in_seven_attempts_is_an_alert_and_swe
 
 
 def lasting(lease: Lease) -> Lease:
-    from dataclasses import replace
 
     return replace(lease, lasts=True)
 

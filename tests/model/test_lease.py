@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
-from dataclasses import replace
+import subprocess
+import sys
 
 import pytest
+from msgspec.structs import astuple, replace
 
 from agentguard.model.lease import LeaseKey, Secret
 
@@ -22,10 +25,15 @@ def test_equal_keys_are_one_key_and_others_are_not() -> None:
 
 def test_key_is_the_same_after_a_pickle_whose_reader_hashes_otherwise() -> None:
     hash(KEY)
-    read = pickle.loads(pickle.dumps(KEY))
+    program = (
+        f"import pickle; key = pickle.loads({pickle.dumps(KEY)!r}); print({{key: 1}}[type(key)(*{astuple(KEY)!r})])"
+    )
 
-    assert read == KEY
-    assert read._hash == 0
+    for seed in ("1", "2"):
+        shown = subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        )
+        assert shown.stdout == b"1\n"
 
 
 @pytest.mark.control("6 a credential is never seen")

@@ -10,6 +10,7 @@ from typing import Any
 
 import jwt
 import pytest
+from msgspec.structs import replace
 
 from agentguard import Denied, Intent, any_, current_credential, guarded, step
 from agentguard.audit.memory import MemoryLog
@@ -144,7 +145,6 @@ def test_credential_of_a_call_without_the_bound_does_not_serve_one_under_it(log:
 def test_credential_that_would_live_longer_is_revoked_and_the_call_denied(log: MemoryLog) -> None:
     class Lasting(LocalIssuer):
         async def issue(self, grant: Any, lease: Any, now: float) -> Any:
-            from dataclasses import replace
 
             issued = await super().issue(grant, lease, now)
             return replace(issued, lease=replace(issued.lease, expires_at=now + 3600))

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
 import psycopg
 import pytest
+from msgspec.structs import replace
 from psycopg import sql
 
 from agentguard._drive import drive
@@ -66,7 +67,7 @@ class Database:
             audience=self.audience, scopes=("db:read",), resource="table/invoices",
         )  # fmt: skip
         chain = Chain(Subject("alice"), (Agent("bot"),))
-        names = {name for name in fields if name in LeaseKey.__slots__}
+        names = {name for name in fields if name in LeaseKey.__struct_fields__}
         key = replace(key, **{name: fields.pop(name) for name in names})
         return replace(Grant(key=key, chain=chain, task="t", intent_s256="", deadline=time.time() + 60), **fields)
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from msgspec import structs
 
 from agentguard._drive import drive
 from agentguard.ports import Budgets, Candidate, Charge, Exhausted, Reservation, Settlement
@@ -62,7 +63,7 @@ class Alike(RuleBasedStateMachine):
             assert mine == found
             return None
         assert isinstance(found, Reservation)
-        assert mine == replace(found, id=mine.id)
+        assert mine == structs.replace(found, id=mine.id)
         assert self.same.setdefault(mine.id, found.id) == found.id
         return mine, found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import itertools
 import math
 import os
@@ -21,6 +20,7 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from agentguard import ConfigurationError
 from agentguard._drive import drive
@@ -108,7 +108,7 @@ def test_what_its_server_cannot_revoke_is_outstanding_until_it_expired_for_every
 
 def test_what_ends_with_its_parent_is_outstanding_until_its_parent_ended(ledger: SqliteLedger) -> None:
     parent, child = lease(), lease(parent="")
-    child = dataclasses.replace(child, parent=parent.id, lasts=True)
+    child = structs.replace(child, parent=parent.id, lasts=True)
     for one in (parent, child):
         drive(ledger.pending(one))
 
@@ -151,7 +151,7 @@ def test_a_lease_that_was_prolonged_has_its_new_end(ledger: SqliteLedger) -> Non
     drive(ledger.pending(one))
     drive(ledger.active(one, Secret("handle")))
 
-    drive(ledger.active(dataclasses.replace(one, expires_at=NOW + 600), None))
+    drive(ledger.active(structs.replace(one, expires_at=NOW + 600), None))
 
     assert [one.id] == outstanding(ledger, NOW + 500)
 
@@ -216,7 +216,7 @@ names, times = st.tuples(texts, texts), st.floats(0, 1e10)
     ),
 )  # fmt: skip
 def test_every_field_of_a_lease_survives_its_row(key: LeaseKey, fields: dict[str, Any]) -> None:
-    assert {field.name for field in dataclasses.fields(Lease)} == {*fields, "key"}
+    assert set(Lease.__struct_fields__) == {*fields, "key"}
     one = Lease(key=key, **fields)
 
     assert one == read((one.id, "owner", "active", written(one), None, 0, NOW)).lease

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from agentguard.cli.past import Past
 from agentguard.intent.check import explain
 from agentguard.intent.constraint import Constraint
@@ -60,7 +62,7 @@ def _told(past: Past, miss: Miss) -> Miss:
     lacks = [] if past.known or not _holds_a(From, said) else ["earlier results are not known: give --results FILE"]
     lacks += [] if past.heard or not _holds_a(Said, said) else ["the subject's words are not known: give --heard TEXT"]
     why = "; and ".join(lacks)
-    return replace(miss, text=f"{miss.text.partition(_UNTOLD)[0]}; cannot tell, as {why}") if lacks else miss
+    return structs.replace(miss, text=f"{miss.text.partition(_UNTOLD)[0]}; cannot tell, as {why}") if lacks else miss
 
 
 def _constraint(intent: Intent, miss: Miss) -> Constraint | None:

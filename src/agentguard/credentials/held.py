@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from typing import Final, TypeAlias
+
+from msgspec import Struct
 
 from agentguard.model.lease import Credential, Issued, Lease, LeaseKey
 
@@ -20,8 +21,7 @@ def key_of(key: LeaseKey, task: str, details_s256: str) -> Key:
     return key if task == key.root and not details_s256 else (key, task, details_s256)
 
 
-@dataclass(slots=True, eq=False)
-class Held:
+class Held(Struct, eq=False):
     """A lease in use by at least one call, or kept for the next; a parent is in use by the leases under it."""
 
     issued: Issued
@@ -67,8 +67,7 @@ def refresh_time(lease: Lease, since: float) -> float:
     return since + (lease.expires_at - since) * share
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(Struct, frozen=True):
     """One call's share of a lease."""
 
     held: Held

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Final
 
 import anyio
+from msgspec.structs import replace
 
 from agentguard._drive import driven, loop_running, run_shielded, wait_for
 from agentguard.credentials.folded import Folded

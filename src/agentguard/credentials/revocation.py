@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
+
+from msgspec import Struct
 
 from agentguard.credentials.leaks import LiveSecrets
 from agentguard.model.lease import Ending, Lease, LeaseState, Secret
@@ -24,8 +25,7 @@ PAUSES: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 SWEEP: Final = 60.0
 
 
-@dataclass(slots=True, eq=False)
-class _Debt:
+class _Debt(Struct, eq=False):
     """A lease that has to be ended and has not been."""
 
     lease: Lease

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
+
+from msgspec.structs import replace
 
 from agentguard.errors import ConfigurationError, CredentialUnavailable
 from agentguard.model.lease import Ending, Grant, Issued, Lease, Secret

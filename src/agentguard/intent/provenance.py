@@ -6,9 +6,11 @@ The results themselves are kept by whoever runs the calls; here is what is asked
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeAlias
+
+from msgspec.structs import replace
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import Constraint, Inner

@@ -11,6 +11,8 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 from urllib.parse import quote, urlsplit
 
+from msgspec import Struct
+
 from agentguard.errors import ConfigurationError
 from agentguard.model.canonical import Canonical, number_text
 
@@ -151,8 +153,7 @@ def _audience_problem(audience: str) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCall:
+class ToolCall(Struct, frozen=True, kw_only=True):
     """One call of a tool, bound: what is compared, digested and recorded.
 
     Args:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
+
+from msgspec import Struct
 
 
 class Outcome(StrEnum):
@@ -83,8 +85,7 @@ _KEPT_BACK: Final = frozenset({
 })  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Miss:
+class Miss(Struct, frozen=True):
     """The nearest miss: what came closest to permitting the call, and what did not hold.
 
     Args:
@@ -100,8 +101,7 @@ class Miss:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(Struct, frozen=True, kw_only=True):
     """What was decided about one call, and why.
 
     Args:
@@ -119,7 +119,7 @@ class Decision:
     tool: str
     steps: tuple[str, ...] = ()
     level: str = ""
-    miss: Miss = field(default_factory=Miss)
+    miss: Miss = Miss()
     id: str = ""
 
     @property

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NoReturn, Protocol
 
+from msgspec import Struct
+
 from agentguard.errors import CredentialUnavailable
 from agentguard.model.principal import Chain
 
 LEEWAY: Final = 30  # seconds a verifier may be behind; `expires_by` is exp + leeway
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseKey:
+class LeaseKey(Struct, frozen=True, cache_hash=True):
     """What a lease may be reused for: nothing else ever shares it."""
 
     tenant: str
@@ -27,20 +28,6 @@ class LeaseKey:
     audience: str
     scopes: tuple[str, ...]
     resource: str
-    _hash: int = field(default=0, init=False, repr=False, compare=False)
-
-    def __hash__(self) -> int:
-        if not self._hash:  # it is looked up several times a call
-            object.__setattr__(self, "_hash", hash(self._parts()) or 1)
-        return self._hash
-
-    def _parts(self) -> tuple[Any, ...]:
-        return (
-            self.tenant, self.subject, self.root, self.chain, self.tool, self.audience, self.scopes, self.resource
-        )  # fmt: skip
-
-    def __reduce__(self) -> Any:
-        return LeaseKey, self._parts()  # hashes differ between processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +43,7 @@ class SubjectToken:
     type: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
+class Grant(Struct, frozen=True, kw_only=True):
     """What an issuer is asked for.
 
     Args:
@@ -125,8 +111,7 @@ class Placement(StrEnum):
     LOGIN = "login"  # a name and a password, for a database
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
+class Lease(Struct, frozen=True, kw_only=True):
     """What was issued: everything about a credential but its secret.
 
     Args:
@@ -206,8 +191,7 @@ class Prover(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Issued:
+class Issued(Struct, frozen=True):
     """What an issuer returns.
 
     Args:

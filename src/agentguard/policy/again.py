@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agentguard.model.decision import AccessRequest, Decision, Miss, Outcome, Reason
 from agentguard.policy.combine import DEADLINE, Versions, decide_all

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
+from msgspec import structs
+
 from agentguard.errors import ConfigurationError
 from agentguard.model.decision import AccessRequest, Decision, Outcome, Reason
 from agentguard.policy.combine import name_of
@@ -113,7 +115,7 @@ class CachedPoint:
             # INVARIANT: what was asked before `forget`, or under other policies, is not kept after it.
             if key[1] != self.version:
                 return
-            self._kept[key] = _Held(asked_at, replace(decision, evidence=evidence))
+            self._kept[key] = _Held(asked_at, structs.replace(decision, evidence=evidence))
             self._kept.move_to_end(key)
             while len(self._kept) > self._size:
                 self._kept.popitem(last=False)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
+from msgspec.structs import replace
 
 from agentguard._drive import driven
 from agentguard.model.decision import STRICTNESS, AccessRequest, Decision, Miss, Outcome, Reason

@@ -48,8 +48,7 @@ class Evidence:
         return found | {name: True for name in ("cached", "outdated") if getattr(self, name)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decided(Decision):
+class Decided(Decision, frozen=True, kw_only=True):
     """A decision with its obligations and the evidence of every decision point that was asked.
 
     Args:

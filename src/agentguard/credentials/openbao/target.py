@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, TypeGuard, TypeVar
+
+from msgspec.structs import replace
 
 from agentguard._http import Response
 from agentguard.credentials.openbao.vault import Refused, gone, refusal

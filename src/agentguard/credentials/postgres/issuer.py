@@ -10,11 +10,11 @@ import secrets
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import anyio.to_thread
+from msgspec.structs import replace
 
 from agentguard._drive import driven
 from agentguard.credentials.postgres.grants import Grants, GrantsForm, Privileges
