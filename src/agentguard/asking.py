@@ -14,6 +14,7 @@ from agentguard.model.call import Effect, ToolCall, ToolSpec
 from agentguard.model.canonical import canonical, readable
 from agentguard.model.decision import Outcome
 from agentguard.model.lease import Grant, LeaseKey
+from agentguard.model.principal import Chain
 from agentguard.policy.obligations import NOTHING, Obligations
 from agentguard.ports import ApprovalRequest, Origin
 
@@ -81,51 +82,61 @@ def grant_for(
     admit.
     """
     spec, chain = call.spec, task.chain
-    resource = spec.resource_of(call.arguments)
-    names: tuple[str, ...] = task.cache.get("names") or task.cache.setdefault("names", chain.names())
-    slot = ("key", spec.name, spec.audience, spec.scopes)
-    key: LeaseKey | None = task.cache.get(slot) if not resource else None
-    if key is None:
-        key = LeaseKey(
-            tenant=chain.subject.tenant, subject=names[0], root=task.tree.root, chain=names,
-            tool=spec.name, audience=spec.audience, scopes=spec.scopes, resource=resource,
-        )  # fmt: skip
-        if not resource:  # the key of every call of the tool
-            task.cache[slot] = key
+    resource = spec.resource_of(call.arguments) if spec.resource else ""
+    key = _key(task, spec, chain, resource)
     details: tuple[Mapping[str, Any], ...] = ()
     single_use, left = spec.single_use or obligations.per_call_lease, task.remaining()
     if single_use or steps is not None:
-        bounds = _bounds(task, call, steps or ())
-        values = _values(call, arguments_hash) if single_use else {}
-        details = ({**_details(spec, resource), **bounds, **values},)
+        said = {"type": DETAILS_TYPE, "actions": [spec.name], "locations": [spec.audience]}
+        if resource:
+            said["identifier"] = resource
+        if steps:
+            said |= _bounds(task, call, steps)
+        if single_use:
+            said |= _values(call, arguments_hash)
+        details = (said,)
     return Grant(
         key=key, chain=chain, task=task.id, intent_s256=task.intent.s256, authorization_details=details,
-        details_s256=_tells_apart(task, steps, obligations), single_use=single_use,
+        details_s256=_tells_apart(task, steps, obligations) if steps or obligations.max_ttl else "",
+        single_use=single_use,
         reads=spec.effect is Effect.READ, deadline=now + (min(left, ttl) if (ttl := obligations.max_ttl) else left),
         max_ttl=obligations.max_ttl, subject_token=task.subject_token,
     )  # fmt: skip
 
 
+def _key(task: Task, spec: ToolSpec, chain: Chain, resource: str) -> LeaseKey:
+    """The lease key; that of a tool without a resource is the same for all its calls, and made once."""
+    slot = ("key", spec.name, spec.audience, spec.scopes)
+    key: LeaseKey | None = task.cache.get(slot) if not resource else None
+    if key is None:
+        names = chain.names()
+        key = LeaseKey(
+            tenant=chain.subject.tenant, subject=names[0], root=task.tree.root, chain=names,
+            tool=spec.name, audience=spec.audience, scopes=spec.scopes, resource=resource,
+        )  # fmt: skip
+        if not resource:
+            task.cache[slot] = key
+    return key
+
+
 def _tells_apart(task: Task, steps: Sequence[str] | None, obligations: Obligations) -> str:
     bound = (f"max_ttl={obligations.max_ttl}",) if obligations.max_ttl else ()
-    return _hash_of(task, (*(steps or ()), *bound)) if steps or bound else ""
-
-
-def _details(spec: ToolSpec, resource: str) -> dict[str, Any]:
-    details = {"type": DETAILS_TYPE, "actions": [spec.name], "locations": [spec.audience]}
-    return {**details, "identifier": resource} if resource else details
+    return _hash_of(task, (*(steps or ()), *bound))
 
 
 def _values(call: ToolCall, arguments_hash: str) -> dict[str, Any]:
     """The values of this one call, so that the resource server can check them again."""
-    shown = {name: readable(value) for name, value in call.arguments.items() if name not in call.spec.secret}
+    secret = call.spec.secret
+    shown = {
+        name: value if type(value) is str else readable(value)
+        for name, value in call.arguments.items()
+        if name not in secret
+    }
     return {"arguments": shown, "arguments_hash": arguments_hash}
 
 
 def _bounds(task: Task, call: ToolCall, steps: Sequence[str]) -> dict[str, Any]:
     """The steps that admitted a call, at every level, with what they demand of its arguments; made once."""
-    if not steps:
-        return {}
     slot = ("bounds", call.spec.name, *steps)
     found: dict[str, Any] | None = task.cache.get(slot)
     if found is None:

@@ -397,7 +397,7 @@ class Guard:
 
     def record(self, event: Event, fields: Mapping[str, Any]) -> None:
         """Write a record that something waits for; a raise means that it was not written."""
-        self.append(Record(event, fields))
+        self.telemetry.append(self.audit, Record(event, fields))
 
     def append(self, record: Record) -> Position:
         """Write a record that something waits for, and return where it stands; a raise means that it was not."""

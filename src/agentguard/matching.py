@@ -13,7 +13,7 @@ from agentguard.intent.bind import Binds, bind_key, binds_of
 from agentguard.intent.literal import FrozenMapping
 from agentguard.intent.provenance import Source, sources_of
 from agentguard.model.call import ToolCall
-from agentguard.model.decision import STRICTNESS, Decision, Miss, Reason
+from agentguard.model.decision import STRICTNESS, Decision, Miss, Outcome, Reason
 from agentguard.ports import Budgets, Candidate, Charge, Exhausted, Reservation
 from agentguard.refusal import Refusal
 from agentguard.results import View
@@ -170,13 +170,22 @@ async def match(call: ToolCall, levels: Levels, facts: Facts, budgets: Budgets, 
     candidates += levels.limits
     reservation = None
     if _are_counted(candidates):
-        reservation = await _reserve(candidates, levels, budgets, now)
+        reserved = await budgets.reserve(candidates, now)
+        if isinstance(reserved, Exhausted):
+            counted = len(levels.levels)
+            label = levels.levels[reserved.level].label if reserved.level < counted else "limits"
+            raise _exhausted(reserved, label)
+        reservation = reserved
     chosen = reservation.chosen if reservation is not None else (0,) * len(admitted)
-    steps = [options[index] for options, index in zip(admitted, chosen, strict=False)]
-    ending = [level.task for level, option in zip(levels.levels, steps, strict=True) if option.ends_task]
-    outcome = max([option.outcome for option in steps], key=STRICTNESS.__getitem__)
-    names = tuple([option.step for option in steps])
-    decision = Decision(outcome=outcome, reason=Reason.DECLARED, tool=call.spec.name, steps=names)
+    outcome, names, ending = Outcome.PERMIT, [], []
+    for level, options, index in zip(levels.levels, admitted, chosen, strict=False):
+        option = options[index]
+        names.append(option.step)
+        if option.outcome is not outcome and STRICTNESS[option.outcome] > STRICTNESS[outcome]:
+            outcome = option.outcome
+        if option.ends_task:
+            ending.append(level.task)
+    decision = Decision(outcome=outcome, reason=Reason.DECLARED, tool=call.spec.name, steps=tuple(names))
     return Matched(decision, reservation, tuple(ending))
 
 
@@ -221,17 +230,6 @@ def _candidate(call: ToolCall, level: Level, option: Option) -> Candidate:
         charges += tuple(level.standing.charges(option.step, call))
     retry = f"{level.scope}/{option.step}:{call.digest}" if option.attempts > 1 else ""
     return Candidate(option.step, charges, retry, option.attempts)
-
-
-async def _reserve(
-    candidates: Sequence[Sequence[Candidate]], levels: Levels, budgets: Budgets, now: float
-) -> Reservation:
-    reserved = await budgets.reserve(candidates, now)
-    if not isinstance(reserved, Exhausted):
-        return reserved
-    counted = len(levels.levels)
-    label = levels.levels[reserved.level].label if reserved.level < counted else "limits"
-    raise _exhausted(reserved, label)
 
 
 def _exhausted(reserved: Exhausted, label: str) -> Refusal:

@@ -71,6 +71,7 @@ class RegisteredAgent:
     task_ttl: float = DEFAULT_TTL
     max_depth: int = DEFAULT_DEPTH
     calls: tuple[int, float] | None = None
+    bounded: bool = field(default=False, init=False, repr=False, compare=False)  # some time or place is refused
 
     def __post_init__(self) -> None:
         checked_name(self.agent.name, "agent")
@@ -78,6 +79,8 @@ class RegisteredAgent:
             raise ConfigurationError(f"agent {self.agent.name!r} is registered wrongly:", problems)
         for name in ("owners", "purposes", "hand_on"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+        dated = self.not_before is not None or self.expires is not None
+        object.__setattr__(self, "bounded", dated or self.status != "active" or bool(self.environments))
 
     def _problems(self) -> Iterable[str]:
         yield "" if self.status in STATUSES else f"status {self.status!r}: write {', '.join(STATUSES)}"
@@ -85,12 +88,6 @@ class RegisteredAgent:
         yield dates_problem(self.not_before, self.expires)
         for patterns in (self.tools or (), *self.hand_on.values()):
             yield from map(pattern_problem, sorted(patterns))
-
-    @property
-    def bounded(self) -> bool:
-        """Whether anything here could refuse it at some time or in some place."""
-        dated = self.not_before is not None or self.expires is not None
-        return dated or self.status != "active" or bool(self.environments)
 
     def refusal(self, now: float, environment: str) -> tuple[Reason, str] | None:
         """Return why the agent may not act now and here, or None.

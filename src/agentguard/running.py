@@ -163,30 +163,36 @@ class Running:
     # 2 -------------------------------------------------------------------------------------------------------
     def identify(self) -> None:
         """Every link of the chain is open, in date, and allowed this tool or allowed to hand it on."""
-        name, slot = self.tool.spec.name, ("allowed", self.tool.spec.name)
-        allowed, heir = self.task.cache.get(slot, False), None
+        task, now = self.task, self.guard.monotonic()
+        allowed, heir = self.tool.spec.name in task.allowed, None
         # INVARIANT: what can change is looked at for every link, each time; patterns of tools cannot, so they are once.
-        for link in reversed(self.task.path):
-            _refuse_closed(link)
-            refusal = link.agent.refusal(self.guard.now(), self.guard.environment) if link.agent.bounded else None
-            if refusal is not None:
-                raise Refusal(*refusal, level=link.agent.agent.name)
+        for link in reversed(task.path):
+            if link.state is not TaskState.OPEN or link.why_stopped or now >= link.deadline:
+                _refuse_closed(link, now)
+            if link.agent.bounded:
+                refusal = link.agent.refusal(self.guard.now(), self.guard.environment)
+                if refusal is not None:
+                    raise Refusal(*refusal, level=link.agent.agent.name)
             if not allowed:
-                _refuse_tool(link, name, heir)
+                _refuse_tool(link, self.tool.spec.name, heir)
                 heir = link.agent.agent.name
-        self.task.cache[slot] = True
+        task.allowed.add(self.tool.spec.name)
 
     # 3 -------------------------------------------------------------------------------------------------------
     async def match_intent(self) -> None:
         """At every level the call must match a step; all are reserved at once, or none."""
-        await give_back_waiting(self)
-        facts = Facts(seen=self.task.tree.seen, heard=self.task.tree.heard)
+        tree = self.task.tree
+        if tree.waiting:
+            await give_back_waiting(self)
+        facts = Facts(seen=tree.seen, heard=tree.heard)
         found = await match(self.call, levels_of(self.task), facts, self.guard.budgets, self.guard.monotonic())
         self.decision, self.reservation, self.ending = found.decision, found.reservation, found.ending
 
     # 4 -------------------------------------------------------------------------------------------------------
     async def decide(self) -> None:
         """The decision points: forbid wins, an error is a deny."""
+        if not self.guard.decision_points and not self.span.phased:
+            return
         with self.span.phase(spans.AUTHORIZE, bool(self.guard.decision_points)) as phase:
             self.judged = await judge(self)
             if self.judged is not None:
@@ -210,8 +216,10 @@ class Running:
         Then whoever a policy names is told.
         """
         self.span.decided(self.decision)
-        fields = {"outcome": "permit", "reason": str(self.decision.reason), "steps": list(self.decision.steps)}
-        self.append(Event.CALL_PERMITTED, {**fields, **self._policy_fields()})
+        fields = {"outcome": "permit", "reason": self.decision.reason.value, "steps": list(self.decision.steps)}
+        if self.judged is not None:
+            fields |= self.judged.fields()
+        self.append(Event.CALL_PERMITTED, fields)
         self._recorded = True
         if self.tool.spec.waits_for_disk:
             await self._flush()
@@ -249,18 +257,21 @@ class Running:
                     Reason.CREDENTIAL_UNAVAILABLE, "this guard has no issuer, and the tool needs a credential"
                 )
             await self._refuse_stopped()
-            with self.span.phase(spans.CREDENTIAL_ISSUE) as phase:
-                try:
-                    self._use = await self.guard.leases.obtain(self._grant())
-                except CredentialUnavailable as error:
-                    raise Refusal(Reason.CREDENTIAL_UNAVAILABLE, str(error)) from None
-                credential = self._use.credential
-                phase.obtained(credential.lease, self._use.cached)
-            credential.take(self._use.held.issued, self.renew)
-            self.task.counts.issued += not self._use.cached
-            self.span.credential(credential.lease, self._use.cached)
+            try:
+                if self.span.phased:
+                    with self.span.phase(spans.CREDENTIAL_ISSUE) as phase:
+                        use = self._use = await self.guard.leases.obtain(self._grant())
+                        phase.obtained(use.credential.lease, use.cached)
+                else:
+                    use = self._use = await self.guard.leases.obtain(self._grant())
+            except CredentialUnavailable as error:
+                raise Refusal(Reason.CREDENTIAL_UNAVAILABLE, str(error)) from None
+            credential = use.credential
+            credential.renewed_by(self.renew)
+            self.task.counts.issued += not use.cached
+            self.span.credential(credential.lease, use.cached)
         retried = self.reservation.id if self.reservation else self.call.id
-        names = self.task.cache.get("names") or self.task.cache.setdefault("names", self.task.chain.names())
+        names = self.task.chain.names()
         self.visible = CurrentCall(self.call.id, self.tool.spec.name, self.task.id, names, retried, credential)
         self.arguments = self.tool.binder.call_arguments(*self._copies, credential)
 
@@ -318,7 +329,7 @@ class Running:
             raise Refusal(Reason.SUSPENDED, f"{stopped} is suspended", level=stopped)
         self.started = True
         mark_started(self)  # before the last look at the task: what is parked meanwhile knows of it
-        _refuse_closed(self.task)
+        _refuse_closed(self.task, self.guard.monotonic())
         self.task.counts.permitted += 1
         self.span.tool_began()
 
@@ -370,33 +381,40 @@ class Running:
     # 10 ------------------------------------------------------------------------------------------------------
     async def release(self) -> None:
         """Give everything back, the credential first; what fails is logged and keeps nothing else from its release."""
-        parts = (
-            (self._release_lease, self._use is not None), (self._revoke_leaked, bool(self.hits)),
-            (self._finish, self.started), (self._settle, self.reservation is not None or self.waits is not None),
-        )  # fmt: skip
-        for part, is_due in parts:
-            if not is_due:
-                continue
+        if self._use is not None:
             try:
-                await part()
+                await self._release_lease(self._use)
             except Exception as error:
-                _log.error("call %s: %s failed: %s", self.id, part.__name__, type(error).__name__)
-
-    async def _release_lease(self) -> None:
-        if self._use is not None and self.guard.leases is not None:
-            began = time_ns()
-            status = await self.guard.leases.release(self._use)
-            self.span.released(status, self.guard.now(), began)
-            self.task.counts.revoked += status == "revoked"
-
-    async def _revoke_leaked(self) -> None:
+                self._not_done("release of its credential", error)
         for lease in self.hits:
-            if self.guard.leases is not None:
-                await self.guard.leases.revoke(lease, "leaked")
-
-    async def _finish(self) -> None:
+            try:
+                await self._revoke_leaked(lease)
+            except Exception as error:
+                self._not_done("revocation of what it leaked", error)
         if self.started:
-            await self.guard.suspensions.finish(self.call.id)
+            try:
+                await self.guard.suspensions.finish(self.call.id)
+            except Exception as error:
+                self._not_done("end", error)
+        if self.reservation is not None or self.waits is not None:
+            try:
+                await self._settle()
+            except Exception as error:
+                self._not_done("settlement", error)
+
+    def _not_done(self, what: str, error: Exception) -> None:
+        _log.error("call %s: its %s failed: %s", self.id, what, type(error).__name__)
+
+    async def _release_lease(self, use: Use) -> None:
+        assert self.guard.leases is not None  # noqa: S101  # the use is one of its leases
+        began = time_ns()
+        status = await self.guard.leases.release(use)
+        self.span.released(status, self.guard.now(), began)
+        self.task.counts.revoked += status == "revoked"
+
+    async def _revoke_leaked(self, lease: str) -> None:
+        if self.guard.leases is not None:
+            await self.guard.leases.revoke(lease, "leaked")
 
     async def _settle(self) -> None:
         if self.waits is not None:
@@ -422,7 +440,9 @@ class Running:
             fields = {"call": self.call.id, "task": self.task.id, "tool": self.tool.spec.name}
             if self._use is not None:
                 fields["lease"] = self._use.held.issued.lease.id
-            self.guard.try_append(Record(event, {**fields, **({"error": why} if why else {})}))
+            if why:
+                fields["error"] = why
+            self.guard.try_append(Record(event, fields))
         self.guard.remember(self)
         if self.span is not None:
             self.span.decided(self.decision)
@@ -500,12 +520,12 @@ def _refuse_tool(link: Task, name: str, heir: str | None) -> None:
         raise Refusal(Reason.NOT_ALLOWED, f"the registry does not let {agent} {what}", level=agent)
 
 
-def _refuse_closed(link: Task) -> None:
+def _refuse_closed(link: Task, now: float) -> None:
     if link.state is not TaskState.OPEN:
         raise Refusal(Reason.TASK_ENDED, f"task {link.id} is {link.state}{_why(link)}", level=link.agent.agent.name)
     if link.why_stopped:
         raise Refusal(Reason.SUSPENDED, f"task {link.id}: {link.why_stopped}", level=link.agent.agent.name)
-    if link.host.monotonic() >= link.deadline:
+    if now >= link.deadline:
         raise Refusal(Reason.EXPIRED, f"task {link.id} is past its time", level=link.agent.agent.name)
 
 

@@ -119,6 +119,7 @@ class Task:
         self.why_ended = ""
         self.why_stopped = ""
         self.cache: dict[Any, Any] = {}
+        self.allowed: set[str] = set()  # tools that every link of the chain may call, or hand on
         self.arrival: Any = None  # the handover that it came with; of a floor above this one
         self.kept = ""  # it is parked in the store, which says who goes on with it; a digest of its state there
         self.subject: Subject | None = None  # whom it acts for, where another process parked it; proved at opening

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import suppress
 from typing import Any, Final, TypeVar, overload
@@ -22,6 +23,7 @@ from agentguard.telemetry import spans
 
 F = TypeVar("F", bound=Callable[..., Any])
 _TUPLES: Final = ("scopes", "untrusted", "record")
+_LATER: Final = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)
 _SETS: Final = ("data", "tags", "secret", "null_is_empty")
 
 
@@ -150,9 +152,11 @@ def _wrapper(tool: Tool) -> Any:
         return guarded_coroutine
 
     def guarded_function(*args: Any, **kwargs: Any) -> Any:
-        refuse_blocking(active_task(tool.spec.name).host)
-        pipeline, running = drive(admitted(tool, args, kwargs))
-        return _call_function(tool, pipeline, running)
+        task = active_task(tool.spec.name)
+        if task.host.suspends or task.host.remote:
+            refuse_blocking(task.host)
+        pipeline = task.host.pipeline(task, tool, args, kwargs)  # type: ignore[attr-defined]  # the host is a Guard
+        return _call_function(tool, pipeline, drive(pipeline.__anext__()))
 
     return guarded_function
 
@@ -162,20 +166,26 @@ def _call_function(tool: Tool, pipeline: Pipeline, running: Running) -> Any:
     running.span.attach()
     try:
         value = run_tool(tool, running)
-        if inspect.iscoroutine(value):
-            return _finish_coroutine(pipeline, running, value)
-        if inspect.isgenerator(value):
-            return stream_parts(pipeline, running, value)
-        if inspect.isasyncgen(value):
-            return async_generator(given(pipeline, running, value))()
+        if isinstance(value, _LATER):
+            return _later(pipeline, running, value)
         ended = Ended(value)
     except BaseException as error:
         raised, ended = error, Ended(error=error)
     finally:
         running.span.detach()
         _call.reset(token)
-    drive(settle(pipeline, ended))
+    with suppress(StopAsyncIteration):
+        drive(pipeline.asend(ended))
     return result_of(running, raised)
+
+
+def _later(pipeline: Pipeline, running: Running, value: Any) -> Any:
+    """What a plain function returned is only begun: the call lasts until it ended."""
+    if isinstance(value, types.CoroutineType):
+        return _finish_coroutine(pipeline, running, value)
+    if isinstance(value, types.GeneratorType):
+        return stream_parts(pipeline, running, value)
+    return async_generator(given(pipeline, running, value))()
 
 
 async def _finish_coroutine(pipeline: Pipeline, running: Running, coroutine: Any) -> Any:

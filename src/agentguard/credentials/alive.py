@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import secrets
 import threading
 from array import array
@@ -12,6 +11,8 @@ from collections.abc import Callable
 from typing import Final
 
 _BLOCK: Final = 1024  # numbers that are forgotten together
+_PREFIX: Final = 17  # characters
+_LONGEST: Final = 31
 _EMPTY: Final = bytes(8 * _BLOCK)  # 0.0, for each of them
 
 
@@ -36,7 +37,6 @@ class Alive:
         """After a fork: nothing is alive, and ids are others."""
         self._lock = threading.Lock()
         self._prefix, self._numbers = f"{secrets.token_hex(8)}-", itertools.count(1)
-        self._ours = re.compile(f"{self._prefix}([1-9a-f][0-9a-f]{{0,12}})").fullmatch
         self._blocks: dict[int, array[float]] = {}
         self._pruned = -math.inf
 
@@ -81,8 +81,11 @@ class Alive:
 
     def _number(self, jti: str) -> int:
         """The number of an id, or 0, which is never given, for one of somebody else."""
-        ours = self._ours(jti)
-        return int(ours[1], 16) if ours is not None else 0
+        try:
+            number = int(jti[_PREFIX:], 16) if len(jti) < _LONGEST else 0
+        except ValueError:
+            return 0
+        return number if jti == f"{self._prefix}{number:x}" else 0  # there is one way to write it
 
     def _prune(self, now: float) -> None:
         if now < self._pruned + 1:

@@ -37,7 +37,8 @@ class Held(Struct, eq=False):
 
     @classmethod
     def new(cls, issued: Issued, key: Key, single_use: bool, parent: Held | None) -> Held:
-        refresh_at = refresh_time(issued.lease, issued.lease.issued_at)
+        # Nobody else is ever given one that is for one call.
+        refresh_at = 0.0 if single_use else refresh_time(issued.lease, issued.lease.issued_at)
         return cls(issued, key, refresh_at, single_use, users=1, parent=parent)
 
     def first_life(self) -> float:

@@ -15,7 +15,7 @@ from types import BuiltinFunctionType, FunctionType, MethodType, MethodWrapperTy
 from typing import Any, Final
 from urllib.parse import unquote
 
-from agentguard.credentials.needles import FEW, RUN, START, Few, Many, Watch, watched
+from agentguard.credentials.needles import FEW, RUN, START, Few, Many, Watch, shortest_of
 from agentguard.model.lease import Issued, Secret
 
 MARK: Final = "[credential removed]"
@@ -43,14 +43,15 @@ class LiveSecrets:
         self._fresh: dict[str, Secret] = {}  # INVARIANT: each is here or in `_watch`, and here only until a search
         self._watch: Watch = Few()
         self._shortest = 0
+        self._searched = False  # whether anything was ever put into `_watch`
 
     def add(self, issued: Issued) -> None:
         """Watch a secret."""
-        secret = issued.secret.reveal()
-        lengths = [len(needle) for needle in watched(secret)]
+        shortest = shortest_of(issued.secret.reveal())
         with self._lock:
             self._fresh[issued.lease.id] = issued.secret
-            self._shortest = min([self._shortest or len(secret), *lengths])
+            if shortest < self._shortest or not self._shortest:
+                self._shortest = shortest
 
     def fold(self, lease_id: str, secret: Secret) -> None:
         """Hold no second copy of a secret that is kept folded."""
@@ -64,8 +65,10 @@ class LiveSecrets:
         with self._lock:
             if self._fresh.pop(lease_id, None) is None:
                 self._watch.discard(lease_id)
-            if not self:
-                self._shortest, self._watch, self._fresh = 0, Few(), {}
+            if not self._fresh and not self._watch.secrets:
+                self._shortest, self._fresh = 0, {}  # a table that was large stays large
+                if self._searched:
+                    self._watch, self._searched = Few(), False
 
     def __bool__(self) -> bool:
         return bool(self._fresh or self._watch.secrets)
@@ -88,7 +91,7 @@ class LiveSecrets:
                 watch, fresh = Many(), {**watch.secrets, **fresh}
             for lease, secret in fresh.items():
                 watch.add(lease, secret)
-            self._watch, self._fresh = watch, {}
+            self._watch, self._fresh, self._searched = watch, {}, True
         return watch
 
     def found_in(self, text: str) -> set[str]:

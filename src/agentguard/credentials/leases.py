@@ -188,10 +188,9 @@ class Leases:
         return held
 
     async def _issue(self, grant: Grant, key: Key) -> Held:
-        parent = await self._parent(grant)
+        parent = await self._parent(grant) if self._parents is not None else None
         now = self._clock()
-        with self._lock:
-            home = self._all.get(grant.task)
+        home = self._all.get(grant.task)
         lease = self._issuer.prepare(grant, now)
         if parent is not None:
             lease = replace(lease, parent=parent.issued.lease.id)
@@ -199,7 +198,10 @@ class Leases:
         try:
             # INVARIANT: the ledger knows the lease before the issuer is asked; a failure from here on: "may exist".
             await self._ledger.pending(lease)
-            issued = await self._asked(parent, grant, lease, now)
+            if parent is None:
+                issued = await self._issuer.issue(grant, lease, now)
+            else:
+                issued = await self._issue_under(parent, grant, lease, now)
             self.secrets.add(issued)
             if grant.max_ttl and issued.lease.expires_at > now + grant.max_ttl + _ROUNDED:
                 raise CredentialUnavailable(
@@ -222,9 +224,8 @@ class Leases:
         above = self._parents.parent(grant) if self._parents is not None and not grant.parent else None
         return (await self.obtain(above)).held if above is not None else None
 
-    async def _asked(self, parent: Held | None, grant: Grant, lease: Lease, now: float) -> Issued:
-        if parent is None or self._parents is None:
-            return await self._issuer.issue(grant, lease, now)
+    async def _issue_under(self, parent: Held, grant: Grant, lease: Lease, now: float) -> Issued:
+        assert self._parents is not None  # noqa: S101  # a parent is one of its issuer
         return await self._parents.issue_under(parent.issued, grant, lease, now)
 
     async def _roll_back(self, lease: Lease, issued: Issued | None, parent: Held | None) -> None:
@@ -296,7 +297,8 @@ class Leases:
         try:
             held.status = await self._revocations.end(held.issued.lease, held.issued.handle, why)
         finally:
-            await self._let_go(held.parent)
+            if held.parent is not None:
+                await self._let_go(held.parent)
         return held.status
 
     def _leave(self, held: Held) -> None:
@@ -304,7 +306,8 @@ class Leases:
         home = self._all.get(held.issued.lease.task)
         if home is not None:
             home.drop(held.issued.lease.id)
-        self._kept.drop(held)
+        if not held.single_use:  # that was never kept
+            self._kept.drop(held)
 
     async def revoke(self, lease_id: str, why: str) -> None:
         """Revoke one lease now, whoever uses it."""
@@ -485,17 +488,14 @@ def _use(held: Held, *, cached: bool) -> Use:
 
 
 def _issued_fields(lease: Lease) -> Mapping[str, Any]:
+    key = lease.key
     fields: dict[str, Any] = {
-        "lease": lease.id,
-        "task": lease.task,
-        "issuer": lease.issuer,
-        "audience": lease.key.audience,
-        "scopes": list(lease.key.scopes),
-        "resource": lease.key.resource,
-        "tool": lease.key.tool,
-        "type": lease.type,
+        "lease": lease.id, "task": lease.task, "issuer": lease.issuer, "audience": key.audience,
+        "scopes": list(key.scopes), "resource": key.resource, "tool": key.tool, "type": lease.type,
         "fingerprint": lease.fingerprint,
-    }
+    }  # fmt: skip
     if not lease.lasts:
         fields["expires_by"] = int(lease.expires_by)
-    return fields | {name: value for name in ("jti", "name", "parent") if (value := getattr(lease, name))}
+    if lease.jti or lease.name or lease.parent:
+        fields |= {name: value for name in ("jti", "name", "parent") if (value := getattr(lease, name))}
+    return fields

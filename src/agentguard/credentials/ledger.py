@@ -25,11 +25,13 @@ class MemoryLedger:
 
     async def pending(self, lease: Lease) -> None:
         """A credential is about to be asked for, so it may exist from now on."""
-        self._set(lease)
+        with self._lock:
+            self._rows[lease.id] = lease
 
     async def active(self, lease: Lease, handle: Secret | None = None) -> None:
         """The credential exists; one that was prolonged has another end."""
-        self._set(lease)
+        with self._lock:
+            self._rows[lease.id] = lease
 
     async def failed(self, lease: Lease, why: str, *, irrevocable: bool = False) -> None:
         """It could not be revoked; the row stays until it was, or until it expired."""

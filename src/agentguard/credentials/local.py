@@ -8,13 +8,13 @@ Claims: `iss`, `sub`, `aud`, `client_id`, `iat`, `exp`, `jti`; `scope`; `act`, t
 
 from __future__ import annotations
 
-import binascii
 import functools
 import math
 import os
 import re
 import time
 import weakref
+from binascii import b2a_base64
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -24,9 +24,10 @@ from agentguard._jwt import MAX_ACTORS, MAX_TOKEN
 from agentguard.credentials.alive import Alive
 from agentguard.errors import ConfigurationError, CredentialUnavailable, Unavailable
 from agentguard.keys import KeySet, Signer, Signers, SigningKey
-from agentguard.model.lease import LEEWAY, Ending, Grant, Issued, Lease, Secret
+from agentguard.model.lease import LEEWAY, Ending, Grant, Issued, Lease, LeaseKey, Secret
 from agentguard.model.principal import Chain, checked_name
 
+_MOST_PREFIXES: Final = 256
 MAX_LIFETIME: Final = 30  # exp + leeway stays within a minute of the issue
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _URLSAFE: Final = bytes.maketrans(b"+/", b"-_")
@@ -74,6 +75,7 @@ class LocalIssuer:
             self.suspends, self.waits = self._signers.suspends, self._signers.waits
             self.remote = self.waits
         self._alive, self._second = Alive(monotonic), 0
+        self._prefixes: dict[LeaseKey, tuple[Chain, str, bytes]] = {}
         _issuers.add(self)
 
     @property
@@ -120,7 +122,7 @@ class LocalIssuer:
         """
         if not (now < grant.deadline and now < lease.expires_at):
             raise CredentialUnavailable("the time in which a credential may be issued has passed")
-        if lease.key != grant.key or lease.issuer != self._issuer:
+        if (lease.key is not grant.key and lease.key != grant.key) or lease.issuer != self._issuer:
             raise CredentialUnavailable("the lease was prepared for another grant")
         key = self._key
         token = self._mint(grant, lease, key, self._header) if key else await self._minted(grant, lease, now)
@@ -156,11 +158,24 @@ class LocalIssuer:
         if len(grant.chain.agents) > MAX_ACTORS:
             return None
         try:
-            signed = header + _base64url(_ENCODER.encode(_claims(grant, lease)))
-            token = signed + b"." + _base64url(key.sign(signed))
+            payload = self._shared(grant, lease) + _own(grant, lease)
+            signed = header + b2a_base64(payload, newline=False).translate(_URLSAFE).rstrip(b"=")
+            signature = b2a_base64(key.sign(signed), newline=False).translate(_URLSAFE).rstrip(b"=")
         except Exception:  # the error's frames hold the payload, so it goes no further
             return None
-        return token.decode("ascii") if len(token) <= MAX_TOKEN else None
+        return f"{signed.decode()}.{signature.decode()}" if len(signed) + len(signature) < MAX_TOKEN else None
+
+    def _shared(self, grant: Grant, lease: Lease) -> bytes:
+        """What all tokens under one lease key say, encoded once; the end of the object is left open."""
+        known = self._prefixes.get(grant.key)
+        # INVARIANT: the key does not hold all that the claims say, so what it does not hold is compared.
+        if known is not None and known[0] is grant.chain and known[1] == grant.intent_s256:
+            return known[2]
+        if len(self._prefixes) >= _MOST_PREFIXES:
+            self._prefixes.clear()
+        encoded = _ENCODER.encode(_shared_claims(grant, lease))[:-1]
+        self._prefixes[grant.key] = grant.chain, grant.intent_s256, encoded
+        return encoded
 
     async def _minted(self, grant: Grant, lease: Lease, now: float) -> str | CredentialUnavailable | None:
         """Mint by the key whose turn it is; what must not be raised with its frames is returned."""
@@ -178,7 +193,7 @@ class LocalIssuer:
 async def _signed_by(key: Signer, grant: Grant, lease: Lease) -> str | None:
     if len(grant.chain.agents) > MAX_ACTORS:
         return None
-    signed = _header(key) + _base64url(_ENCODER.encode(_claims(grant, lease)))
+    signed = _header(key) + _base64url(_claims(grant, lease))
     token = signed + b"." + _base64url(await key.signature(signed))
     return token.decode("ascii") if len(token) <= MAX_TOKEN else None
 
@@ -187,16 +202,25 @@ def _header(key: Signer) -> bytes:
     return _base64url(msgspec.json.encode({"alg": key.algorithm, "typ": "at+jwt", "kid": key.kid})) + b"."
 
 
-def _claims(grant: Grant, lease: Lease) -> dict[str, Any]:
+def _claims(grant: Grant, lease: Lease) -> bytes:
+    return _ENCODER.encode(_shared_claims(grant, lease))[:-1] + _own(grant, lease)
+
+
+def _own(grant: Grant, lease: Lease) -> bytes:
+    """What one token alone says, as the end of a JSON object; its id is of our own making and needs no escape."""
+    own = b',"iat":%d,"exp":%d,"jti":"%b"' % (int(lease.issued_at), int(lease.expires_at), lease.id.encode("ascii"))
+    if grant.authorization_details:
+        return own + b',"authorization_details":' + _ENCODER.encode(grant.authorization_details) + b"}"
+    return own + b"}"
+
+
+def _shared_claims(grant: Grant, lease: Lease) -> dict[str, Any]:
     key, chain = grant.key, grant.chain
     claims: dict[str, Any] = {
         "iss": lease.issuer,
         "sub": chain.subject.sub,
         "aud": key.audience,
         "client_id": f"agent:{chain.actor.name}",
-        "iat": int(lease.issued_at),
-        "exp": int(lease.expires_at),
-        "jti": lease.id,
         "txn": key.root,
         "intent_s256": grant.intent_s256,
     }
@@ -208,8 +232,6 @@ def _claims(grant: Grant, lease: Lease) -> dict[str, Any]:
         claims["agentguard_resource"] = key.resource
     if key.tenant:
         claims["tenant"] = key.tenant
-    if grant.authorization_details:
-        claims["authorization_details"] = grant.authorization_details
     return claims
 
 
@@ -236,7 +258,7 @@ _ENCODER: Final = msgspec.json.Encoder(enc_hook=_plain)
 
 
 def _base64url(data: bytes) -> bytes:
-    return binascii.b2a_base64(data, newline=False).translate(_URLSAFE).rstrip(b"=")
+    return b2a_base64(data, newline=False).translate(_URLSAFE).rstrip(b"=")
 
 
 def _with_fingerprint(lease: Lease, secret: Secret) -> Lease:

@@ -37,6 +37,15 @@ def watched(secret: str) -> tuple[str, ...]:
     return tuple([needle for needle in needles_of(secret) if len(needle) >= SHORTEST])
 
 
+def shortest_of(secret: str) -> int:
+    """Length of the shortest text that gives a secret away; its own where that is too short to be looked for."""
+    if secret.startswith("eyJ") and secret.count(".") == 2:  # a token, as most are
+        _, payload, signature = secret.split(".")
+        if len(payload) >= SHORTEST and len(signature) >= SHORTEST:
+            return min(len(payload), len(signature))
+    return min([len(secret), *[len(needle) for needle in watched(secret)]])
+
+
 def _texts_in(secret: str) -> list[str]:
     """The texts of a secret that is a JSON object, such as a cloud's key pair: each of them is one."""
     try:

@@ -96,6 +96,7 @@ class Revocations:
         except Exception as error:
             await self._failed(debt, why, error)
         else:
+            self._secrets.discard(lease.id)
             self._settled(debt, Event.CREDENTIAL_REVOKED, {"why": why})
 
     async def retry(self, seconds: float = math.inf) -> None:
@@ -125,6 +126,7 @@ class Revocations:
         if debt.lease.expires_by <= self._clock():
             with suppress(Exception):  # its row ends by its own time
                 await self._ledger.ended(debt.lease, Ending.REVOKED)
+            self._secrets.discard(debt.lease.id)
             self._settled(debt, Event.CREDENTIAL_EXPIRED, {"expires_by": int(debt.lease.expires_by)})
         else:
             await self._ask(debt, "retried" if debt.attempts else "recovered")
@@ -150,7 +152,8 @@ class Revocations:
         if ending is not Ending.REVOKED:
             return self._left(debt, ending, why)
         self._settled(debt, Event.CREDENTIAL_REVOKED, {"why": why})
-        await self._with_parent(lease)
+        if self._debts:
+            await self._with_parent(lease)
         return "revoked"
 
     def _left(self, debt: _Debt, ending: Ending, why: str) -> str:
@@ -183,7 +186,6 @@ class Revocations:
             self._try_record(Event.CREDENTIAL_IRREVOCABLE, debt.lease, {**fields, "attempts": debt.attempts})
 
     def _settled(self, debt: _Debt, event: Event, fields: Mapping[str, Any]) -> None:
-        self._secrets.discard(debt.lease.id)
         with self._lock:
             self._debts.pop(debt.lease.id, None)
             if not self._debts:
@@ -192,5 +194,7 @@ class Revocations:
 
     def _try_record(self, event: Event, lease: Lease, fields: Mapping[str, Any]) -> None:
         """A failed record never keeps a credential alive."""
-        with suppress(Exception):  # the next call finds the audit log unavailable and is denied
+        try:
             self._record(event, {"lease": lease.id, "task": lease.task, **fields})
+        except Exception:  # noqa: S110  # the next call finds the audit log unavailable and is denied
+            pass

@@ -65,6 +65,9 @@ class CompiledIntent:
             facts: what the task has seen.
         """
         try:
+            only = self.rules.only.get(call.spec.name)
+            if only is not None and only.judge(call, facts) is HOLD and type(found := only.admits(call)) is Admitted:
+                return found
             return _verdict(self.rules, call, facts)
         except Exception as error:  # deny is the path of least effort, whatever the input was
             return Refused(Reason.ARGUMENT_VIOLATION, Miss(text=f"the check itself failed ({type(error).__name__})"))
@@ -120,11 +123,6 @@ def _verdict(rules: Rules, call: ToolCall, facts: Facts) -> Verdict:
             return Refused(Reason.ARGUMENT_VIOLATION, not_everywhere(name, parts, call, facts))
     steps = rules.steps.get(spec.name)
     if steps is not None:
-        # Most tools have one step, and most calls fit it.
-        if len(steps) == 1 and not steps[0].step.earlier and steps[0].judge(call, facts) is HOLD:
-            only = steps[0].admits(call)
-            if type(only) is Admitted:
-                return only
         return _by_steps(steps, call, facts)
     if rules.reads(spec):
         return rules.read

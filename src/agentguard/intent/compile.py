@@ -56,7 +56,7 @@ class CompiledForbid:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What `check` looks at, in its order."""
+    """What `check` looks at, in its order; `only` is looked at first, and says nothing that the others do not."""
 
     forbids: tuple[CompiledForbid, ...]
     forbids_of: Mapping[str, tuple[CompiledForbid, ...]]
@@ -66,6 +66,7 @@ class Rules:
     reads_by_name: Matcher
     read: Admitted
     otherwise: Callable[[ToolSpec], Admitted | None]
+    only: Mapping[str, CompiledStep]
 
 
 def rules_of(intent: Intent, *, ceiling: bool) -> Rules:
@@ -81,11 +82,13 @@ def rules_of(intent: Intent, *, ceiling: bool) -> Rules:
     forbids = [CompiledForbid(f"forbid[{i}]", entry, _forbid(entry)) for i, entry in enumerate(intent.forbid)]
     exact = {entry.forbid.tool for entry in forbids if entry.forbid.tool and "*" not in entry.forbid.tool}
     admits, matches = _reads(intent.reads)
+    steps = _steps(intent, ceiling, charged)
     return Rules(
         forbids=tuple(entry for entry in forbids if entry.forbid.tool not in exact),
         forbids_of={tool: tuple(entry for entry in forbids if _covers(entry, exact - {tool})) for tool in exact},
         everywhere=tuple((name, _parts(name, said), said.test(name)) for name, said in intent.everywhere.items()),
-        steps=_steps(intent, ceiling, charged),
+        steps=steps,
+        only={} if forbids or intent.everywhere else _only(steps),
         reads=admits,
         reads_by_name=matches,
         read=Admitted((Option("reads", Outcome.PERMIT, charged),), fixed=True),
@@ -158,13 +161,20 @@ def _steps(intent: Intent, ceiling: bool, limits: tuple[Charge, ...]) -> dict[st
     }
 
 
+def _only(steps: Mapping[str, tuple[CompiledStep, ...]]) -> dict[str, CompiledStep]:
+    """The tools about which nothing but one step, that waits for no other, says anything."""
+    return {tool: found[0] for tool, found in steps.items() if len(found) == 1 and not found[0].step.earlier}
+
+
 def _parts(argument: str, said: Constraint) -> tuple[Part, ...]:
     return tuple(Part(part, part.test(argument)) for part in said.parts)
 
 
 def _judge(step: Step) -> Judge:
     names = frozenset(step.args)
-    tests = tuple((name, said.test(name)) for name, said in step.args.items() if said is not ANY)  # that always holds
+    # What always holds is left out, and what says several things is looked at thing by thing.
+    said = [(name, part) for name, all_of in step.args.items() for part in all_of.parts if part is not ANY]
+    tests = tuple((name, part.test(name)) for name, part in said)
 
     def judge(call: ToolCall, facts: Facts) -> Truth:
         arguments = call.arguments

@@ -88,6 +88,8 @@ def value_of(argument: str, call: ToolCall) -> Any:
 def every(tests: Sequence[Test]) -> Test:
     """All hold; one that fails decides, whatever the others cannot tell: the order of tests never matters."""
     tests = tuple(tests)
+    if len(tests) == 1:
+        return tests[0]
 
     def judge(value: Any, call: ToolCall, facts: Facts) -> Truth:
         truth = HOLD

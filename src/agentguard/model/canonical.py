@@ -27,6 +27,7 @@ from agentguard.errors import NotCanonical
 MAX_DEPTH: Final = 32
 MAX_BYTES: Final = 1 << 20
 MAX_EXPONENT: Final = 400
+_SHORT_INT: Final = 1 << 63
 _LONGEST_INT: Final = 4 * MAX_EXPONENT  # bits; 10^400 has 1,329
 _PRICE: Final = 8  # bytes that a number, a bool, null or a container counts for
 _ZERO: Final = Decimal(0)
@@ -90,6 +91,8 @@ def _flat(value: dict[Any, Any]) -> dict[str, Canonical] | None:
             if len(item) > _SHORT:
                 return None
             found[name] = item
+        elif kind is int and 0 < item < _SHORT_INT:
+            found[name] = Decimal(item)
         elif kind is int or kind is Decimal or kind is float:
             found[name] = number(item, name)
         elif kind is bool or item is None:
@@ -231,6 +234,8 @@ def number_text(value: Decimal) -> str:
 def _tagged(value: Canonical) -> object:
     if type(value) is str:
         return value
+    if type(value) is Decimal:
+        return {"$n": number_text(value)}
     match value:
         case Decimal():
             return {"$n": number_text(value)}
@@ -239,7 +244,10 @@ def _tagged(value: Canonical) -> object:
         case tuple():
             return [_tagged(item) for item in value]
         case dict():
-            return {f"${key}" if key.startswith("$") else key: _tagged(item) for key, item in value.items()}
+            return {
+                f"${key}" if key[:1] == "$" else key: item if type(item) is str else _tagged(item)
+                for key, item in value.items()
+            }
     return value
 
 
@@ -285,6 +293,8 @@ def readable(value: Canonical) -> Any:
     """A canonical value for a record or a token: numbers as exact text, bytes as their digest."""
     if type(value) is str:
         return value
+    if type(value) is Decimal:
+        return number_text(value)
     match value:
         case Decimal():
             return number_text(value)

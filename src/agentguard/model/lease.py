@@ -217,14 +217,19 @@ class Credential:
 
     def __init__(self, issued: Issued) -> None:
         self._again: Callable[[], Coroutine[Any, Any, None]] | None = None
-        self.take(issued)
-
-    def take(self, issued: Issued, again: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
-        """Stand for this one from now on; the guard calls it, and says with `again` how to obtain another."""
         self.lease = issued.lease
         self._secret: Secret | None = issued.secret
         self._prover = issued.prover
-        self._again = again or self._again
+
+    def take(self, issued: Issued) -> None:
+        """Stand for this one from now on; the guard calls it."""
+        self.lease = issued.lease
+        self._secret = issued.secret
+        self._prover = issued.prover
+
+    def renewed_by(self, again: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Know how to obtain another; the guard calls it."""
+        self._again = again
 
     @property
     def token(self) -> str:

@@ -16,6 +16,7 @@ from agentguard.ports import Candidate, Charge, Exhausted, Reservation, Settleme
 # Sums are exact: an application that sets its own decimal context must not round what it has spent.
 _EXACT: Final = Context(prec=4000, traps=[InvalidOperation, Inexact])
 _ZERO: Final = Decimal(0)
+_ONE: Final = Decimal(1)
 _number: Final = lru_cache(maxsize=1024)(Decimal)  # most charges say 1 of the same few limits
 _NOTHING: Final = Charge("", "0", "0")
 
@@ -84,20 +85,24 @@ class MemoryBudgets:
 
     async def reserve(self, levels: Sequence[Sequence[Candidate]], now: float) -> Reservation | Exhausted:
         """Choose for every level its first candidate with budget left and take them all, or none (see the port)."""
+        fresh = os.urandom(8).hex()
         with self._lock:
-            fresh = os.urandom(8).hex()
             chosen: list[int] = []
             taken: list[Charge] = []
+            retried = False
             for level, candidates in enumerate(levels):
                 short: Charge | None = None
                 for index, candidate in enumerate(candidates):
                     short = self._short(candidate, now, fresh, taken)
                     if short is None:
                         chosen.append(index)
+                        retried = retried or bool(candidate.retry_key)
                         break
                 if short is not None or not candidates:
                     self._give_back(taken, fresh)
                     return Exhausted(level, candidates[-1].step if candidates else "", short or _NOTHING)
+            if not retried:
+                return Reservation(fresh, tuple(chosen), tuple(taken))
             return self._reserved([options[i] for options, i in zip(levels, chosen, strict=True)], chosen, taken, fresh)
 
     def _short(self, candidate: Candidate, now: float, fresh: str, taken: list[Charge]) -> Charge | None:
@@ -108,6 +113,12 @@ class MemoryBudgets:
         for charge in candidate.charges:
             scope, _, name = charge.key.partition("/")
             counter = scopes.get(scope, _NO_COUNTERS).get(name) or self._counter(charge.key)
+            if charge.amount == "1" and not (charge.per or charge.value) and charge.least == "0":
+                total = _EXACT.add(counter.total, _ONE)  # most say: one more, up to so many
+                if total <= _number(charge.limit):
+                    counter.total = total
+                    taken.append(charge)
+                    continue
             if not counter.take(charge, now, fresh):
                 self._give_back(taken[before:], fresh)
                 del taken[before:]

@@ -50,6 +50,8 @@ class CallSpan(Current):
 
     __slots__ = ("_lease", "_said", "_tool_since", "apart")
 
+    phased = False  # whether its parts are looked at one by one
+
     def __init__(
         self,
         tracer: Tracer | None,

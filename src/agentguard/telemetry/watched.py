@@ -34,6 +34,8 @@ class WatchedCall(CallSpan):
         "_source", "_tool_began",
     )  # fmt: skip
 
+    phased = True
+
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._metrics: Metrics | None = None
