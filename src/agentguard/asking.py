@@ -96,12 +96,17 @@ def grant_for(
             said |= _values(call, arguments_hash)
         details = (said,)
     return Grant(
-        key=key, chain=chain, task=task.id, intent_s256=task.intent.s256, authorization_details=details,
+        key=key, chain=chain, task=task.id, intent_s256=_s256(task), authorization_details=details,
         details_s256=_tells_apart(task, steps, obligations) if steps or obligations.max_ttl else "",
         single_use=single_use,
         reads=spec.effect is Effect.READ, deadline=now + (min(left, ttl) if (ttl := obligations.max_ttl) else left),
         max_ttl=obligations.max_ttl, subject_token=task.subject_token,
     )  # fmt: skip
+
+
+def _s256(task: Task) -> str:
+    found: str = task.cache.get("s256") or task.cache.setdefault("s256", task.intent.s256)
+    return found
 
 
 def _key(task: Task, spec: ToolSpec, chain: Chain, resource: str) -> LeaseKey:

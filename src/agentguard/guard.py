@@ -214,7 +214,8 @@ class Guard:
             finally:
                 denied = call.denied(refusal) if refusal is not None else None
                 call.close()  # 11 the outcome and the result; never reaches the caller
-                await take_effect(call)  # tasks that end, or are stopped, by this call
+                if call.ending or call.decision.outcome is Outcome.DENY:
+                    await take_effect(call)  # tasks that end, or are stopped, by this call
         if denied is not None:
             raise denied
 

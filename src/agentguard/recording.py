@@ -19,7 +19,8 @@ def call_fields(running: Running) -> dict[str, Any]:
     """What is this call's own; arguments stand in clear only where the tool or a policy says so."""
     call = running.call
     fields: dict[str, Any] = {"call": call.id, "arguments_hash": running.hash}
-    if names := _in_clear(running):
+    names = running.tool.spec.record if running.judged is None else _in_clear(running)
+    if names:
         redactor = running.guard.redactor
         shown = {name: readable(call.arguments[name]) for name in names if name in call.arguments}
         fields["arguments"] = {name: redactor.member(name, item) for name, item in shown.items()} if redactor else shown

@@ -216,7 +216,7 @@ class Running:
         Then whoever a policy names is told.
         """
         self.span.decided(self.decision)
-        fields = {"outcome": "permit", "reason": self.decision.reason.value, "steps": list(self.decision.steps)}
+        fields = {"outcome": "permit", "reason": str(self.decision.reason), "steps": list(self.decision.steps)}
         if self.judged is not None:
             fields |= self.judged.fields()
         self.append(Event.CALL_PERMITTED, fields)
@@ -433,8 +433,10 @@ class Running:
     def _close(self) -> None:
         if self.hits:
             self.guard.try_append(self._record(Event.SECRET_REMOVED, {"leases": sorted(self.hits)}))
-        keep_result(self)
-        mark_ended(self)
+        if not self.task.tree.results.idle:
+            keep_result(self)
+        if self.task.tree.pending:
+            mark_ended(self)
         if self._recorded:
             event, why = event_of(self.ended, self.started)
             fields = {"call": self.call.id, "task": self.task.id, "tool": self.tool.spec.name}

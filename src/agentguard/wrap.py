@@ -174,8 +174,10 @@ def _call_function(tool: Tool, pipeline: Pipeline, running: Running) -> Any:
     finally:
         running.span.detach()
         _call.reset(token)
-    with suppress(StopAsyncIteration):
+    try:
         drive(pipeline.asend(ended))
+    except StopAsyncIteration:
+        pass
     return result_of(running, raised)
 
 

@@ -12,14 +12,13 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from agentguard.errors import ConfigurationError
-from agentguard.model.canonical import keyed_digest
 from agentguard.model.lease import Secret
 
 _SHORTEST: Final = 16  # bytes of a key
@@ -49,7 +48,7 @@ class Pseudonyms:
         ConfigurationError: there is no key, one is shorter than 16 bytes, or two have one id.
     """
 
-    __slots__ = ("_generations", "_key", "_suffix")
+    __slots__ = ("_generations", "_key", "_keyed", "_suffix")
 
     def __init__(self, generations: Sequence[Generation]) -> None:
         if not generations or len({each.id for each in generations}) != len(generations):
@@ -59,6 +58,7 @@ class Pseudonyms:
         self._generations = tuple(generations)
         newest = generations[-1]
         self._key, self._suffix = newest.key, f".{newest.id}" if newest.id else ""
+        self._keyed = _hasher(newest.key)
 
     @classmethod
     def single(cls, key: bytes) -> Pseudonyms:
@@ -94,11 +94,17 @@ class Pseudonyms:
         return tuple(_pseudonym(_bytes(key), name) + suffix for key, suffix in made) if name else ()
 
     def digest(self, sha256: str) -> str:
-        """The keyed hash of a digest: of the arguments of a call."""
-        return keyed_digest(_bytes(self._key), sha256) + self._suffix
+        """The keyed hash of a digest: of the arguments of a call; the only form of it that leaves the process."""
+        return f"hmac-sha256:{self._keyed(sha256.encode()).hex()}{self._suffix}"
 
     def __repr__(self) -> str:
         return f"<Pseudonyms of {len(self._generations)} keys, now {self.generation or 'without a generation'}>"
+
+
+def _hasher(key: Secret) -> Callable[[bytes], bytes]:
+    """The keyed hash, with a key that no attribute shows."""
+    known = _bytes(key)
+    return lambda data: hmac.digest(known, data, "sha256")
 
 
 def _bytes(key: Secret) -> bytes:

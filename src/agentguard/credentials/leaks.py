@@ -42,7 +42,7 @@ class LiveSecrets:
         self._lock = threading.Lock()
         self._fresh: dict[str, Secret] = {}  # INVARIANT: each is here or in `_watch`, and here only until a search
         self._watch: Watch = Few()
-        self._shortest = 0
+        self.shortest = 0  # no text below this length can hold a secret; 0 where nothing is watched
         self._searched = False  # whether anything was ever put into `_watch`
 
     def add(self, issued: Issued) -> None:
@@ -50,8 +50,8 @@ class LiveSecrets:
         shortest = shortest_of(issued.secret.reveal())
         with self._lock:
             self._fresh[issued.lease.id] = issued.secret
-            if shortest < self._shortest or not self._shortest:
-                self._shortest = shortest
+            if shortest < self.shortest or not self.shortest:
+                self.shortest = shortest
 
     def fold(self, lease_id: str, secret: Secret) -> None:
         """Hold no second copy of a secret that is kept folded."""
@@ -66,17 +66,12 @@ class LiveSecrets:
             if self._fresh.pop(lease_id, None) is None:
                 self._watch.discard(lease_id)
             if not self._fresh and not self._watch.secrets:
-                self._shortest, self._fresh = 0, {}  # a table that was large stays large
+                self.shortest, self._fresh = 0, {}  # a table that was large stays large
                 if self._searched:
                     self._watch, self._searched = Few(), False
 
     def __bool__(self) -> bool:
         return bool(self._fresh or self._watch.secrets)
-
-    @property
-    def shortest(self) -> int:
-        """No text below this length can hold a secret; 0 where nothing is watched."""
-        return self._shortest
 
     def _expanded(self) -> Watch:
         """Make what is looked for, when the first text is looked at that could hold it.
@@ -96,7 +91,7 @@ class LiveSecrets:
 
     def found_in(self, text: str) -> set[str]:
         """Ids of the leases whose secret stands in a text."""
-        shortest = self._shortest
+        shortest = self.shortest
         if not shortest or len(text) < shortest:
             return set()
         views = [text]
@@ -119,7 +114,7 @@ class LiveSecrets:
 
     def open_end(self, text: str) -> int:
         """Length of the longest tail that may be the beginning of a secret; 0 below four characters."""
-        return self._expanded().open_end(text) if self._shortest else 0
+        return self._expanded().open_end(text) if self.shortest else 0
 
 
 class Search:

@@ -95,9 +95,9 @@ class Leases:
             CredentialUnavailable: the issuer failed, the ledger or the audit log could not be written, or the task has
                 ended meanwhile (then what was issued is revoked).
         """
-        key = key_of(grant.key, grant.task, grant.details_s256)
         if grant.single_use:
-            return _use(await self._issue(grant, key), cached=False)
+            return _use(await self._issue(grant, grant.key), cached=False)
+        key = key_of(grant.key, grant.task, grant.details_s256)
         while True:
             held, flight, leads = self._look(key, grant.task)
             if held is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from agentguard.intent.compile import CompiledStep, Rules, rules_of
 from agentguard.intent.intent import Intent
@@ -13,6 +14,8 @@ from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, MISSING, Facts, Tru
 from agentguard.intent.verdict import Admitted, Refused, StepExplanation, Verdict
 from agentguard.model.call import ToolCall
 from agentguard.model.decision import Miss, Reason
+
+_NO_LIMITS: Final = Limits()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +53,7 @@ class CompiledIntent:
     @property
     def limits(self) -> Limits:
         """What holds for all calls together; `calls` and `rate` are among the charges of every option already."""
-        return self.intent.limits or Limits()
+        return self.intent.limits or _NO_LIMITS
 
     @property
     def agents(self) -> Mapping[str, Intent]:
@@ -66,9 +69,12 @@ class CompiledIntent:
         """
         try:
             only = self.rules.only.get(call.spec.name)
-            if only is not None and only.judge(call, facts) is HOLD and type(found := only.admits(call)) is Admitted:
-                return found
-            return _verdict(self.rules, call, facts)
+            if only is None:
+                return _verdict(self.rules, call, facts)
+            if only.judge(call, facts) is not HOLD:
+                return Refused(Reason.ARGUMENT_VIOLATION, step_miss(only, call, facts, None)[1])
+            found = only.admits(call)
+            return found if type(found) is Admitted else _verdict(self.rules, call, facts)
         except Exception as error:  # deny is the path of least effort, whatever the input was
             return Refused(Reason.ARGUMENT_VIOLATION, Miss(text=f"the check itself failed ({type(error).__name__})"))
 

@@ -11,7 +11,6 @@ import dataclasses
 import datetime
 import enum
 import hashlib
-import hmac
 import json
 import os
 import unicodedata
@@ -286,7 +285,14 @@ def canonical_bytes(value: Canonical) -> bytes:
 
 def digest(value: Canonical) -> str:
     """SHA-256 (base16) over `canonical_bytes`; for use inside the process only."""
-    return hashlib.sha256(canonical_bytes(value)).hexdigest()
+    if type(value) is not dict:
+        return hashlib.sha256(canonical_bytes(value)).hexdigest()
+    tagged = {}
+    for name, item in value.items():
+        kind = type(item)
+        key = f"${name}" if name[:1] == "$" else name
+        tagged[key] = item if kind is str else {"$n": number_text(item)} if kind is Decimal else _tagged(item)  # type: ignore[arg-type]
+    return hashlib.sha256(jcs(tagged)).hexdigest()
 
 
 def readable(value: Canonical) -> Any:
@@ -305,11 +311,6 @@ def readable(value: Canonical) -> Any:
         case dict():
             return {key: readable(item) for key, item in value.items()}
     return value
-
-
-def keyed_digest(key: bytes, sha256: str) -> str:
-    """`hmac-sha256:` and the HMAC of a digest: the only form of it that leaves the process."""
-    return "hmac-sha256:" + hmac.digest(key, sha256.encode(), "sha256").hex()
 
 
 def run_copy(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
