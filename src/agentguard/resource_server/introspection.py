@@ -19,6 +19,7 @@ from agentguard.model.lease import Secret
 from agentguard.resource_server.answers import Answers, Busy
 from agentguard.resource_server.endpoint import IntrospectionEndpoint
 from agentguard.resource_server.rejection import UNAVAILABLE, rejected
+from agentguard.resource_server.tracing import note_token
 from agentguard.resource_server.verifier import (
     ASK_SECONDS,
     REQUIRED,
@@ -199,7 +200,10 @@ class IntrospectionVerifier:
         now = self._clock() if now is None else now
         claims = _completed(said.claims, self._profile.issuer, key, now)
         refused = examine_claims(claims, bound_to(self._profile, thumbprint), now) or _contradiction(claims, thumbprint)
-        return refused or told_by(claims, self.audience, thumbprint)
+        told = refused or told_by(claims, self.audience, thumbprint)
+        if isinstance(told, VerifiedToken):
+            note_token(told.jti)
+        return told
 
     async def _said(self, key: str, token: Secret, seconds: float) -> _Said | Rejection:
         try:

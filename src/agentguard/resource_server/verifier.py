@@ -15,6 +15,7 @@ from agentguard._drive import drive, driven, loop_running
 from agentguard._jwt import ACCESS_TOKEN, Keys, Profile, Rejection, actors_of, examine
 from agentguard.errors import ConfigurationError
 from agentguard.resource_server.rejection import InsufficientScope, rejected
+from agentguard.resource_server.tracing import note_token
 
 ASK_SECONDS: Final = 5.0
 REQUIRED: Final = frozenset({"sub", "client_id", "jti"})
@@ -229,6 +230,7 @@ class TokenVerifier:
         said = told_by(claims, self.audience, thumbprint)
         if isinstance(said, Rejection):
             return said
+        note_token(said.jti)
         return await self._revocation(claims, seconds) or await self._refused_status(claims, now, seconds) or said
 
     async def _revocation(self, claims: Mapping[str, Any], seconds: float) -> Rejection | Literal[False]:
