@@ -152,13 +152,18 @@ def _wrapper(tool: Tool) -> Any:
         return guarded_coroutine
 
     def guarded_function(*args: Any, **kwargs: Any) -> Any:
-        task = active_task(tool.spec.name)
-        if task.host.suspends or task.host.remote:
-            refuse_blocking(task.host)
-        pipeline = task.host.pipeline(task, tool, args, kwargs)  # type: ignore[attr-defined]  # the host is a Guard
+        pipeline = _begun(tool, args, kwargs)
         return _call_function(tool, pipeline, drive(pipeline.__anext__()))
 
     return guarded_function
+
+
+def _begun(tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pipeline:
+    """INVARIANT: no frame that an exception of the tool passes through holds the task, which shows who it is for."""
+    task = active_task(tool.spec.name)
+    if task.host.suspends or task.host.remote:
+        refuse_blocking(task.host)
+    return task.host.pipeline(task, tool, args, kwargs)  # type: ignore[attr-defined,no-any-return]  # it is a Guard
 
 
 def _call_function(tool: Tool, pipeline: Pipeline, running: Running) -> Any:

@@ -27,7 +27,7 @@ from agentguard.keys import KeySet, Signer, Signers, SigningKey
 from agentguard.model.lease import LEEWAY, Ending, Grant, Issued, Lease, LeaseKey, Secret
 from agentguard.model.principal import Chain, checked_name
 
-_MOST_PREFIXES: Final = 256
+_MOST_PREFIXES: Final = 64
 MAX_LIFETIME: Final = 30  # exp + leeway stays within a minute of the issue
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _URLSAFE: Final = bytes.maketrans(b"+/", b"-_")
@@ -167,6 +167,8 @@ class LocalIssuer:
 
     def _shared(self, grant: Grant, lease: Lease) -> bytes:
         """What all tokens under one lease key say, encoded once; the end of the object is left open."""
+        if grant.key.resource:  # there are as many as there are resources, and most come once
+            return _ENCODER.encode(_shared_claims(grant, lease))[:-1]
         known = self._prefixes.get(grant.key)
         # INVARIANT: the key does not hold all that the claims say, so what it does not hold is compared.
         if known is not None and known[0] is grant.chain and known[1] == grant.intent_s256:
