@@ -350,3 +350,39 @@ def test_pyjwt_joserfc_and_our_verifier_read_the_same_token(
     assert (ours.scopes, ours.resource, list(ours.details)) == (frozenset(scopes), resource, details)
     assert by_pyjwt["act"] == of.chain.act()
     assert (ours.jti, ours.expires_at) == (by_pyjwt["jti"], by_pyjwt["exp"])
+
+
+# what tokens share is encoded once ---------------------------------------------------------------------------------
+
+
+def said(issued: Issued) -> dict[str, Any]:
+    return dict(jwt.decode(issued.secret.reveal(), options={"verify_signature": False}))
+
+
+@pytest.mark.control("4 what was checked is what the token says")
+def test_token_says_its_own_grant_although_another_one_under_its_key_came_before() -> None:
+    issuer, first = LocalIssuer(KEY), grant(resource="", details=({"type": "one"},))
+    other_intent = structs.replace(first, intent_s256="cd" * 32)
+    attested = Chain(
+        first.chain.subject,
+        tuple(Agent(agent.name, f"spiffe://x/{agent.name}", Proof.ATTESTED) for agent in first.chain.agents),
+    )
+    other_user = structs.replace(first, chain=Chain(Subject("bob"), first.chain.agents))
+
+    for of in (first, other_intent, structs.replace(first, chain=attested), other_user, first, first):
+        fresh = said(minted(LocalIssuer(KEY), of))
+        mine = said(minted(issuer, of))
+        assert {**mine, "jti": ""} == {**fresh, "jti": ""}
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["", "account/7", 'a"b\\']), st.sampled_from(["alice", 'é"']), st.booleans()),
+        max_size=8,
+    )
+)
+def test_tokens_one_after_the_other_say_what_each_would_say_alone(calls: list[tuple[str, str, bool]]) -> None:
+    issuer = LocalIssuer(KEY)
+    for resource, sub, detailed in calls:
+        of = grant(resource=resource, subject=Subject(sub), details=({"type": "t", "n": 1},) if detailed else ())
+        assert {**said(minted(issuer, of)), "jti": ""} == {**said(minted(LocalIssuer(KEY), of)), "jti": ""}
