@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -139,6 +140,16 @@ def test_same_call_gets_the_same_answer(intent: Intent, call: ToolCall, seen: tu
     again = Intent.from_yaml(intent.to_yaml())
 
     assert check(intent, call, seen) == check(intent, call, seen) == check(again, call, seen)
+
+
+@given(intents(), calls(), SEEN)
+def test_tool_that_one_step_decides_about_is_judged_as_by_the_whole_intent(
+    intent: Intent, call: ToolCall, seen: tuple[str, ...]
+) -> None:
+    compiled = compile_intent(intent)
+    whole = replace(compiled, rules=replace(compiled.rules, only={}))
+
+    assert compiled.check(call, Facts(frozenset(seen))) == whole.check(call, Facts(frozenset(seen)))
 
 
 @given(intents(), FORBIDS, calls(), SEEN)
