@@ -78,7 +78,7 @@ def _wait(server: subprocess.Popen[bytes]) -> None:
 
 
 def _pages() -> Mapping[str, str]:
-    """The list of traces, the trace, and the call in it that a delegated agent was denied."""
+    """The list of all spans, the trace, and the call in it that a delegated agent was denied."""
     project, spans = "", list[Any]()
     until = time.monotonic() + 30
     while not any(span["parentId"] is None for span in spans):  # what is sent is stored a moment later
@@ -89,7 +89,7 @@ def _pages() -> Mapping[str, str]:
     base, trace = f"{ORIGIN}/projects/{project}", spans[0]["trace"]["traceId"]
     denied = next(span["id"] for span in spans if span["statusCode"] == "ERROR")
     return {
-        "phoenix-list": f"{base}/spans",
+        "phoenix-list": f"{base}/spans?spanFilterCondition=",  # without its default, which is: roots only
         "phoenix-trace": f"{base}/traces/{trace}",
         "phoenix-denied": f"{base}/traces/{trace}?selectedSpanNodeId={denied}",
     }

@@ -113,7 +113,7 @@ def _said(seen: Mapping[str, Any], paint: Paint) -> str:
     if outcome != "permit":
         text = f"{outcome:<7} {seen['agentguard.decision.reason']} at {seen['agentguard.decision.level']}"
         return paint(text, "red")
-    life, cancelled = seen.get("agentguard.credential.life"), "CancelledError" in seen.get("error.type", "")
+    life, cancelled = seen.get("agentguard.credential.life"), "; cancelled" in seen.get("output.value", "")
     if life is None:
         return f"{outcome:<7} credential none"
     status = seen["agentguard.credential.revocation.status"]

@@ -158,7 +158,9 @@ class Opening:
             task.parent.children.append(task)
         known = taken.state if taken is not None else None
         before = known.trace if known is not None else getattr(task.span, "traceparent", "")
-        task.span = spans.start_agent(task.agent.agent.name, self.attributes(task), origin=before)
+        purpose = guard.redactor.text(task.intent.purpose) if guard.redactor is not None else task.intent.purpose
+        known_as = self.attributes(task)
+        task.span = spans.start_agent(task.agent.agent.name, known_as, purpose=purpose, origin=before)
 
     async def _arrive(self, task: Task, arrival: Arrival) -> None:
         """Redeem the handover that the task came with; INVARIANT: after everything that could refuse it."""

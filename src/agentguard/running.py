@@ -450,8 +450,10 @@ class Running:
             self.span.decided(self.decision)
             error = self.ended.error if self.started else None
             if self.guard.telemetry.captures and not self.hits and self.hash:
-                self.span.captured(self.call, self.ended.value, self.started and error is None)
-            self.span.end(spans.error_type_of(error) if error is not None and not pauses(error) else "")
+                returned = self.started and error is None
+                self.span.captured(self.call, self.ended.value, returned, self.guard.redactor)
+            cancelled = error is not None and (pauses(error) or not isinstance(error, Exception))
+            self.span.end("" if error is None or pauses(error) else spans.error_type_of(error), cancelled=cancelled)
 
     def passed(self, part: Any) -> Any:
         """Take out of a part of a stream what a policy says, and keep it, if anything looks at results."""

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentguard.audit.redaction import Redactor
 from agentguard.telemetry.content import MAX_CONTENT, arguments_text, content_text
 
 
@@ -58,3 +59,22 @@ def test_a_value_that_is_wide_deep_or_endless_is_cut() -> None:
     assert '[[[[[[[[["..."]]]]]]]]]' == content_text(endless)
     assert len(content_text(wide)) <= MAX_CONTENT
     assert [0] * 100 == json.loads(content_text([0] * 10_000))
+
+
+def test_a_redactor_looks_at_whole_texts_before_they_are_cut() -> None:
+    shown = content_text("x" * (MAX_CONTENT - 10) + " ann@bank.test", Redactor())
+
+    assert "ann@" not in shown
+    assert len(shown) <= MAX_CONTENT
+
+
+@given(values)
+def test_with_a_redactor_any_value_is_text_of_at_most_four_thousand_characters(value: Any) -> None:
+    assert len(content_text(value, Redactor())) <= MAX_CONTENT
+
+
+def test_texts_beyond_what_is_looked_through_are_not_shown() -> None:
+    shown = content_text(["y" * 60_000, "y" * 60_000, "y" * 60_000 + "z", "later"], Redactor(["email"]))
+
+    assert "z" not in shown
+    assert "..." in shown

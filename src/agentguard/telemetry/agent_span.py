@@ -15,6 +15,7 @@ from agentguard.telemetry import semconv as name
 from agentguard.telemetry.attributes import MAX_TEXT, Attributes, roll_ups
 from agentguard.telemetry.current import Current, dropped, tracer_for
 from agentguard.telemetry.links import RESUME, link_to
+from agentguard.telemetry.summary import counts_line, task_line
 
 
 class AgentSpan(Current):
@@ -59,6 +60,8 @@ class AgentSpan(Current):
         self._was = self.traceparent
         try:
             self._attributes.update(roll_ups(counts or {}))
+            if not self._borrowed:
+                self._attributes[name.OUTPUT_VALUE] = counts_line(counts or {})
         except Exception as error:
             dropped(error)
         if error_type:
@@ -71,13 +74,14 @@ _NO_AGENT: Final = AgentSpan(None)
 
 
 def start_agent(
-    agent: str, task_attrs: Attributes, *, origin: str = "", provider: TracerProvider | None = None
+    agent: str, task_attrs: Attributes, *, purpose: str = "", origin: str = "", provider: TracerProvider | None = None
 ) -> AgentSpan:
     """Begin the `invoke_agent {agent}` span of a task, or take the framework's one for the same agent.
 
     Args:
         agent: the agent's name.
         task_attrs: `task_attributes(...)` of the task.
+        purpose: what the task was declared for.
         origin: `traceparent` of the span that the task had before it was parked; it is linked to.
         provider: whose tracer to use; default the global one.
     """
@@ -98,6 +102,8 @@ def start_agent(
             attributes[name.AGENTGUARD_LINK_KIND] = RESUME
         if borrowed:
             return AgentSpan(None, borrowed=enclosing.claimed(ambient, attributes), link=link)
+        chain = str(task_attrs.get(name.AGENTGUARD_DELEGATION_CHAIN_TEXT, ""))
+        attributes[name.INPUT_VALUE] = task_line(chain, purpose)
         title, parent = f"{name.INVOKE_AGENT} {agent}", enclosing.parent_context(ambient)
         return AgentSpan(tracer, title, parent, attributes, link=link)
     except Exception as error:

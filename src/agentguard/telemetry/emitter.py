@@ -41,8 +41,8 @@ class Emitter:
         """Begin the span of one call, and the measurements where anybody wants them."""
         measured = self._metrics.on()
         if not measured and not self._full:
-            return start_call(tool, task_attrs, tool_attrs, None, "")
-        span = start_call(tool, task_attrs, tool_attrs, None, "", kind=WatchedCall)
+            return start_call(tool, task_attrs, tool_attrs, None, "", shown=not self.captures)
+        span = start_call(tool, task_attrs, tool_attrs, None, "", kind=WatchedCall, shown=not self.captures)
         try:
             if isinstance(span, WatchedCall):
                 agent = task_attrs.get(name.GEN_AI_AGENT_NAME, "")

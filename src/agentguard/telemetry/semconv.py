@@ -21,7 +21,9 @@ GEN_AI_TOOL_CALL_ID: Final = "gen_ai.tool.call.id"
 GEN_AI_TOOL_CALL_RESULT: Final = "gen_ai.tool.call.result"
 GEN_AI_TOOL_NAME: Final = "gen_ai.tool.name"
 GEN_AI_TOOL_TYPE: Final = "gen_ai.tool.type"
+INPUT_VALUE: Final = "input.value"
 OPENINFERENCE_SPAN_KIND: Final = "openinference.span.kind"
+OUTPUT_VALUE: Final = "output.value"
 USER_HASH: Final = "user.hash"
 
 # What the spans' names begin with; also values of gen_ai.operation.name.

@@ -34,10 +34,11 @@ from agentguard.telemetry.attributes import (
     task_attributes,
     tool_attributes,
 )
-from agentguard.telemetry.content import arguments_text, content_text
+from agentguard.telemetry.content import Redacting, arguments_text, content_text
 from agentguard.telemetry.current import Current, dropped, tracer_for
 from agentguard.telemetry.phases import NO_PHASE, Apart, Phase
 from agentguard.telemetry.semconv import APPROVAL, AUTHORIZE, CREDENTIAL_ISSUE
+from agentguard.telemetry.summary import MAX_LINE, decision_line, lease_line
 
 __all__ = [
     "APPROVAL", "AUTHORIZE", "CREDENTIAL_ISSUE", "AgentSpan", "Attributes", "CallSpan", "TaskAttributes", "delegated",
@@ -48,7 +49,7 @@ __all__ = [
 class CallSpan(Current):
     """The span of one guarded call."""
 
-    __slots__ = ("_lease", "_said", "_tool_since", "apart")
+    __slots__ = ("_asked", "_became", "_lease", "_returned", "_said", "_tool_since", "apart")
 
     phased = False  # whether its parts are looked at one by one
 
@@ -63,6 +64,8 @@ class CallSpan(Current):
         super().__init__(tracer, title, parent, attributes, borrowed)
         self._lease: Lease | None = None
         self._said: tuple[Decision, bool] | None = None
+        self._asked = self._returned = False
+        self._became = ""
         self.apart = 0  # nanoseconds that were not the guard's own
         self._tool_since = 0
 
@@ -95,20 +98,25 @@ class CallSpan(Current):
             self.apart += time_ns() - self._tool_since
             self._tool_since = 0
 
-    def captured(self, call: ToolCall, result: object = None, returned: bool = False) -> None:
+    def captured(
+        self, call: ToolCall, result: object = None, returned: bool = False, redactor: Redacting | None = None
+    ) -> None:
         """Write arguments and result; only where the application has asked for them.
 
         Args:
             call: whose arguments, without those that the tool calls secret.
             result: what the tool returned, with live credentials taken out.
             returned: whether it did return.
+            redactor: what takes personal data out of records takes it out here.
         """
         if self._idle:
             return
         try:
-            self._attributes[name.GEN_AI_TOOL_CALL_ARGUMENTS] = arguments_text(call.arguments, call.spec.secret)
+            shown = arguments_text(call.arguments, call.spec.secret, redactor)
+            self._attributes[name.GEN_AI_TOOL_CALL_ARGUMENTS] = shown
             if returned:
-                self._attributes[name.GEN_AI_TOOL_CALL_RESULT] = content_text(result)
+                self._attributes[name.GEN_AI_TOOL_CALL_RESULT] = content_text(result, redactor)
+                self._returned = True
         except Exception as error:
             dropped(error)
 
@@ -128,6 +136,7 @@ class CallSpan(Current):
                 return
             known = decision_attributes(decision, enforced)
             if before is not None and before[0].outcome is Outcome.ASK:
+                self._asked = True
                 known[name.AGENTGUARD_DECISION_REASON] = decision.reason.value  # the question's reason no longer holds
             self._attributes.update(known)
             self._error = decision_error(decision, enforced)
@@ -160,26 +169,43 @@ class CallSpan(Current):
         if self._idle or self._lease is None:
             return
         try:
-            self._attributes.update(release_attributes(self._lease, status, time.time() if now is None else now))
+            at = time.time() if now is None else now
+            self._attributes.update(release_attributes(self._lease, status, at))
+            self._became = lease_line(self._lease, status, at)
         except Exception as error:
             dropped(error)
 
-    def end(self, error_type: str = "", description: str = "") -> None:
+    def end(self, error_type: str = "", description: str = "", *, cancelled: bool = False) -> None:
         """End the span, once; a denial that was decided outranks the error it was raised as.
 
         Args:
             error_type: what went wrong, of low cardinality: `error_type_of(exception)`; empty for success.
             description: a sentence for people, without values or exception text.
+            cancelled: the caller gave the call up, which is no failure of it: the span says so and is not marked.
         """
         self.detach()
         if self._idle:
             return
-        if error_type and self._error is None:
+        if error_type and self._error is None and not cancelled:
             self._error = (error_type, description)
         self.tool_ended()
         spent = time_ns() - self._started - self.apart
         self._attributes[name.AGENTGUARD_OVERHEAD_DURATION] = max(0, spent) / 1e9
+        try:
+            if not self._returned and not self._borrowed:
+                self._attributes[name.OUTPUT_VALUE] = self._line(error_type, cancelled)
+        except Exception as error:
+            dropped(error)
         self._finish()
+
+    def _line(self, error_type: str, cancelled: bool) -> str:
+        """What came of the call; a framework's span, and one that shows a result, has an output of its own."""
+        decision, enforced = self._said or (None, True)
+        ran = "cancelled" if cancelled else f"failed: {error_type}" if error_type else ""
+        if enforced and (decision is None or decision.outcome is Outcome.DENY):
+            ran = ""  # what the denial was raised as
+        line = decision_line(decision, enforced=enforced, asked=self._asked)
+        return "; ".join(filter(None, (line, ran, self._became)))[:MAX_LINE]
 
 
 def _but_for_its_id(one: Decision, other: Decision) -> bool:
@@ -201,6 +227,7 @@ def start_call(
     *,
     provider: TracerProvider | None = None,
     kind: type[CallSpan] = CallSpan,
+    shown: bool = True,
 ) -> CallSpan:
     """Begin the `execute_tool {tool}` span of one call, or take the framework's one for the same tool.
 
@@ -212,6 +239,7 @@ def start_call(
         arguments_hash: keyed hash of the canonical arguments, or empty.
         provider: whose tracer to use; default the global one.
         kind: what to make; another one than this module's is made where spans go nowhere too.
+        shown: whether lists show the chain as the span's input; not where they are to show the arguments.
     """
     try:
         ambient = trace.get_current_span()
@@ -226,6 +254,8 @@ def start_call(
             attributes[name.GEN_AI_TOOL_CALL_ID] = call.call_id[:MAX_TEXT]
         if borrowed:
             return kind(None, borrowed=enclosing.claimed(ambient, attributes))
+        if shown and name.AGENTGUARD_DELEGATION_CHAIN_TEXT in attributes:
+            attributes[name.INPUT_VALUE] = attributes[name.AGENTGUARD_DELEGATION_CHAIN_TEXT]
         return kind(tracer, f"{name.EXECUTE_TOOL} {tool}", enclosing.parent_context(ambient), attributes)
     except Exception as error:
         dropped(error)
@@ -258,6 +288,8 @@ def delegated(
             name.AGENTGUARD_DELEGATION_FROM: from_agent[:MAX_TEXT],
             name.AGENTGUARD_DELEGATION_TO: to_agent[:MAX_TEXT],
             name.OPENINFERENCE_SPAN_KIND: "CHAIN",
+            name.INPUT_VALUE: attrs.get(name.AGENTGUARD_DELEGATION_CHAIN_TEXT, ""),
+            name.OUTPUT_VALUE: "delegated" if refused is None else decision_line(refused),
         }
         span = CallSpan(tracer, name.DELEGATE, enclosing.parent_context(trace.get_current_span()), attributes)
         if refused is not None:

@@ -117,7 +117,7 @@ class WatchedCall(CallSpan):
         """Note how long a new credential took, or the failure to obtain one."""
         self._issues.append((seconds, attributes))
 
-    def end(self, error_type: str = "", description: str = "") -> None:
+    def end(self, error_type: str = "", description: str = "", *, cancelled: bool = False) -> None:
         self.tool_ended()
         try:
             self._begin()
@@ -126,7 +126,7 @@ class WatchedCall(CallSpan):
                 self._measure(self._metrics, error_type)
         except Exception as error:
             dropped(error)
-        super().end(error_type, description)
+        super().end(error_type, description, cancelled=cancelled)
 
     # --- what comes of it ----------------------------------------------------------------------------------------
 
