@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,10 @@ def _events(events: list[dict[str, Any]]) -> Iterator[str]:
     yield "})  # fmt: skip"
 
 
-def _attributes(attributes: Iterable[dict[str, Any]]) -> Iterator[str]:
+def _attributes(attributes: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if not attributes:
+        yield "        attributes=frozenset(),"
+        return
     yield "        attributes=frozenset({"
     line = "           "
     for name in [_word(attribute["ref"]) for attribute in attributes]:

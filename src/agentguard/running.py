@@ -477,6 +477,8 @@ class Running:
         for link in task.path:
             link.counts.denied += reason is not Reason.APPROVAL_REQUIRED
         waits = {"question": self.waits.question} if self.waits is not None else {}
+        if self.waits is not None:
+            self.guard.telemetry.waits(self.waits.question, self.waits.expires_at - self.guard.now())
         fields = {**denial_fields(self.decision, self.guard.stopping.public), **waits, **self._policy_fields()}
         position = self.guard.try_append(self._record(Event.CALL_DENIED, fields))
         if position is not None:

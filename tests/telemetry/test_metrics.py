@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from decimal import Decimal
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from opentelemetry import trace
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider
 
+import agentguard
 from agentguard import ApprovalRequired, Denied, Intent, any_, guarded, step
 from agentguard.audit.memory import MemoryLog
 from agentguard.errors import AuditUnavailable
@@ -22,7 +24,9 @@ from agentguard.ports import Answer
 from agentguard.telemetry import metrics as metrics_module
 from agentguard.telemetry import semconv as name
 from agentguard.telemetry.metrics import Metrics
+from agentguard.telemetry.pending import Pending
 from agentguard.testing import Answering, FailingAudit, FakeClock, FakeIssuer, fake_guard
+from tests.handing import guard_of, refunds
 from tests.telemetry.backend import Backend, Point
 from tests.tools import everything, lines, pay, refund, wipe
 
@@ -174,6 +178,91 @@ def test_delegations_are_measured_by_their_depth(backend: Backend) -> None:
     (point,) = backend.metrics()[name.METRIC_AGENTGUARD_DELEGATION_DEPTH]
 
     assert ({name.AGENTGUARD_DELEGATION_ROOT_AGENT: "bot"}, 2, 3) == (point.attributes, point.count, point.value)
+
+
+def test_delegations_are_counted_by_who_hands_on_to_whom(backend: Backend) -> None:
+    with guard_of("home", "far") as home, home.task("bot", on_behalf_of="alice", intent=refunds()) as task:
+        for _ in range(2):
+            with task.delegate("researcher", intent=refunds()) as below:
+                below.export("writer")
+    points = backend.metrics()[name.METRIC_AGENTGUARD_DELEGATIONS]
+    edges = {
+        (one.attributes[name.AGENTGUARD_DELEGATION_FROM], one.attributes[name.AGENTGUARD_DELEGATION_TO]): one.value
+        for one in points
+    }
+
+    assert {("bot", "researcher"): 2, ("researcher", "writer"): 2} == edges
+
+
+def test_what_revoking_saved_is_the_time_that_a_credential_had_left(backend: Backend) -> None:
+    with agentguard.local(audit=None) as guard, guard.task("bot", on_behalf_of="alice", intent=everything()):
+        wipe("acme")
+    (point,) = backend.metrics()[name.METRIC_AGENTGUARD_CREDENTIAL_UNUSED_TTL]
+
+    assert {name.AGENTGUARD_CREDENTIAL_TYPE: "at+jwt"} == point.attributes
+    assert (1, True) == (point.count, 1 < point.value <= 3600)
+
+
+def waiting(backend: Backend) -> Any:
+    points = backend.metrics().get(name.METRIC_AGENTGUARD_APPROVALS_PENDING)
+    return points[0].value if points else None
+
+
+def test_questions_wait_until_they_are_answered(backend: Backend) -> None:
+    seen: list[int] = []
+
+    class Looks(Answering):
+        async def ask(self, request: Any) -> Any:
+            seen.append(waiting(backend))
+            return await super().ask(request)
+
+    asks = Intent("x", step("refund", account=any_, amount=any_).times(9).then_ask())
+    with fake_guard(approver=Looks()) as guard, guard.task("bot", on_behalf_of="alice", intent=asks):
+        before = waiting(backend)
+        refund("acme", Decimal(5))
+        seen.append(waiting(backend))
+    with fake_guard(approver=Answering(Answer.PENDING)) as guard:
+        with pytest.raises(ApprovalRequired) as waits, guard.task("bot", on_behalf_of="alice", intent=asks):
+            refund("acme", Decimal(5))
+        seen.append(waiting(backend))
+        assert guard.answer(waits.value.question, approved=True, by="ann")
+        seen.append(waiting(backend))
+
+    assert (0, [1, 0, 1, 0]) == (before, seen)
+
+
+def test_a_question_that_was_given_up_or_has_expired_does_not_wait(backend: Backend) -> None:
+    now = [0.0]
+    pending = Pending(lambda: now[0])
+    pending.begin("q-1", 60)
+    pending.begin("q-2", 600)
+    first, now[0] = pending.count(), 60.0
+
+    assert (2, 1) == (first, pending.count())
+    pending.end("q-2")
+    pending.end("q-3")
+    assert 0 == pending.count()
+
+    class GivenUp(Answering):
+        async def ask(self, request: Any) -> Any:
+            raise asyncio.CancelledError
+
+    asks = Intent("x", step("refund", account=any_, amount=any_).then_ask())
+    with fake_guard(approver=GivenUp()) as guard, guard.task("bot", on_behalf_of="alice", intent=asks):
+        with pytest.raises(asyncio.CancelledError):
+            refund("acme", Decimal(5))
+    assert 0 == waiting(backend)
+
+
+def test_guards_of_one_process_share_the_gauge(backend: Backend) -> None:
+    asks = Intent("x", step("refund", account=any_, amount=any_).then_ask())
+    guards = [fake_guard(approver=Answering(Answer.PENDING)) for _ in range(2)]
+    for guard in guards:
+        with guard, pytest.raises(ApprovalRequired), guard.task("bot", on_behalf_of="alice", intent=asks):
+            refund("acme", Decimal(5))
+    (point,) = backend.metrics()[name.METRIC_AGENTGUARD_APPROVALS_PENDING]
+
+    assert (2, {}) == (point.value, point.attributes)
 
 
 def test_records_that_are_not_written_are_counted_and_still_refuse(backend: Backend) -> None:

@@ -13,6 +13,7 @@ from opentelemetry.util.types import AttributeValue
 from agentguard.model.record import Event, Record
 from agentguard.telemetry import semconv as name
 from agentguard.telemetry.metrics import Metrics
+from agentguard.telemetry.pending import Pending
 
 MOST: Final = 100_000  # credentials, and questions, that are followed from begin to end
 _STATUS: Final[Mapping[Event, str]] = {
@@ -23,6 +24,7 @@ _STATUS: Final[Mapping[Event, str]] = {
     Event.CREDENTIAL_IRREVOCABLE: "irrevocable",
 }
 _GONE: Final = (Event.CREDENTIAL_REVOKED, Event.CREDENTIAL_EXPIRED)
+_ANSWERED: Final = (Event.APPROVAL_ANSWERED, Event.APPROVAL_USED)
 _DENIED: Final = (Event.CALL_DENIED, Event.TASK_DENIED, Event.DELEGATION_DENIED)
 
 
@@ -32,13 +34,14 @@ class _Issued:
 
     type: str
     at: float
+    accepted_until: float | None  # seconds since the epoch; None for one that does not end by itself
 
 
 class Counting:
     """Turns the records of one guard into measurements."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Metrics, pending: Pending) -> None:
+        self._metrics, self._pending = metrics, pending
         self._live: OrderedDict[str, _Issued] = OrderedDict()
         self._asked: OrderedDict[str, float] = OrderedDict()
 
@@ -55,11 +58,11 @@ class Counting:
             self._delegated(record.fields)
         elif event is Event.APPROVAL_ASKED:
             self._keep(self._asked, str(record.fields.get("call", "")), time.monotonic())
-        elif event is Event.APPROVAL_ANSWERED:
-            self._answered(record.fields)
+        elif event in _ANSWERED:
+            self._answered(event, record.fields)
 
     def _issued(self, fields: Mapping[str, Any]) -> None:
-        issued = _Issued(str(fields.get("type", "")), time.monotonic())
+        issued = _Issued(str(fields.get("type", "")), time.monotonic(), fields.get("expires_by"))
         self._keep(self._live, str(fields.get("lease", "")), issued)
         kind = {name.AGENTGUARD_CREDENTIAL_TYPE: issued.type}
         self._metrics.note(name.METRIC_AGENTGUARD_CREDENTIALS_ISSUED, 1, kind)
@@ -76,6 +79,9 @@ class Counting:
             self._metrics.note(name.METRIC_AGENTGUARD_CREDENTIALS_ACTIVE, -1, kind)
             lived = time.monotonic() - issued.at
             self._metrics.note(name.METRIC_AGENTGUARD_CREDENTIAL_LIFETIME, lived, kind)
+            if event is Event.CREDENTIAL_REVOKED and issued.accepted_until is not None:
+                unused = issued.accepted_until - time.time()
+                self._metrics.note(name.METRIC_AGENTGUARD_CREDENTIAL_UNUSED_TTL, unused, kind)
 
     def _denied(self, record: Record) -> None:
         """A guarded call counts when its span ends, by its last decision; here is what has no such span."""
@@ -95,11 +101,20 @@ class Counting:
     def _delegated(self, fields: Mapping[str, Any]) -> None:
         chain: Sequence[str] = fields.get("delegation") or ()
         if len(chain) > 1:
-            depth = len(chain) - 2 + ("to" in fields)  # a handover is recorded by who hands on
+            to = fields.get("to")  # a handover is recorded by who hands on
+            edge = (chain[-1], to) if to else (chain[-2], chain[-1])
+            if to or len(chain) > 2:  # subject, agent, agent
+                known = {name.AGENTGUARD_DELEGATION_FROM: str(edge[0]), name.AGENTGUARD_DELEGATION_TO: str(edge[1])}
+                self._metrics.note(name.METRIC_AGENTGUARD_DELEGATIONS, 1, known)
+            depth = len(chain) - 2 + ("to" in fields)
             root = {name.AGENTGUARD_DELEGATION_ROOT_AGENT: str(chain[1])}
             self._metrics.note(name.METRIC_AGENTGUARD_DELEGATION_DEPTH, depth, root)
 
-    def _answered(self, fields: Mapping[str, Any]) -> None:
+    def _answered(self, event: Event, fields: Mapping[str, Any]) -> None:
+        if not fields.get("refused"):  # else it waits on, for whoever may answer it
+            self._pending.end(str(fields.get("question", "")))
+        if event is not Event.APPROVAL_ANSWERED:
+            return
         asked = self._asked.pop(str(fields.get("call", "")), None)
         if asked is not None:
             self.waited(time.monotonic() - asked, str(fields.get("answer", "")))

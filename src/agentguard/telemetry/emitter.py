@@ -11,6 +11,7 @@ from agentguard.telemetry import semconv as name
 from agentguard.telemetry.counting import Counting
 from agentguard.telemetry.current import dropped
 from agentguard.telemetry.metrics import Metrics
+from agentguard.telemetry.pending import Pending
 from agentguard.telemetry.settings import Telemetry
 from agentguard.telemetry.spans import Attributes, CallSpan, start_call
 from agentguard.telemetry.watched import WatchedCall
@@ -30,7 +31,8 @@ class Emitter:
         self.captures = settings.content.on_spans
         self._full = settings.spans == "full"
         self._metrics = Metrics()
-        self._counting = Counting(self._metrics)
+        self._pending = Pending()
+        self._counting = Counting(self._metrics, self._pending)
         self._events: Events | None = None
         if settings.events:
             from agentguard.telemetry.events import Events
@@ -47,6 +49,7 @@ class Emitter:
             if isinstance(span, WatchedCall):
                 agent = task_attrs.get(name.GEN_AI_AGENT_NAME, "")
                 span.watch(self._metrics if measured else None, full=self._full, tool=tool, agent=agent)
+                span.pending = self._pending if measured else None
         except Exception as error:
             dropped(error)
         return span
@@ -71,6 +74,11 @@ class Emitter:
         if self._events is not None:
             self._events.recorded(record, position)
         return position
+
+    def waits(self, question: str, seconds: float) -> None:
+        """Count a question that is left waiting, until it is answered, or has expired in so many seconds."""
+        if self._metrics.found:
+            self._pending.begin(question, seconds)
 
     def answered(self, seconds: float, answer: str) -> None:
         """Measure how long a person took to answer a question that waited."""

@@ -10,7 +10,7 @@ class Instrument:
     """One metric.
 
     Args:
-        kind: `counter`, `updowncounter` or `histogram`.
+        kind: `counter`, `updowncounter`, `histogram` or `gauge`.
         unit: in UCUM.
         brief: what it counts or measures.
         attributes: all that it may carry; whatever else is known is left out.

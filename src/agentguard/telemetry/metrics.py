@@ -18,6 +18,7 @@ from opentelemetry.util.types import AttributeValue
 
 from agentguard.telemetry import semconv as name
 from agentguard.telemetry.current import SCHEMA, dropped
+from agentguard.telemetry.pending import observe
 
 OTHER: Final = "_OTHER"
 MAX_VALUES: Final = 200  # of one attribute; the next ones are all `_OTHER`
@@ -52,7 +53,16 @@ class Metrics:
         except Exception as error:
             dropped(error)
         self.found = self._meter is not None
+        if self._meter is not None:
+            self._observe(self._meter)
         return self.found
+
+    @staticmethod
+    def _observe(meter: Meter) -> None:
+        try:
+            observe(meter)
+        except Exception as error:
+            dropped(error)
 
     def note(
         self, metric: str, amount: float, attributes: Mapping[str, AttributeValue], context: Context | None = None

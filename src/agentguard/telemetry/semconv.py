@@ -95,7 +95,10 @@ METRIC_AGENTGUARD_CREDENTIALS_ISSUED: Final = "agentguard.credentials.issued"
 METRIC_AGENTGUARD_CREDENTIALS_REVOKED: Final = "agentguard.credentials.revoked"
 METRIC_AGENTGUARD_CREDENTIALS_ACTIVE: Final = "agentguard.credentials.active"
 METRIC_AGENTGUARD_CREDENTIAL_LIFETIME: Final = "agentguard.credential.lifetime"
+METRIC_AGENTGUARD_CREDENTIAL_UNUSED_TTL: Final = "agentguard.credential.unused_ttl"
 METRIC_AGENTGUARD_APPROVAL_WAIT_DURATION: Final = "agentguard.approval.wait.duration"
+METRIC_AGENTGUARD_APPROVALS_PENDING: Final = "agentguard.approvals.pending"
+METRIC_AGENTGUARD_DELEGATIONS: Final = "agentguard.delegations"
 METRIC_AGENTGUARD_DELEGATION_DEPTH: Final = "agentguard.delegation.depth"
 METRIC_AGENTGUARD_AUDIT_WRITE_DURATION: Final = "agentguard.audit.write.duration"
 
@@ -187,6 +190,15 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = MappingProxyType({
         }),
         buckets=(1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600),
     ),
+    METRIC_AGENTGUARD_CREDENTIAL_UNUSED_TTL: Instrument(
+        kind="histogram",
+        unit="s",
+        brief="Time for which a credential would still have been accepted when it was revoked.",
+        attributes=frozenset({
+            AGENTGUARD_CREDENTIAL_TYPE,
+        }),
+        buckets=(1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600),
+    ),
     METRIC_AGENTGUARD_APPROVAL_WAIT_DURATION: Instrument(
         kind="histogram",
         unit="s",
@@ -195,6 +207,20 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = MappingProxyType({
             AGENTGUARD_APPROVAL_ANSWER,
         }),
         buckets=(1, 5, 15, 60, 300, 900, 3600, 14400, 86400),
+    ),
+    METRIC_AGENTGUARD_APPROVALS_PENDING: Instrument(
+        kind="gauge",
+        unit="{question}",
+        brief="Questions to people that wait now, of all guards of this process; read when metrics are collected.",
+        attributes=frozenset(),
+    ),
+    METRIC_AGENTGUARD_DELEGATIONS: Instrument(
+        kind="counter",
+        unit="{delegation}",
+        brief="Tasks that were handed on, by who handed on to whom; handovers to another process too.",
+        attributes=frozenset({
+            AGENTGUARD_DELEGATION_FROM, AGENTGUARD_DELEGATION_TO,
+        }),
     ),
     METRIC_AGENTGUARD_DELEGATION_DEPTH: Instrument(
         kind="histogram",

@@ -18,6 +18,7 @@ from agentguard.telemetry.attributes import cut
 from agentguard.telemetry.current import Current, dropped, tracer_for
 from agentguard.telemetry.metrics import Metrics
 from agentguard.telemetry.parts import Past, authorization, failure_of, kind_of
+from agentguard.telemetry.pending import Pending
 from agentguard.telemetry.phases import NO_PHASE, Phase
 from agentguard.telemetry.spans import CallSpan
 
@@ -31,7 +32,7 @@ class WatchedCall(CallSpan):
 
     __slots__ = (
         "_about", "_authorized", "_decision", "_enforced", "_issues", "_later", "_metrics", "_ran", "_revoked",
-        "_source", "_tool_began",
+        "_source", "_tool_began", "pending",
     )  # fmt: skip
 
     phased = True
@@ -39,6 +40,7 @@ class WatchedCall(CallSpan):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._metrics: Metrics | None = None
+        self.pending: Pending | None = None
         self._source: Tracer | None = None
         self._about: dict[str, AttributeValue] = {}
         self._authorized: tuple[float, str] | None = None
@@ -193,6 +195,8 @@ class _Watched(Phase):
         self._cached = False
         self._decision: tuple[Decision, str] | None = None
         self._span = call.opened(title, live)
+        if title == name.APPROVAL and call.pending is not None:
+            call.pending.begin(id(call))
 
     def decided(self, decision: Decision, version: str = "") -> None:
         self._decision = decision, version
@@ -208,6 +212,8 @@ class _Watched(Phase):
     ) -> None:
         if self._span is not None:
             self._span.detach()
+        if self._title == name.APPROVAL and self._call.pending is not None:
+            self._call.pending.end(id(self._call))
         try:
             failure = self._ended(error)
             if self._span is not None:
