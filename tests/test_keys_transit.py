@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -163,10 +164,13 @@ def test_a_key_that_signed_goes_on_while_the_vault_cannot_describe_it(vault: Tra
 
 
 def test_public_keys_are_there_once_it_is_ready(vault: Transit, http: Http) -> None:
-    keys = transit(vault, http)
+    # `published` has the vault asked in a thread, which may be quicker than the look at what it brought.
+    looked = threading.Event()
+    keys = transit(vault, http, token=lambda: Secret("s.0123456789") if looked.wait(10) else Secret(""))
 
     with pytest.raises(Unavailable, match="ready"):
         keys.published(time.time())
+    looked.set()
     assert 1 == len(drive(keys.ready()))
     assert 1 == len(keys.published(time.time()))
 
