@@ -65,6 +65,19 @@ def test_tools_file_is_read_strictly_with_all_mistakes_in_one_error(tmp_path: Pa
         load_tools(path)
 
 
+def test_tools_file_may_hold_the_hash_of_a_reviewed_tool(tmp_path: Path) -> None:
+    from agentguard.cli.tools_file import read_tools
+
+    path, digest = tmp_path / "tools.yaml", "0a" * 32
+    path.write_text(f"version: 1\ntools:\n  look: {{effect: read, reviewed_s256: {digest}}}\n")
+    assert load_tools(path) == {"look": {"effect": "read", "reviewed_s256": digest}}
+    assert set(read_tools(path).specs) == {"look"}
+
+    path.write_text(f"version: 1\ntools:\n  look: {{effect: read, reviewed_s256: {digest[1:]}}}\n")
+    with pytest.raises(ConfigurationError, match="64 digits"):
+        read_tools(path)
+
+
 def test_tools_file_that_names_parameters_and_defaults_for_lint_serves_guarded_tools_too(tmp_path: Path) -> None:
     from agentguard.cli.tools_file import read_tools
 

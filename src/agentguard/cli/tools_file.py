@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,8 @@ _TOOLS_FORM: Final = "{version: 1, tools: {refund.create: {effect: write}}}"
 _TUPLES: Final = ("scopes", "untrusted", "record")
 _SETS: Final = ("data", "tags", "secret", "hidden", "null_is_empty", "parameters")
 _TEXTS: Final = ("name", "audience", "resource", "lease", "returns", "credential")
-_FIELDS: Final = (*_TEXTS, "effect", *_TUPLES, *_SETS, "bytes", "defaults", "args")
+_REVIEWED: Final = "reviewed_s256"  # of the tool as a model sees it; looked at where tools are wrapped
+_FIELDS: Final = (*_TEXTS, "effect", *_TUPLES, *_SETS, "bytes", "defaults", "args", _REVIEWED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,9 @@ def _field_problem(key: str, value: Any) -> str:
         return f"write a list of names: {key}: [a, b]"
     if key in _TEXTS and not isinstance(value, str):
         return "write text"
+    if key == _REVIEWED:
+        found = re.fullmatch(r"[0-9a-f]{64}", value, re.ASCII) if isinstance(value, str) else None
+        return "" if found else "write the 64 digits that tool_s256(tool) gives, in quotes"
     if key == "bytes" and not isinstance(value, bool):
         return "write true or false"
     if key == "args":
@@ -108,6 +113,8 @@ def _field_problem(key: str, value: Any) -> str:
 def _field(key: str, value: Any) -> dict[str, Any]:
     if key == "args":
         return _field("defaults", {name: entry["default"] for name, entry in value.items()})
+    if key == _REVIEWED:
+        return {}
     if key == "defaults":
         return {key: {name: canonical(default, name) for name, default in value.items()}}
     makers = {"effect": Effect, **dict.fromkeys(_TUPLES, tuple), **dict.fromkeys(_SETS, frozenset)}

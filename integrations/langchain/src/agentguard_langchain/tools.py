@@ -13,6 +13,7 @@ from langchain_core.tools import BaseTool, BaseToolkit, StructuredTool
 from agentguard import ConfigurationError, Credential, current_credential
 from agentguard_langchain.bodies import declared
 from agentguard_langchain.checks import is_guarded
+from agentguard_langchain.reviewed import REVIEWED, refuse_unreviewed
 from agentguard_langchain.specs import Fields, Specs, guard_name, read_specs, refuse_unused
 from agentguard_langchain.wrapping import wrap
 
@@ -35,13 +36,15 @@ def guard_tools(
             returns a context manager that does and closes what it opened when the call ends.
         specs: by LangChain's name of the tool, the fields of its ToolSpec (effect, audience, ...) and `name`, its guard
             name; or the path of a tools.yaml: `{version: 1, tools: {NAME: {effect: read}}}`. A tool that is not
-            mentioned is a write under its own name.
+            mentioned is a write under its own name. With `reviewed_s256`, the `tool_s256` of the tool that was
+            reviewed, one whose name, description or schema changed since is refused.
         like: for a factory, tools with the same names, schemas and descriptions, or what makes them; they are never
             run. A toolkit over an empty database in memory will do. Without it the factory is called with None once,
             now, and has to build tools that need no credential yet.
 
     Raises:
-        ConfigurationError: a name or a declaration is wrong, a spec names no tool, or a tool cannot be guarded.
+        ConfigurationError: a name or a declaration is wrong, a spec names no tool, a tool cannot be guarded, or is not
+            the one that was reviewed.
     """
     factory: Factory | None = _factory_in(tools)
     found = _listed(tools) if factory is None else _shapes(factory, like)
@@ -100,11 +103,12 @@ def _guarded(tool: BaseTool, fields: Fields | None) -> BaseTool:
         if fields is not None:
             raise ConfigurationError(f"tool {tool.name!r} is guarded already and declares itself; drop its spec")
         return tool
-    return wrap(tool, guard_name(tool.name, fields or {}), _without_name(fields or {}))
+    refuse_unreviewed(tool, fields or {})
+    return wrap(tool, guard_name(tool.name, fields or {}), _of_the_guard(fields or {}))
 
 
-def _without_name(fields: Fields) -> Fields:
-    return {key: value for key, value in fields.items() if key != "name"}
+def _of_the_guard(fields: Fields) -> Fields:
+    return {key: value for key, value in fields.items() if key not in ("name", REVIEWED)}
 
 
 # --- tools that are built inside the call ---------------------------------------------------------------------------
@@ -118,15 +122,15 @@ def _from_factory(probe: BaseTool, factory: Factory, fields: Fields | None) -> B
         )
     if is_guarded(probe):
         raise ConfigurationError(f"tool {probe.name!r} of the factory is guarded already; build plain tools in it")
-    rebuild = _Rebuild(factory, probe.name)
-    return wrap(probe, guard_name(probe.name, fields), _without_name(fields), rebuild)
+    refuse_unreviewed(probe, fields)
+    return wrap(probe, guard_name(probe.name, fields), _of_the_guard(fields), _Rebuild(factory, probe.name, fields))
 
 
 class _Rebuild:
     """Makes a body that builds the tools anew with the running call's credential, and runs the one of its name."""
 
-    def __init__(self, factory: Factory, name: str) -> None:
-        self.factory, self.name = factory, name
+    def __init__(self, factory: Factory, name: str, fields: Fields) -> None:
+        self.factory, self.name, self.fields = factory, name, fields
 
     def __call__(self, attribute: str, raw: Any) -> Any:
         parameters = tuple(inspect.signature(raw).parameters)
@@ -185,6 +189,7 @@ class _Rebuild:
             expected = parameters[1:] if attribute.startswith("_") else parameters
             if not callable(body) or tuple(inspect.signature(body).parameters) != expected:
                 raise ConfigurationError(f"the factory built another tool {self.name!r} than the one that was wrapped")
+            refuse_unreviewed(tool, self.fields)
             return body
         raise ConfigurationError(f"the factory built no tool {self.name!r}, which it built when it was wrapped")
 
