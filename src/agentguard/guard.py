@@ -185,7 +185,8 @@ class Guard:
         drop or swap a step; what varies is behind the ports.
         """
         call, refusal = Running(self, task, tool), None
-        call.span = self.telemetry.start_call(tool.spec.name, self.opening.attributes(task), tool.attributes)
+        known_as = task.cache.get("attributes") or self.opening.attributes(task)
+        call.span = self.telemetry.start_call(tool.spec.name, known_as, tool.attributes)
         try:
             call.intercept(args, kwargs)  # 1 bind once: canonical form and run copy
             call.identify()  # 2 every link of the chain: open, in date, allowed
@@ -398,10 +399,12 @@ class Guard:
 
     def record(self, event: Event, fields: Mapping[str, Any]) -> None:
         """Write a record that something waits for; a raise means that it was not written."""
-        self.telemetry.append(self.audit, Record(event, fields))
+        self.append(Record(event, fields))
 
     def append(self, record: Record) -> Position:
         """Write a record that something waits for, and return where it stands; a raise means that it was not."""
+        if time.monotonic() < self.telemetry.quiet_until:
+            return self.audit.append(record)
         return self.telemetry.append(self.audit, record)
 
     def try_append(self, record: Record) -> Position | None:
@@ -498,6 +501,7 @@ class Guard:
         for port in (*self._ports[1:], *last):  # the log last: what closing does is recorded
             if (close := getattr(port, "close", None)) is not None:
                 _closed(close, port)
+        self.telemetry.close()
 
     def recover(self) -> int:
         """End what dead processes left behind, and return how many leases that were; `agentguard.load` calls this.

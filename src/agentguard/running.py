@@ -78,6 +78,7 @@ class Running:
         "id",
         "judged",
         "parts",
+        "refused",
         "reservation",
         "span",
         "started",
@@ -105,7 +106,7 @@ class Running:
         self.approved = ""
         self.parts: list[Any] | None = None
         self._use: Use | None = None
-        self.started = self._recorded = self._opened = self._renewed = False
+        self.started = self.refused = self._recorded = self._opened = self._renewed = False
         self._position: Any = None
         self.call = _UNBOUND
         self.hash = ""
@@ -137,7 +138,8 @@ class Running:
             call_id=caller.call_id, agent=caller.agent, run_id=caller.run_id,
         )  # fmt: skip
         self.hash = self.guard.pseudonyms.digest(sha256) if sha256 else ""
-        self.span.bound(self.call, self.hash)
+        if self.span.on:
+            self.span.bound(self.call, self.hash)
 
     def _canonical(self, visible: Mapping[str, Any]) -> dict[str, Canonical]:
         takes_bytes = self.tool.spec.bytes
@@ -191,14 +193,19 @@ class Running:
     # 4 -------------------------------------------------------------------------------------------------------
     async def decide(self) -> None:
         """The decision points: forbid wins, an error is a deny."""
-        if not self.guard.decision_points and not self.span.phased:
+        if not self.span.parts:
+            if self.guard.decision_points:
+                await self._decide()
             return
         with self.span.phase(spans.AUTHORIZE, bool(self.guard.decision_points)) as phase:
-            self.judged = await judge(self)
-            if self.judged is not None:
-                refuse_denied(self.judged)
-                self.decision = self.judged.decided
+            await self._decide()
             phase.decided(self.decision, self.judged.version if self.judged is not None else "")
+
+    async def _decide(self) -> None:
+        self.judged = await judge(self)
+        if self.judged is not None:
+            refuse_denied(self.judged)
+            self.decision = self.judged.decided
 
     # 5 -------------------------------------------------------------------------------------------------------
     async def approve(self) -> None:
@@ -215,7 +222,8 @@ class Running:
 
         Then whoever a policy names is told.
         """
-        self.span.decided(self.decision)
+        if self.span.on:
+            self.span.decided(self.decision)
         fields = {"outcome": "permit", "reason": str(self.decision.reason), "steps": list(self.decision.steps)}
         if self.judged is not None:
             fields |= self.judged.fields()
@@ -258,7 +266,7 @@ class Running:
                 )
             await self._refuse_stopped()
             try:
-                if self.span.phased:
+                if self.span.parts:
                     with self.span.phase(spans.CREDENTIAL_ISSUE) as phase:
                         use = self._use = await self.guard.leases.obtain(self._grant())
                         phase.obtained(use.credential.lease, use.cached)
@@ -269,7 +277,8 @@ class Running:
             credential = use.credential
             credential.renewed_by(self.renew)
             self.task.counts.issued += not use.cached
-            self.span.credential(credential.lease, use.cached)
+            if self.span.on:
+                self.span.credential(credential.lease, use.cached)
         retried = self.reservation.id if self.reservation else self.call.id
         names = self.task.chain.names()
         self.visible = CurrentCall(self.call.id, self.tool.spec.name, self.task.id, names, retried, credential)
@@ -331,7 +340,8 @@ class Running:
         mark_started(self)  # before the last look at the task: what is parked meanwhile knows of it
         _refuse_closed(self.task, self.guard.monotonic())
         self.task.counts.permitted += 1
-        self.span.tool_began()
+        if self.span.on:
+            self.span.tool_began()
 
     def _refuse_changes(self) -> None:
         try:
@@ -345,7 +355,8 @@ class Running:
     # 9 -------------------------------------------------------------------------------------------------------
     def search(self, ended: Ended) -> Ended:
         """Return how the tool ended, without live credentials, and without what a policy takes out of its value."""
-        self.span.tool_ended()
+        if self.span.on:
+            self.span.tool_ended()
         if ended.error is None and self._redact:
             ended = Ended(self._redacted(ended.value))
         if ended.error is None and _too_short((ended.value,), self.guard.secrets.shortest):
@@ -409,7 +420,8 @@ class Running:
         assert self.guard.leases is not None  # noqa: S101  # the use is one of its leases
         began = time_ns()
         status = await self.guard.leases.release(use)
-        self.span.released(status, self.guard.now(), began)
+        if self.span.on:
+            self.span.released(status, self.guard.now(), began)
         self.task.counts.revoked += status == "revoked"
 
     async def _revoke_leaked(self, lease: str) -> None:
@@ -446,13 +458,15 @@ class Running:
                 fields["error"] = why
             self.guard.try_append(Record(event, fields))
         self.guard.remember(self)
-        if self.span is not None:
-            self.span.decided(self.decision)
+        if self.span is not None and self.span.on:
+            given_up = not self.started and not self.refused
+            if self._recorded or not given_up:  # else nobody decided: what stands there is no answer
+                self.span.decided(self.decision)
             error = self.ended.error if self.started else None
             if self.guard.telemetry.captures and not self.hits and self.hash:
                 returned = self.started and error is None
                 self.span.captured(self.call, self.ended.value, returned, self.guard.redactor)
-            cancelled = error is not None and (pauses(error) or not isinstance(error, Exception))
+            cancelled = given_up or (error is not None and (pauses(error) or not isinstance(error, Exception)))
             self.span.end("" if error is None or pauses(error) else spans.error_type_of(error), cancelled=cancelled)
 
     def passed(self, part: Any) -> Any:
@@ -467,6 +481,7 @@ class Running:
     def denied(self, refusal: Refusal) -> Denied:
         """Record a refusal and return the error that the caller gets."""
         task, reason = self.task, refusal.reason
+        self.refused = True
         if self.call is _UNBOUND:
             self._said({}, frozenset(), "")
         self.decision = Decision(

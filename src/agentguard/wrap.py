@@ -168,7 +168,8 @@ def _begun(tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pipelin
 
 def _call_function(tool: Tool, pipeline: Pipeline, running: Running) -> Any:
     token, raised, ended = _call.set(running.visible), None, Ended()
-    running.span.attach()
+    if running.span.on:
+        running.span.attach()
     try:
         value = run_tool(tool, running)
         if isinstance(value, _LATER):
@@ -177,7 +178,8 @@ def _call_function(tool: Tool, pipeline: Pipeline, running: Running) -> Any:
     except BaseException as error:
         raised, ended = error, Ended(error=error)
     finally:
-        running.span.detach()
+        if running.span.on:
+            running.span.detach()
         _call.reset(token)
     try:
         drive(pipeline.asend(ended))
@@ -197,7 +199,8 @@ def _later(pipeline: Pipeline, running: Running, value: Any) -> Any:
 
 async def _finish_coroutine(pipeline: Pipeline, running: Running, coroutine: Any) -> Any:
     token, raised = _call.set(running.visible), None
-    running.span.attach()
+    if running.span.on:
+        running.span.attach()
     try:
         ended = Ended(await coroutine)
     except BaseException as error:
@@ -206,7 +209,8 @@ async def _finish_coroutine(pipeline: Pipeline, running: Running, coroutine: Any
     try:
         await settle(pipeline, ended)
     finally:
-        running.span.detach()
+        if running.span.on:
+            running.span.detach()
         with suppress(ValueError):
             _call.reset(token)
     return result_of(running, raised)

@@ -179,7 +179,7 @@ def test_an_interrupt_is_not_swallowed(spec: ToolSpec, task: Attributes) -> None
 def test_a_call_goes_on_when_the_parent_cannot_be_found(
     monkeypatch: pytest.MonkeyPatch, traced: Traced, spec: ToolSpec, task: Attributes
 ) -> None:
-    monkeypatch.setitem(sys.modules, enclosing._OPENINFERENCE, object())
+    monkeypatch.setitem(sys.modules, enclosing.OPENINFERENCE, object())
 
     span = start_call(spec.name, task, tool_attributes(spec), None, "", provider=traced.provider)
     span.end()

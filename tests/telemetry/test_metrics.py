@@ -256,13 +256,14 @@ def test_a_question_that_was_given_up_or_has_expired_does_not_wait(backend: Back
 
 def test_guards_of_one_process_share_the_gauge(backend: Backend) -> None:
     asks = Intent("x", step("refund", account=any_, amount=any_).then_ask())
-    guards = [fake_guard(approver=Answering(Answer.PENDING)) for _ in range(2)]
-    for guard in guards:
-        with guard, pytest.raises(ApprovalRequired), guard.task("bot", on_behalf_of="alice", intent=asks):
-            refund("acme", Decimal(5))
-    (point,) = backend.metrics()[name.METRIC_AGENTGUARD_APPROVALS_PENDING]
+    with fake_guard(approver=Answering(Answer.PENDING)) as one, fake_guard(approver=Answering(Answer.PENDING)) as two:
+        for guard in (one, two):
+            with pytest.raises(ApprovalRequired), guard.task("bot", on_behalf_of="alice", intent=asks):
+                refund("acme", Decimal(5))
+        (point,) = backend.metrics()[name.METRIC_AGENTGUARD_APPROVALS_PENDING]
+    closed = waiting(backend)
 
-    assert (2, {}) == (point.value, point.attributes)
+    assert (2, {}, 0) == (point.value, point.attributes, closed)
 
 
 def test_records_that_are_not_written_are_counted_and_still_refuse(backend: Backend) -> None:

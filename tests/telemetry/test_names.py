@@ -64,6 +64,13 @@ def test_every_name_that_is_carried_is_a_constant_and_ours_are_defined(source: d
     assert set() == ours - {attribute["key"] for attribute in source["attributes"]}
 
 
+def test_a_level_is_a_word_or_one_condition(source: dict[str, Any]) -> None:
+    levels = [attribute["requirement_level"] for carrier in carriers(source) for attribute in carrier["attributes"]]
+
+    assert {"required", "recommended", "opt_in"} >= {level for level in levels if isinstance(level, str)}
+    assert all(list(level) == ["conditionally_required"] for level in levels if not isinstance(level, str))
+
+
 def test_every_event_is_named_after_the_code_of_the_record_that_it_copies(source: dict[str, Any]) -> None:
     assert {event["name"].removeprefix("agentguard.") for event in source["events"]} <= set(Event)
 

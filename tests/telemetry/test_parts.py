@@ -11,7 +11,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
-from agentguard import ApprovalRequired, ConfigurationError, Denied, Guard, Intent, any_, step
+from agentguard import ApprovalRequired, ConfigurationError, Denied, Guard, Intent, any_, guarded, step
 from agentguard.model.decision import AccessRequest, Decision
 from agentguard.policy.decided import Answering as Says
 from agentguard.ports import Answer
@@ -213,3 +213,44 @@ def test_parts_that_cannot_be_shown_change_nothing(backend: Backend, monkeypatch
 
     assert ({}, ["lease-1"]) == (issuer.live, issuer.revoked)
     assert {"execute_tool wipe", "execute_tool pay", "invoke_agent bot"} == {one.name for one in backend.spans()}
+
+
+def test_compact_spans_leave_to_the_agents_span_what_full_ones_repeat(backend: Backend) -> None:
+    for spans in ("compact", "full"):
+        with fake_guard(telemetry=Telemetry(spans=spans)) as guard:
+            with guard.task("bot", on_behalf_of="alice", intent=everything()):
+                pay("acme")
+    compact, full = map(said, backend.spans("execute_tool pay"))
+    agent = said(backend.spans("invoke_agent bot")[0])
+    left = set(full) - set(compact)
+
+    assert set() == set(compact) - set(full)
+    assert {
+        name.AGENTGUARD_CREDENTIAL_CACHED, name.AGENTGUARD_CREDENTIAL_TTL, name.AGENTGUARD_CREDENTIAL_TYPE,
+        name.AGENTGUARD_CREDENTIAL_EXPIRES_AT, name.AGENTGUARD_DECISION_ENFORCED, name.AGENTGUARD_TOOL_EFFECT,
+        name.GEN_AI_TOOL_TYPE,
+    } == left - set(agent)  # fmt: skip
+    assert compact[name.AGENTGUARD_DELEGATION_CHAIN_TEXT] == " > ".join(agent[name.AGENTGUARD_DELEGATION_CHAIN])
+
+
+def test_calls_of_two_tools_with_one_name_are_told_apart(backend: Backend) -> None:
+    tools = [guarded("same", effect=effect)(lambda: None) for effect in ("read", "write")]
+    with fake_guard(telemetry=FULL) as guard:
+        with guard.task("bot", on_behalf_of="alice", intent=Intent("x", step("same").times(9))):
+            for tool in (*tools, *tools):
+                tool()
+
+    assert ["read", "write"] * 2 == [
+        said(one)[name.AGENTGUARD_TOOL_EFFECT] for one in backend.spans("execute_tool same")
+    ]
+
+
+def test_a_call_where_a_framework_made_a_span_of_the_tool_is_found_below_the_agents_span(backend: Backend) -> None:
+    theirs = {name.GEN_AI_OPERATION_NAME: "execute_tool", name.GEN_AI_TOOL_NAME: "pay"}
+    with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=everything()):
+        pay("acme")  # right below the agent's span: nobody looks for a framework's
+        with backend.traces.get_tracer("framework").start_as_current_span("theirs", attributes=theirs):
+            pay("acme")
+
+    assert 1 == len(backend.spans("execute_tool pay"))
+    assert "permit" == said(backend.span("theirs"))[name.AGENTGUARD_DECISION_OUTCOME]

@@ -94,7 +94,7 @@ def test_a_line_is_bounded_and_says_no_more_than_the_codes(one: str, other: str,
     decision = Decision(outcome=to, reason=reason, tool=one, level=other)
 
     assert len(task_line(one, other)) <= max(MAX_LINE, len(one))
-    assert decision_line(decision) in {"permit", f"{to}: {reason}"}
+    assert decision_line(decision) in {"permit", "ask: approval_required", f"deny: {reason}"}
 
 
 # of a guard ---------------------------------------------------------------------------------------------------
@@ -197,6 +197,55 @@ def test_a_cancelled_call_is_no_denial_and_no_failure(backend: Backend) -> None:
     assert str(point.attributes[name.ERROR_TYPE]).endswith("CancelledError")
 
 
+class Slow:
+    """A decision point that takes a minute."""
+
+    suspends, name, version = True, "slow", ""
+
+    async def decide(self, request: Any) -> Any:
+        del request
+        await asyncio.sleep(60)
+
+
+class NobodyThere(Answering):
+    async def ask(self, request: Any) -> Any:
+        del request
+        await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("ports", "expected"),
+    [
+        ({"decision_points": [Slow()]}, "not decided; cancelled"),
+        ({"approver": NobodyThere()}, "ask: approval_required; cancelled"),
+    ],
+)
+def test_a_call_that_was_given_up_before_it_was_decided_is_no_denial(
+    backend: Backend, ports: dict[str, Any], expected: str
+) -> None:
+    @guarded("shown.undecided", effect="read")
+    async def undecided() -> None:
+        raise AssertionError
+
+    used = step("shown.undecided")
+    intent = Intent("x", used.then_ask() if "approver" in ports else used)
+
+    async def work() -> None:
+        async with guard.task("bot", on_behalf_of="alice", intent=intent):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(undecided(), 0.01)
+
+    with fake_guard(**ports) as guard:
+        asyncio.run(work())
+    span = backend.span("execute_tool shown.undecided")
+
+    assert (expected, StatusCode.UNSET, None) == (line(span), span.status.status_code, line(span, name.ERROR_TYPE))
+    assert "deny" not in {
+        point.attributes[name.AGENTGUARD_DECISION_OUTCOME]
+        for point in backend.metrics().get(name.METRIC_AGENTGUARD_DECISIONS, [])
+    }
+
+
 def test_a_tool_that_raised_failed_by_its_type(backend: Backend) -> None:
     with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=Intent("x", reads=["shown.fail"])):
         with pytest.raises(ValueError, match="4711"):
@@ -227,11 +276,11 @@ def test_captured_content_and_a_purpose_go_through_the_guards_redactor(backend: 
     intent = Intent("Write to ann@bank.test", step("shown.mail", to=any_, pin=any_))
     with fake_guard(telemetry=SHOWN, redactor=Redactor()) as guard:
         with guard.task("bot", on_behalf_of="alice", intent=intent):
-            mail("bob@bank.test", pin="4711")
+            mail("bob@bank.test", pin="pin-of-ann")
     told = json.dumps([span.to_json() for span in backend.spans()])
 
     assert "@bank.test" not in told
-    assert "4711" not in told
+    assert "pin-of-ann" not in told
     assert "[redacted: email]" in str(line(backend.span("execute_tool shown.mail"), name.GEN_AI_TOOL_CALL_RESULT))
 
 

@@ -12,7 +12,7 @@ from opentelemetry.util.types import AttributeValue
 
 from agentguard.telemetry import enclosing
 from agentguard.telemetry import semconv as name
-from agentguard.telemetry.attributes import MAX_TEXT, Attributes, roll_ups
+from agentguard.telemetry.attributes import MAX_TEXT, Attributes, TaskAttributes, roll_ups
 from agentguard.telemetry.current import Current, dropped, tracer_for
 from agentguard.telemetry.links import RESUME, link_to
 from agentguard.telemetry.summary import counts_line, task_line
@@ -20,8 +20,6 @@ from agentguard.telemetry.summary import counts_line, task_line
 
 class AgentSpan(Current):
     """The span of an agent at work in a task, with the number of its denials where a list of traces can show them."""
-
-    __slots__ = ("_link", "_was")
 
     def __init__(
         self,
@@ -34,11 +32,18 @@ class AgentSpan(Current):
     ) -> None:
         super().__init__(tracer, title, parent, attributes, borrowed)
         self._link, self._was = link, ""
+        self.task: TaskAttributes | None = None
 
     @property
     def traceparent(self) -> str:
         """The span as text (W3C Trace Context), also after it ended: a task that is parked links to it later."""
         return self._was or super().traceparent
+
+    def attach(self) -> None:
+        """Make the span current; calls that begin right below it need not look for a framework's span."""
+        super().attach()
+        if self.task is not None and self._attached is not None:
+            self.task.home = self._attached[0]
 
     def _begin(self) -> None:
         super()._begin()
@@ -105,7 +110,9 @@ def start_agent(
         chain = str(task_attrs.get(name.AGENTGUARD_DELEGATION_CHAIN_TEXT, ""))
         attributes[name.INPUT_VALUE] = task_line(chain, purpose)
         title, parent = f"{name.INVOKE_AGENT} {agent}", enclosing.parent_context(ambient)
-        return AgentSpan(tracer, title, parent, attributes, link=link)
+        span = AgentSpan(tracer, title, parent, attributes, link=link)
+        span.task = task_attrs if isinstance(task_attrs, TaskAttributes) else None
+        return span
     except Exception as error:
         dropped(error)
         return _NO_AGENT

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
+from opentelemetry.context import Context
 from opentelemetry.util.types import AttributeValue
 
 from agentguard.model.call import ToolSpec
@@ -15,9 +16,9 @@ from agentguard.model.principal import MAX_HOPS, Chain, Proof
 from agentguard.telemetry import semconv as name
 
 Attributes: TypeAlias = Mapping[str, AttributeValue]
-TaskAttributes: TypeAlias = Attributes
 
 MAX_TEXT: Final = 256
+MAX_TOOLS: Final = 1000  # of one task; what the next ones begin with is made for each call
 
 # A model or a tool cannot choose these, so error.type stays of low cardinality.
 _ERROR_TYPES: Final[Mapping[Reason, str]] = MappingProxyType({
@@ -38,9 +39,32 @@ _ROLL_UPS: Final[Mapping[str, str]] = MappingProxyType({
 })  # fmt: skip
 
 
+# Unless spans are full: what stands on the agent's span, right above, or is always the same for a tool. Each attribute
+# costs the SDK two calls, and the list eighteen.
+_LEFT_OUT: Final = frozenset({
+    name.AGENTGUARD_INTENT_NAME, name.AGENTGUARD_INTENT_S256, name.AGENTGUARD_DELEGATION_CHAIN,
+    name.AGENTGUARD_DELEGATION_DEPTH, name.AGENTGUARD_DELEGATION_ROOT_AGENT, name.AGENTGUARD_DELEGATION_VERIFIED,
+    name.USER_HASH, name.GEN_AI_TOOL_TYPE, name.AGENTGUARD_TOOL_EFFECT,
+})  # fmt: skip
+
+
+class TaskAttributes(dict[str, AttributeValue]):
+    """What every span of a task carries, and what is made of it once.
+
+    Attributes:
+        calls: what the spans of its calls begin with, for each tool; `call_attributes` keeps it.
+        home: the context in which the agent's own span is current, where it is.
+    """
+
+    def __init__(self, known: Attributes) -> None:
+        super().__init__(known)
+        self.calls: dict[tuple[str, bool, bool], tuple[Attributes, Attributes]] = {}
+        self.home: Context | None = None
+
+
 def task_attributes(
     chain: Chain, task_id: str, intent_name: str, intent_s256: str, subject_hash: str, root_agent: str
-) -> Attributes:
+) -> TaskAttributes:
     """Return what every span of a task carries; made once per task and agent.
 
     Args:
@@ -65,7 +89,7 @@ def task_attributes(
     }
     if subject_hash and chain.subject.proof is not Proof.ITSELF:
         attributes[name.USER_HASH] = cut(subject_hash)
-    return attributes
+    return TaskAttributes(attributes)
 
 
 def tool_attributes(spec: ToolSpec) -> Attributes:
@@ -79,20 +103,53 @@ def tool_attributes(spec: ToolSpec) -> Attributes:
     }
 
 
-def decision_attributes(decision: Decision, enforced: bool) -> dict[str, AttributeValue]:
-    """Return what a decision adds to a span: never the nearest miss, which can hold values."""
-    attributes: dict[str, AttributeValue] = {
-        name.AGENTGUARD_DECISION_OUTCOME: decision.outcome.value,
-        name.AGENTGUARD_DECISION_ENFORCED: enforced,
-    }
+def call_attributes(
+    tool: str, task_attrs: Attributes, tool_attrs: Attributes, *, full: bool, shown: bool
+) -> tuple[Attributes, Attributes]:
+    """Make what the span of a call begins with, of its task and its tool, and keep it with the task.
+
+    Args:
+        tool: the tool's name.
+        task_attrs: `task_attributes(...)` of the task, or empty outside one.
+        tool_attrs: `tool_attributes(spec)`.
+        full: whether it repeats what stands on its agent's span.
+        shown: whether lists show the chain as the span's input.
+
+    Returns:
+        Of which tool it is, and what was made.
+    """
+    kept = task_attrs.calls if isinstance(task_attrs, TaskAttributes) else {}
+    made = {key: value for key, value in {**task_attrs, **tool_attrs}.items() if full or key not in _LEFT_OUT}
+    if shown and name.AGENTGUARD_DELEGATION_CHAIN_TEXT in made:
+        made[name.INPUT_VALUE] = made[name.AGENTGUARD_DELEGATION_CHAIN_TEXT]
+    if len(kept) < MAX_TOOLS:
+        kept[tool, full, shown] = tool_attrs, made
+    return tool_attrs, made
+
+
+def decision_attributes(
+    decision: Decision, enforced: bool, *, asked: bool = False, full: bool = True
+) -> dict[str, AttributeValue]:
+    """Return what a decision adds to a span: never the nearest miss, which can hold values.
+
+    Args:
+        decision: what was decided.
+        enforced: False where it is only observed and the tool runs all the same.
+        asked: whether a person was asked before: then a permit has its reason, as the question had one.
+        full: whether it is said of a decision that counts that it does.
+    """
+    outcome = decision.outcome
+    attributes: dict[str, AttributeValue] = {name.AGENTGUARD_DECISION_OUTCOME: str(outcome)}
+    if full or not enforced:
+        attributes[name.AGENTGUARD_DECISION_ENFORCED] = enforced
     if decision.id:
-        attributes[name.AGENTGUARD_DECISION_ID] = cut(decision.id)
+        attributes[name.AGENTGUARD_DECISION_ID] = decision.id[:MAX_TEXT]
     if decision.steps:
-        attributes[name.AGENTGUARD_INTENT_STEP] = cut(decision.steps[-1])
-    if not decision.permitted:
-        attributes[name.AGENTGUARD_DECISION_REASON] = decision.reason.value
-        if decision.level:
-            attributes[name.AGENTGUARD_DECISION_LEVEL] = level_text(decision.level)
+        attributes[name.AGENTGUARD_INTENT_STEP] = decision.steps[-1][:MAX_TEXT]
+    if asked or outcome is not Outcome.PERMIT:
+        attributes[name.AGENTGUARD_DECISION_REASON] = str(decision.reason)
+    if decision.level and outcome is not Outcome.PERMIT:
+        attributes[name.AGENTGUARD_DECISION_LEVEL] = level_text(decision.level)
     return attributes
 
 
@@ -104,26 +161,33 @@ def decision_error(decision: Decision, enforced: bool) -> tuple[str, str] | None
     return _ERROR_TYPES.get(decision.reason, name.ERROR_DENIED), cut(f"denied: {decision.reason.value}: {sentence}")
 
 
-def lease_attributes(lease: Lease, cached: bool) -> dict[str, AttributeValue]:
-    """Return what is shown of a credential: its lease, so neither its secret nor its fingerprint."""
+def lease_attributes(lease: Lease, cached: bool, *, full: bool = True) -> dict[str, AttributeValue]:
+    """Return what is shown of a credential: its lease, so neither its secret nor its fingerprint.
+
+    Args:
+        lease: everything about the credential but its secret.
+        cached: whether an earlier call obtained it.
+        full: whether all of it is shown, or only what it is good for.
+    """
     key = lease.key
     attributes: dict[str, AttributeValue] = {
-        name.AGENTGUARD_CREDENTIAL_ID: cut(lease.id),
-        name.AGENTGUARD_CREDENTIAL_TYPE: cut(lease.type),
-        name.AGENTGUARD_CREDENTIAL_AUDIENCE: cut(key.audience),
-        name.AGENTGUARD_CREDENTIAL_TTL: int(lease.expires_at - lease.issued_at),
-        name.AGENTGUARD_CREDENTIAL_EXPIRES_AT: int(lease.expires_at),
-        name.AGENTGUARD_CREDENTIAL_CACHED: cached,
+        name.AGENTGUARD_CREDENTIAL_ID: lease.id[:MAX_TEXT],
+        name.AGENTGUARD_CREDENTIAL_AUDIENCE: key.audience[:MAX_TEXT],
     }
     if key.scopes:
-        attributes[name.AGENTGUARD_CREDENTIAL_SCOPES] = cut(" ".join(key.scopes))
+        attributes[name.AGENTGUARD_CREDENTIAL_SCOPES] = " ".join(key.scopes)[:MAX_TEXT]
+    if full:
+        attributes[name.AGENTGUARD_CREDENTIAL_CACHED] = cached
+        attributes[name.AGENTGUARD_CREDENTIAL_TYPE] = cut(lease.type)
+        attributes[name.AGENTGUARD_CREDENTIAL_TTL] = int(lease.expires_at - lease.issued_at)
+        attributes[name.AGENTGUARD_CREDENTIAL_EXPIRES_AT] = int(lease.expires_at)
     return attributes
 
 
 def release_attributes(lease: Lease, status: str, now: float) -> dict[str, AttributeValue]:
     """Return how a credential was released, and how long it lived if it is gone: one that may live has no life yet."""
     status = _RELEASED.get(status, status)
-    attributes: dict[str, AttributeValue] = {name.AGENTGUARD_CREDENTIAL_REVOCATION_STATUS: cut(str(status))}
+    attributes: dict[str, AttributeValue] = {name.AGENTGUARD_CREDENTIAL_REVOCATION_STATUS: str(status)[:MAX_TEXT]}
     if status in _GONE:
         attributes[name.AGENTGUARD_CREDENTIAL_LIFE] = max(0.0, float(now - lease.issued_at))
     return attributes

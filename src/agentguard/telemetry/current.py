@@ -30,7 +30,6 @@ from agentguard.telemetry.attributes import MAX_TEXT, error_type_of
 from agentguard.telemetry.links import traceparent
 
 SCHEMA: Final = "https://opentelemetry.io/schemas/1.44.0"
-FEW: Final = 3  # up to here one by one costs the SDK less than a mapping
 _log: Final = logging.getLogger(__name__)
 
 
@@ -45,10 +44,10 @@ class Current:
         borrowed: a framework's span that stands for the same step; it is written to, never ended or attached.
     """
 
-    __slots__ = (
-        "_attached", "_attributes", "_borrowed", "_error", "_idle", "_known", "_parent", "_span", "_started", "_title",
-        "_token", "_tracer",
-    )  # fmt: skip
+    # What most spans never set stands here: an instance is made for every call, so making one has to be cheap.
+    _token: Token[Context] | None = None
+    _attached: tuple[Context, Context] | None = None
+    _error: tuple[str, str] | None = None
 
     def __init__(
         self,
@@ -58,28 +57,23 @@ class Current:
         attributes: dict[str, AttributeValue] | None = None,
         borrowed: Span | None = None,
     ) -> None:
-        self._tracer = tracer
-        self._title = title
-        self._parent = parent
+        self._tracer, self._title, self._parent = tracer, title, parent
         self._attributes = {} if attributes is None else attributes
-        self._known: dict[str, AttributeValue] = {}  # what the span began with, and need not be told again
         self._span = borrowed
         self._borrowed = borrowed is not None
         self._idle = tracer is None and borrowed is None
         self._started = 0 if self._idle else time_ns()
-        self._error: tuple[str, str] | None = None
-        self._token: Token[Context] | None = None
-        self._attached: tuple[Context, Context] | None = None
 
     @property
     def ids(self) -> tuple[str, str]:
         """Trace id and span id in base16, for the audit record; empty where there is no span."""
         try:
-            self._begin()
-            context = self._span.get_span_context() if self._span is not None else None
-            if context is None or not context.is_valid:
+            if self._span is None:
+                self._begin()
+            if self._span is None:
                 return "", ""
-            return trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
+            trace_id, span_id = self._span.get_span_context()[:2]  # a tuple; its properties cost a call each
+            return (f"{trace_id:032x}", f"{span_id:016x}") if trace_id and span_id else ("", "")
         except Exception as error:
             dropped(error)
             return "", ""
@@ -113,7 +107,8 @@ class Current:
         if self._idle or self._borrowed or self._token is not None:
             return
         try:
-            self._begin()
+            if self._span is None:
+                self._begin()
             if self._span is None:
                 return
             before = otel_context.get_current()
@@ -160,18 +155,27 @@ class Current:
     def _begin(self) -> None:
         tracer, self._tracer = self._tracer, None
         if tracer is not None:
-            known = self._known = self._attributes
-            self._attributes = {}
+            known, self._attributes = self._attributes, {}
             self._span = tracer.start_span(self._title, self._parent, attributes=known, start_time=self._started)
 
-    def _finish(self) -> None:
+    def _finish(self, *, recording: bool = False) -> None:
+        """Write what is new since the span began, at once; one that begins only now has it from its start.
+
+        Args:
+            recording: whether it is known already that somebody records what is written.
+        """
         self._idle = True
         try:
             if self._error is not None:
                 self._attributes[name.ERROR_TYPE] = self._error[0]
-            self._begin()
-            if self._span is not None and self._span.is_recording():
-                self._write(self._span)
+            if self._span is None:
+                self._begin()
+            span = self._span
+            if span is not None and (self._attributes or self._error) and (recording or span.is_recording()):
+                if self._attributes:
+                    span.set_attributes(self._attributes)
+                if self._error is not None:
+                    span.set_status(StatusCode.ERROR, self._error[1][:MAX_TEXT] or None)
         except Exception as error:
             dropped(error)
         span, self._span = self._span, None
@@ -181,24 +185,15 @@ class Current:
             except Exception as error:
                 dropped(error)
 
-    def _write(self, span: Span) -> None:
-        new = {key: value for key, value in self._attributes.items() if self._known.get(key) != value}
-        if len(new) > FEW:
-            span.set_attributes(new)
-        else:
-            for key, value in new.items():
-                span.set_attribute(key, value)
-        if self._error is not None:
-            span.set_status(StatusCode.ERROR, self._error[1][:MAX_TEXT] or None)
-
 
 def tracer_for(provider: Provider | None) -> Tracer | None:
     """Return the tracer of a provider, by default the global one, or None where its spans go nowhere."""
-    return _tracer_of(trace.get_tracer_provider() if provider is None else provider)
+    return tracer_of(trace.get_tracer_provider() if provider is None else provider)
 
 
 @lru_cache(maxsize=8)
-def _tracer_of(provider: Provider) -> Tracer | None:
+def tracer_of(provider: Provider) -> Tracer | None:
+    """Return the tracer of a provider, or None where its spans go nowhere."""
     if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
         return None
     try:

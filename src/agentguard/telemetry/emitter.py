@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
 from agentguard.model.record import Position, Record
@@ -25,9 +25,14 @@ class Emitter:
 
     Args:
         settings: what is emitted.
+
+    Attributes:
+        captures: whether spans show arguments and results.
+        quiet_until: until then, in monotonic seconds, `append` does nothing but write the record.
     """
 
     def __init__(self, settings: Telemetry) -> None:
+        self.quiet_until = 0.0
         self.captures = settings.content.on_spans
         self._full = settings.spans == "full"
         self._metrics = Metrics()
@@ -41,10 +46,11 @@ class Emitter:
 
     def start_call(self, tool: str, task_attrs: Attributes, tool_attrs: Attributes) -> CallSpan:
         """Begin the span of one call, and the measurements where anybody wants them."""
-        measured = self._metrics.on()
-        if not measured and not self._full:
-            return start_call(tool, task_attrs, tool_attrs, None, "", shown=not self.captures)
-        span = start_call(tool, task_attrs, tool_attrs, None, "", kind=WatchedCall, shown=not self.captures)
+        full, shown = self._full, not self.captures
+        measured = monotonic() >= self.quiet_until and self._listens()
+        if not measured and not full:
+            return start_call(tool, task_attrs, tool_attrs, None, "", full=False, shown=shown)
+        span = start_call(tool, task_attrs, tool_attrs, None, "", kind=WatchedCall, full=full, shown=shown)
         try:
             if isinstance(span, WatchedCall):
                 agent = task_attrs.get(name.GEN_AI_AGENT_NAME, "")
@@ -54,14 +60,20 @@ class Emitter:
             dropped(error)
         return span
 
+    def _listens(self) -> bool:
+        """Whether anybody measures; looked at anew once a second while nobody does."""
+        found = self._metrics.on()
+        if not found and self._events is None:
+            self.quiet_until = self._metrics.look_at
+        return found
+
     def append(self, sink: AuditSink, record: Record) -> Position:
         """Write an audit record, and tell of it once it is written.
 
         Raises:
             Exception: whatever the sink raises: nothing was written.
         """
-        # A call's record comes after its `start_call`, which has looked.
-        measured = self._metrics.found if record.facts is not None else self._metrics.on()
+        measured = monotonic() >= self.quiet_until and self._listens()
         if not measured and self._events is None:
             return sink.append(record)
         began, position = perf_counter(), None
@@ -79,6 +91,10 @@ class Emitter:
         """Count a question that is left waiting, until it is answered, or has expired in so many seconds."""
         if self._metrics.found:
             self._pending.begin(question, seconds)
+
+    def close(self) -> None:
+        """Count nothing any more as waiting; the guard is closed."""
+        self._pending.clear()
 
     def answered(self, seconds: float, answer: str) -> None:
         """Measure how long a person took to answer a question that waited."""

@@ -14,7 +14,7 @@ from opentelemetry.trace import Span
 from agentguard.telemetry import semconv as name
 from agentguard.telemetry.attributes import Attributes
 
-_OPENINFERENCE: Final = "openinference.instrumentation.langchain"
+OPENINFERENCE: Final = "openinference.instrumentation.langchain"
 _OURS: Final = "agentguard."
 
 
@@ -27,7 +27,7 @@ def parent_context(ambient: Span) -> Context:
     Args:
         ambient: the span that is current.
     """
-    module = sys.modules.get(_OPENINFERENCE)
+    module = sys.modules.get(OPENINFERENCE)
     if module is not None:
         # Another version of it may fail: a span in the wrong place is better than none.
         with suppress(Exception):
@@ -35,6 +35,20 @@ def parent_context(ambient: Span) -> Context:
             if span is not None and span.get_span_context().is_valid and _is_inner(span, ambient):
                 return trace.set_span_in_context(span)
     return get_current()
+
+
+def place(context: Context, tool: str) -> tuple[Context, Span | None]:
+    """Return the context to open a call's span in, and a framework's span that stands for the call already, if any.
+
+    Args:
+        context: the current one.
+        tool: the tool's name.
+    """
+    if not context and OPENINFERENCE not in sys.modules:
+        return context, None
+    ambient = trace.get_current_span(context)
+    borrowed = covers(ambient, name.EXECUTE_TOOL, name.GEN_AI_TOOL_NAME, tool)
+    return (context, ambient) if borrowed else (parent_context(ambient), None)
 
 
 def _openinference_span(module: Any) -> Span | None:

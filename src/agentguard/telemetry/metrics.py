@@ -38,16 +38,16 @@ class Metrics:
         self._meter: Meter | None = None
         self._instruments: dict[str, Any] = {}
         self._values: dict[str, set[AttributeValue]] = {}
-        self._look_at = 0.0
+        self.look_at = 0.0  # monotonic seconds from which on it is worth looking
 
     def on(self) -> bool:
         """Whether there is anybody to measure for; looked at once a second until there is."""
         if self.found:
             return True
         now = time.monotonic()
-        if now < self._look_at:
+        if now < self.look_at:
             return False
-        self._look_at = now + _LOOK
+        self.look_at = now + _LOOK
         try:
             self._meter = _meter_of(self._provider or api.get_meter_provider())
         except Exception as error:

@@ -43,6 +43,11 @@ class Pending:
         with self._lock:
             self._until.pop(key, None)
 
+    def clear(self) -> None:
+        """Nobody waits here any more: the guard is closed."""
+        with self._lock:
+            self._until.clear()
+
     def count(self) -> int:
         """How many wait now; what has expired is forgotten."""
         now = self._monotonic()

@@ -1,18 +1,18 @@
 """The spans of a guarded call and of a delegation, and those of an agent: what the guard calls; nothing of it can fail.
 
-Attach a call's span once its decision and credential are known: then it is written at once, and a sampler sees them.
-Attached earlier, the spans of a decision point or a token server nest below it, for a few microseconds more.
+A call's span begins when its decision is recorded, as the record holds its ids; a sampler sees the decision then.
 """
 
 from __future__ import annotations
 
 import time
+from sys import modules
 from time import time_ns
 from typing import Final
 
 from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.trace import Span, Tracer, TracerProvider
+from opentelemetry.context import get_current
+from opentelemetry.trace import TracerProvider
 from opentelemetry.util.types import AttributeValue
 
 from agentguard.model.call import ToolCall
@@ -25,7 +25,7 @@ from agentguard.telemetry.attributes import (
     MAX_TEXT,
     Attributes,
     TaskAttributes,
-    cut,
+    call_attributes,
     decision_attributes,
     decision_error,
     error_type_of,
@@ -35,7 +35,7 @@ from agentguard.telemetry.attributes import (
     tool_attributes,
 )
 from agentguard.telemetry.content import Redacting, arguments_text, content_text
-from agentguard.telemetry.current import Current, dropped, tracer_for
+from agentguard.telemetry.current import Current, dropped, tracer_for, tracer_of
 from agentguard.telemetry.phases import NO_PHASE, Apart, Phase
 from agentguard.telemetry.semconv import APPROVAL, AUTHORIZE, CREDENTIAL_ISSUE
 from agentguard.telemetry.summary import MAX_LINE, decision_line, lease_line
@@ -47,27 +47,28 @@ __all__ = [
 
 
 class CallSpan(Current):
-    """The span of one guarded call."""
+    """The span of one guarded call.
 
-    __slots__ = ("_asked", "_became", "_lease", "_returned", "_said", "_tool_since", "apart")
+    What the guard tells is kept as it is, and becomes attributes when the span begins and when it ends: once each.
 
-    phased = False  # whether its parts are looked at one by one
+    Attributes:
+        on: whether anybody is told; where not, whoever calls may leave it out.
+        parts: whether `phase` looks at more than what a person takes; where not, it may be left out too.
+        full: whether the span repeats what stands on its agent's span, and all of its credential.
+        apart: nanoseconds that were not the guard's own.
+    """
 
-    def __init__(
-        self,
-        tracer: Tracer | None,
-        title: str = "",
-        parent: Context | None = None,
-        attributes: dict[str, AttributeValue] | None = None,
-        borrowed: Span | None = None,
-    ) -> None:
-        super().__init__(tracer, title, parent, attributes, borrowed)
-        self._lease: Lease | None = None
-        self._said: tuple[Decision, bool] | None = None
-        self._asked = self._returned = False
-        self._became = ""
-        self.apart = 0  # nanoseconds that were not the guard's own
-        self._tool_since = 0
+    on = True
+    parts = False
+    full = True
+    apart = 0
+    _decision: Decision | None = None
+    _enforced = True
+    _told: tuple[Decision, bool] | None = None  # what the span began with
+    _asked = _returned = _cached = False
+    _lease: Lease | None = None
+    _release: tuple[str, float] | None = None
+    _tool_since = 0
 
     def bound(self, call: ToolCall, arguments_hash: str) -> None:
         """Note the call once its arguments are bound: their hash, and the framework's id of the call."""
@@ -76,7 +77,7 @@ class CallSpan(Current):
         if arguments_hash:
             self._attributes[name.AGENTGUARD_ARGUMENTS_HASH] = arguments_hash
         if call.call_id:
-            self._attributes[name.GEN_AI_TOOL_CALL_ID] = cut(call.call_id)
+            self._attributes[name.GEN_AI_TOOL_CALL_ID] = call.call_id[:MAX_TEXT]
 
     def phase(self, title: str, live: bool = True) -> Phase:
         """Return a context manager for one part of the call.
@@ -129,19 +130,10 @@ class CallSpan(Current):
         """
         if self._idle:
             return
-        try:
-            before, self._said = self._said, (decision, enforced)
-            if before is not None and before[1] is enforced and _but_for_its_id(before[0], decision):
-                self._attributes[name.AGENTGUARD_DECISION_ID] = cut(decision.id)
-                return
-            known = decision_attributes(decision, enforced)
-            if before is not None and before[0].outcome is Outcome.ASK:
-                self._asked = True
-                known[name.AGENTGUARD_DECISION_REASON] = decision.reason.value  # the question's reason no longer holds
-            self._attributes.update(known)
-            self._error = decision_error(decision, enforced)
-        except Exception as error:
-            dropped(error)
+        before = self._decision
+        if before is not None and before.outcome is Outcome.ASK:
+            self._asked = True
+        self._decision, self._enforced = decision, enforced
 
     def credential(self, lease: Lease, cached: bool) -> None:
         """Note the credential the tool runs with, by its lease.
@@ -150,13 +142,7 @@ class CallSpan(Current):
             lease: everything about the credential but its secret.
             cached: whether an earlier call obtained it.
         """
-        if self._idle:
-            return
-        try:
-            self._lease = lease
-            self._attributes.update(lease_attributes(lease, cached))
-        except Exception as error:
-            dropped(error)
+        self._lease, self._cached = lease, cached
 
     def released(self, status: str, now: float | None = None, began: int = 0) -> None:
         """Note how the credential was released.
@@ -166,14 +152,7 @@ class CallSpan(Current):
             now: seconds since the epoch, by the clock that the lease was issued by; default the system's.
             began: nanoseconds since the epoch at which the release began; 0 where nobody looked.
         """
-        if self._idle or self._lease is None:
-            return
-        try:
-            at = time.time() if now is None else now
-            self._attributes.update(release_attributes(self._lease, status, at))
-            self._became = lease_line(self._lease, status, at)
-        except Exception as error:
-            dropped(error)
+        self._release = status, time.time() if now is None else now
 
     def end(self, error_type: str = "", description: str = "", *, cancelled: bool = False) -> None:
         """End the span, once; a denial that was decided outranks the error it was raised as.
@@ -183,39 +162,81 @@ class CallSpan(Current):
             description: a sentence for people, without values or exception text.
             cancelled: the caller gave the call up, which is no failure of it: the span says so and is not marked.
         """
-        self.detach()
+        if self._token is not None:
+            self.detach()
         if self._idle:
             return
-        if error_type and self._error is None and not cancelled:
-            self._error = (error_type, description)
-        self.tool_ended()
-        spent = time_ns() - self._started - self.apart
-        self._attributes[name.AGENTGUARD_OVERHEAD_DURATION] = max(0, spent) / 1e9
+        if self._tool_since:
+            self.tool_ended()
+        recording = False
         try:
-            if not self._returned and not self._borrowed:
-                self._attributes[name.OUTPUT_VALUE] = self._line(error_type, cancelled)
+            recording = self._span is not None and self._span.is_recording()
+            if recording or self._span is None:
+                self._conclude(error_type, description, cancelled)
         except Exception as error:
             dropped(error)
-        self._finish()
+        self._finish(recording=recording)
 
-    def _line(self, error_type: str, cancelled: bool) -> str:
+    def _begin(self) -> None:
+        """INVARIANT: a decision that is known stands on the span from its start, so that a sampler can keep denials."""
+        tracer, self._tracer = self._tracer, None
+        if tracer is None:
+            return
+        known, self._attributes = self._attributes, {}
+        try:
+            if self._decision is not None:
+                known.update(decision_attributes(self._decision, self._enforced, asked=self._asked, full=self.full))
+                self._told = self._decision, self._enforced
+        except Exception as error:
+            dropped(error)
+        self._span = tracer.start_span(self._title, self._parent, attributes=known, start_time=self._started)
+
+    def _conclude(self, error_type: str, description: str, cancelled: bool) -> None:
+        attributes, decision, lease = self._attributes, self._decision, self._lease
+        attributes[name.AGENTGUARD_OVERHEAD_DURATION] = max(0, time_ns() - self._started - self.apart) / 1e9
+        if error_type and not cancelled:
+            self._error = error_type, description
+        if decision is not None:
+            if decision.outcome is not Outcome.PERMIT:
+                self._error = decision_error(decision, self._enforced) or self._error
+            if self._span is not None:
+                self._retell(decision)
+        became = ""
+        if lease is not None:
+            attributes.update(lease_attributes(lease, self._cached, full=self.full))
+            if self._release is not None:
+                attributes.update(release_attributes(lease, *self._release))
+                became = lease_line(lease, *self._release)
+        if not self._returned and not self._borrowed:
+            attributes[name.OUTPUT_VALUE] = self._line(error_type, cancelled, became)
+
+    def _retell(self, decision: Decision) -> None:
+        """Write what is new of the decision: most of the time its id, as it is recorded after the span began."""
+        told, enforced = self._told, self._enforced
+        same = told is not None and told[1] is enforced and told[0].outcome is decision.outcome
+        if told is None or not same or told[0].reason is not decision.reason or told[0].level != decision.level:
+            self._attributes.update(decision_attributes(decision, enforced, asked=self._asked, full=self.full))
+        elif decision.id:
+            self._attributes[name.AGENTGUARD_DECISION_ID] = decision.id[:MAX_TEXT]
+
+    def _line(self, error_type: str, cancelled: bool, became: str) -> str:
         """What came of the call; a framework's span, and one that shows a result, has an output of its own."""
-        decision, enforced = self._said or (None, True)
-        ran = "cancelled" if cancelled else f"failed: {error_type}" if error_type else ""
-        if enforced and (decision is None or decision.outcome is Outcome.DENY):
-            ran = ""  # what the denial was raised as
-        line = decision_line(decision, enforced=enforced, asked=self._asked)
-        return "; ".join(filter(None, (line, ran, self._became)))[:MAX_LINE]
-
-
-def _but_for_its_id(one: Decision, other: Decision) -> bool:
-    """Whether a decision is the same, now that it is recorded: then its id is all that is new."""
-    same = one.outcome is other.outcome and one.reason is other.reason and one.level == other.level
-    return same and one.steps == other.steps and bool(other.id)
+        decision = self._decision
+        permitted = decision is not None and decision.outcome is Outcome.PERMIT
+        line = (
+            "permit" if permitted and not self._asked
+            else decision_line(decision, enforced=self._enforced, asked=self._asked)
+        )  # fmt: skip
+        if cancelled:
+            line += "; cancelled"
+        elif error_type and (permitted or not self._enforced):  # else it is what the denial was raised as
+            line += f"; failed: {error_type}"
+        return f"{line}; {became}"[:MAX_LINE] if became else line[:MAX_LINE]
 
 
 # Where spans go nowhere all calls share this one: every method of it returns at once.
 _NO_CALL: Final = CallSpan(None)
+_NO_CALL.on = False
 
 
 def start_call(
@@ -227,6 +248,7 @@ def start_call(
     *,
     provider: TracerProvider | None = None,
     kind: type[CallSpan] = CallSpan,
+    full: bool = True,
     shown: bool = True,
 ) -> CallSpan:
     """Begin the `execute_tool {tool}` span of one call, or take the framework's one for the same tool.
@@ -239,27 +261,41 @@ def start_call(
         arguments_hash: keyed hash of the canonical arguments, or empty.
         provider: whose tracer to use; default the global one.
         kind: what to make; another one than this module's is made where spans go nowhere too.
+        full: whether the span repeats what stands on its agent's span, and all of its credential.
         shown: whether lists show the chain as the span's input; not where they are to show the arguments.
     """
     try:
-        ambient = trace.get_current_span()
-        borrowed = enclosing.covers(ambient, name.EXECUTE_TOOL, name.GEN_AI_TOOL_NAME, tool)
-        tracer = None if borrowed else tracer_for(provider)
-        if tracer is None and not borrowed:
+        tracer, context = tracer_of(trace.get_tracer_provider() if provider is None else provider), get_current()
+        parent, borrowed, known = context, None, None
+        if isinstance(task_attrs, TaskAttributes):
+            known = task_attrs.calls.get((tool, full, shown))
+            if context is not task_attrs.home or enclosing.OPENINFERENCE in modules:
+                parent, borrowed = enclosing.place(context, tool)
+        elif context:
+            parent, borrowed = enclosing.place(context, tool)
+        if tracer is None and borrowed is None:
             return _NO_CALL if kind is CallSpan else kind(None)
-        attributes: dict[str, AttributeValue] = {**task_attrs, **tool_attrs}
-        if arguments_hash:
-            attributes[name.AGENTGUARD_ARGUMENTS_HASH] = arguments_hash
-        if call is not None and call.call_id:
-            attributes[name.GEN_AI_TOOL_CALL_ID] = call.call_id[:MAX_TEXT]
-        if borrowed:
-            return kind(None, borrowed=enclosing.claimed(ambient, attributes))
-        if shown and name.AGENTGUARD_DELEGATION_CHAIN_TEXT in attributes:
-            attributes[name.INPUT_VALUE] = attributes[name.AGENTGUARD_DELEGATION_CHAIN_TEXT]
-        return kind(tracer, f"{name.EXECUTE_TOOL} {tool}", enclosing.parent_context(ambient), attributes)
+        if known is None or known[0] is not tool_attrs:
+            known = call_attributes(tool, task_attrs, tool_attrs, full=full, shown=shown)
+        attributes = {**known[1]}
+        if borrowed is not None:
+            span = kind(None, borrowed=enclosing.claimed(borrowed, attributes))
+        else:
+            span = kind(tracer, f"{name.EXECUTE_TOOL} {tool}", parent, attributes)
+        span.full = full
+        if call is not None or arguments_hash:
+            _noted(span, call, arguments_hash)
+        return span
     except Exception as error:
         dropped(error)
         return _NO_CALL
+
+
+def _noted(span: CallSpan, call: ToolCall | None, arguments_hash: str) -> None:
+    if call is not None:
+        span.bound(call, arguments_hash)
+    elif arguments_hash:
+        span.add({name.AGENTGUARD_ARGUMENTS_HASH: arguments_hash})
 
 
 def delegated(
@@ -291,9 +327,10 @@ def delegated(
             name.INPUT_VALUE: attrs.get(name.AGENTGUARD_DELEGATION_CHAIN_TEXT, ""),
             name.OUTPUT_VALUE: "delegated" if refused is None else decision_line(refused),
         }
-        span = CallSpan(tracer, name.DELEGATE, enclosing.parent_context(trace.get_current_span()), attributes)
+        failed: tuple[str, ...] = ()
         if refused is not None:
-            span.decided(refused)
-        span.close()
+            attributes.update(decision_attributes(refused, enforced=True))
+            failed = decision_error(refused, enforced=True) or ()
+        Current(tracer, name.DELEGATE, enclosing.parent_context(trace.get_current_span()), attributes).close(*failed)
     except Exception as error:
         dropped(error)

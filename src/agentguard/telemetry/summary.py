@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from agentguard.model.decision import Decision, Outcome
+from agentguard.model.decision import Decision, Outcome, Reason
 from agentguard.model.lease import Lease, LeaseState
 
 MAX_LINE: Final = 512
@@ -45,6 +45,8 @@ def decision_line(decision: Decision | None, *, enforced: bool = True, asked: bo
         return "not decided"
     if decision.outcome is Outcome.PERMIT:
         return "permit (asked)" if asked else "permit"
+    if decision.outcome is Outcome.ASK:  # an intent's own reason for it is `declared`, as for a permit
+        return f"ask: {Reason.APPROVAL_REQUIRED}"
     return f"{decision.outcome}: {decision.reason}{'' if enforced else ' (not enforced)'}"
 
 

@@ -30,12 +30,7 @@ _NANO: Final = 1e9
 class WatchedCall(CallSpan):
     """One guarded call, with what was measured of it; it has a span only where spans go somewhere."""
 
-    __slots__ = (
-        "_about", "_authorized", "_decision", "_enforced", "_issues", "_later", "_metrics", "_ran", "_revoked",
-        "_source", "_tool_began", "pending",
-    )  # fmt: skip
-
-    phased = True
+    parts = True
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -154,11 +149,12 @@ class WatchedCall(CallSpan):
 
     def _measure(self, metrics: Metrics, error_type: str) -> None:
         context, about, decision = self.context(), self._about, self._decision
-        outcome = decision.outcome.value if decision is not None else Outcome.DENY.value
+        if decision is None:  # given up before anybody decided
+            return
+        outcome = decision.outcome.value
         total = (time_ns() - self._started - self.apart) / _NANO
         said = {**about, name.AGENTGUARD_DECISION_OUTCOME: outcome, name.AGENTGUARD_DECISION_ENFORCED: self._enforced}
-        reason = decision.reason.value if decision is not None else Reason.POLICY_ERROR.value
-        said[name.AGENTGUARD_DECISION_REASON] = reason
+        said[name.AGENTGUARD_DECISION_REASON] = decision.reason.value
         metrics.note(name.METRIC_AGENTGUARD_DECISIONS, 1, said, context)
         metrics.note(name.METRIC_AGENTGUARD_OVERHEAD_DURATION, total, said, context)
         if self._authorized is not None:
