@@ -21,6 +21,9 @@ install = $(UV) pip install --quiet --python $(BIN)/python --require-hashes -r $
 link = $(UV) pip install --quiet --python $(BIN)/python --offline --no-deps --no-build-isolation \
 	-e . $(INTEGRATIONS:%=-e %)
 
+# In two processes; tests/workers.py says which test runs in which. Without -n everything runs in one.
+pytest = $(BIN)/pytest -n 2
+
 .PHONY: setup demo test check lint bench services-up services-down lock clean
 
 setup: .venv/.setup  # the whole development environment
@@ -32,10 +35,10 @@ demo: .venv/.demo  # an agent whose task is hijacked; needs no key and no server
 # find its server fails here: it would be skipped otherwise.
 test: setup lint  # everything, with real servers
 	@trap '$(services) down' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
-		$(services) up && AGENTGUARD_SERVICES=required $(BIN)/pytest
+		$(services) up && AGENTGUARD_SERVICES=required $(pytest)
 
 check: setup lint  # what to run before a commit; no servers; under a minute
-	$(BIN)/pytest -q -m "not slow and not services" tests
+	$(pytest) -q -m "not slow and not services" tests
 
 lint: setup
 	$(BIN)/ruff format --check

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from hypothesis import settings
+
+# A machine that is busy makes no example wrong: how long things take is measured by tests of their own.
+settings.register_profile("agentguard", deadline=None)
+settings.load_profile("agentguard")
 
 # What takes long as a whole, beside the tests that say so themselves: left to `make test`.
 SLOW: Final = (
@@ -18,12 +25,35 @@ SLOW: Final = (
 )  # fmt: skip
 
 
+HERE: Final = Path(__file__).parent
+
+
+@cache
+def slow(path: Path) -> bool:
+    """Whether a file or folder is slow by its place."""
+    return any(place in (path, *path.parents) for place in (HERE / name for name in SLOW))
+
+
+def pytest_configure() -> None:
+    """Have the programs that tests start and interrupt see it: a shell's background jobs hand on that it is ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import nothing of what `make check` leaves out: that took longer than to run the rest."""
+    terms = str(config.option.markexpr).split(" and ")
+    if any("(" in term or " or " in term for term in terms):
+        return None
+    if "not services" in terms and collection_path == HERE / "services":
+        return True
+    return True if "not slow" in terms and slow(collection_path) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow by its place."""
-    here = Path(__file__).parent
-    slow = [here / name for name in SLOW]
     for item in items:
-        if any(item.path == place or place in item.path.parents for place in slow):
+        if slow(item.path):
             item.add_marker(pytest.mark.slow)
 
 
@@ -31,3 +61,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     """The event loop that a test marked `anyio` runs on: both, one after the other."""
     return request.param
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deal the tests out to the workers of `pytest -n`."""
+    from tests.workers import Places
+
+    return Places(config, log)

@@ -13,14 +13,16 @@ _results: dict[str, str] = {}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put a control's name on the reports too: they are all that a run in several processes brings to this one."""
     for item in items:
-        for mark in item.iter_markers("control"):
-            _tests[item.nodeid] = str(mark.args[0])
+        item.user_properties.extend(("control", str(mark.args[0])) for mark in item.iter_markers("control"))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.nodeid not in _tests:
+    names = [str(value) for key, value in report.user_properties if key == "control"]
+    if not names:
         return
+    _tests[report.nodeid] = names[-1]
     if report.failed:
         _results[report.nodeid] = "FAILED"
     elif report.skipped:

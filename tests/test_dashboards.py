@@ -8,6 +8,7 @@ import runpy
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def translated(name: str) -> str:
     return re.sub(r"[^a-zA-Z0-9_:]", "_", name)
 
 
+@cache
 def series() -> dict[str, set[str]]:
     """Every series that the registry and the recording rules make, with its labels."""
     registry = yaml.safe_load((ROOT / "semconv" / "agentguard.yaml").read_text())

@@ -537,8 +537,11 @@ def test_task_that_is_cancelled_twice_while_it_is_parked_goes_on_once(shared: Pr
         suspends = True
 
         async def park(self, parked: Any) -> None:
-            await anyio.sleep(0.1)
+            parking.set()
+            await cancelled.wait()
             await super().park(parked)
+
+    parking, cancelled = asyncio.Event(), asyncio.Event()
 
     async def leave(task: Any) -> None:
         async with task:
@@ -549,9 +552,11 @@ def test_task_that_is_cancelled_twice_while_it_is_parked_goes_on_once(shared: Pr
         async with shared.guard(parked=Slow()) as guard:
             task = guard.task("bot", on_behalf_of="alice", intent=ASKS)
             leaving = asyncio.ensure_future(leave(task))
+            await asyncio.wait_for(parking.wait(), 10)
             for _ in range(2):
-                await asyncio.sleep(0.02)
                 leaving.cancel()
+                await asyncio.sleep(0.02)
+            cancelled.set()
             with pytest.raises(asyncio.CancelledError):
                 await leaving
             async with await guard.aresume(task.id, on_behalf_of="alice") as resumed:

@@ -237,9 +237,9 @@ def test_case_70_a_bomb_of_200_megabytes_is_not_unpacked(lists: Lists, http: Htt
     assert len(bomb) < 300_000
     lists.answer = answering(forged(lists, status_list={"bits": 1, "lst": base64url(bomb)}))
 
-    started = time.perf_counter()
+    started = time.process_time()
     unavailable(lists, http)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.control("status list: unpacking is bounded")

@@ -187,11 +187,11 @@ SLOW: list[tuple[Constraint, Any]] = [
 @pytest.mark.parametrize(("said", "value"), SLOW, ids=lambda item: str(item)[:30])
 def test_43_no_value_makes_a_check_slow(said: Constraint, value: Any) -> None:
     intent, call = Intent("p", step("pay", a=said)), call_of(a=value)
-    started = time.perf_counter()
+    started = time.process_time()
 
     admitted(intent, call)
 
-    assert time.perf_counter() - started < 5.0  # each takes a few milliseconds
+    assert time.process_time() - started < 5.0  # each takes a few milliseconds
 
 
 def test_43_expression_that_is_not_linear_does_not_load() -> None:

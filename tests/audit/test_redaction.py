@@ -85,9 +85,9 @@ def test_users_patterns_come_beside_the_named_ones() -> None:
 
 @redacts
 def test_expression_of_a_user_cannot_be_slow() -> None:
-    slow, began = Redactor([expression("slow", r"(a+)+$")]), time.perf_counter()
+    slow, began = Redactor([expression("slow", r"(a+)+$")]), time.process_time()
     slow.text("a" * 100_000 + "!")
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("name", [*NAMED, "all"])
@@ -108,9 +108,9 @@ def test_named_patterns_are_not_slow_on_text_made_to_slow_them(name: str) -> Non
         "DE02 1",
         "+1 (",
     ):
-        text, began = piece * (MAX_TEXT // len(piece)), time.perf_counter()
+        text, began = piece * (MAX_TEXT // len(piece)), time.process_time()
         redactor.text(text)
-        assert time.perf_counter() - began < 3, piece
+        assert time.process_time() - began < 3, piece
 
 
 def test_without_re2_an_expression_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,7 +242,10 @@ def test_tail_follows_until_it_is_interrupted(directory: Path) -> None:
         FileLog(directory).close()
         assert "log.opened" in done.stdout.readline()
         done.send_signal(2)
-        assert 0 == done.wait(timeout=20)
+        try:
+            assert 0 == done.wait(timeout=20)
+        finally:
+            done.kill()
 
 
 def test_export_for_a_siem_maps_calls_and_credentials(directory: Path, capsys: Captured) -> None:

@@ -255,20 +255,20 @@ def test_graph_of_objects_that_know_each_other_takes_linear_time() -> None:
     boxes = [Box(None) for _ in range(400)]
     for box in boxes:
         box.inside = boxes
-    started = time.perf_counter()
+    started = time.process_time()
     assert Search(live_with(JWT)).value(boxes[0]) is boxes[0]
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("text", ["x" * 1_000_000, "ab cd " * 170_000, (HEADER + "!") * 24_000], ids=len)
 def test_megabyte_of_text_is_searched_in_bounded_time(text: str) -> None:
     search = Search(live_with(*[f"{HEADER}.{PAYLOAD[:-3]}{n:03}.{SIGNATURE[:-3]}{n:03}" for n in range(10)]))
-    started = time.perf_counter()
+    started = time.process_time()
     assert search.value(text) is text
     stream = Stream(search)
     parts = [text[start : start + 4096] for start in range(0, len(text), 4096)]
     assert "".join(part for whole in parts for part in stream.part(whole)) + "".join(stream.end()) == text
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 # exceptions -----------------------------------------------------------------------------------------------

@@ -174,7 +174,11 @@ def test_an_unchanged_file_is_read_again_after_a_few_seconds(path: Path) -> None
     assert drive(identity.identify(NOW)).name.endswith("foe")
 
 
-@pytest.mark.parametrize("content", ["", "\n", "half", workload_token()[:90], "\udcff", workload_token() + "x"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "\n", "half", workload_token()[:90], "\udcff", workload_token() + "x"],
+    ids=["empty", "a line", "a word", "half a token", "not UTF-8", "more than a token"],
+)
 def test_a_half_written_file_leaves_the_token_before_in_force_until_it_expires(path: Path, content: str) -> None:
     identity = identity_of(path)
     drive(identity.identify(NOW))

@@ -135,11 +135,11 @@ def test_depth_of_32_is_read_and_33_is_not() -> None:
 
 
 def test_a_million_brackets_are_refused_at_once() -> None:
-    started = time.monotonic()
+    started = time.process_time()
 
     refusals("[" * 1_000_000)
 
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_an_alias_bomb_expands_to_nothing() -> None:

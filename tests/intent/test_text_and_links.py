@@ -214,9 +214,9 @@ SLOW = {
 @pytest.mark.parametrize("tail", ["", "x", "\u00e9"])
 def test_no_text_takes_long(piece: str, tail: str) -> None:
     value = piece * (100_000 // len(piece.encode())) + tail  # 100 KB
-    started = time.monotonic()
+    started = time.process_time()
 
     judge(text(hosts=["acme.com"]), value)
     judge(text(max=200_000), value)
 
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2

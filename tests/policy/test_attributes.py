@@ -42,7 +42,11 @@ def exits(_: About) -> object:
 
 
 @pytest.mark.control("2 attribute that cannot be had is a deny")
-@pytest.mark.parametrize("call", [raises, exits, lambda _: object(), lambda _: float("nan"), lambda _: b"x"], ids=repr)
+@pytest.mark.parametrize(
+    "call",
+    [raises, exits, lambda _: object(), lambda _: float("nan"), lambda _: b"x"],
+    ids=["raises", "exits", "object", "nan", "bytes"],
+)
 def test_source_that_raises_or_says_nothing_plain_leaves_its_attribute_missing(call: Any) -> None:
     needed = drive(gather([source(call)], FACTS))
     assert needed.denied

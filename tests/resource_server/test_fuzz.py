@@ -47,9 +47,9 @@ VERIFIER = api()
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    started = time.perf_counter()
+    started = time.process_time()
     yield
-    assert time.perf_counter() - started < SECONDS
+    assert time.process_time() - started < SECONDS
 
 
 @settings(deadline=None)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import traceback
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar, LiteralString
 
@@ -1117,9 +1119,10 @@ class Private:
 
 @pytest.fixture
 def private(tmp_path: Path) -> Iterator[Private]:
-    for folder in (tmp_path, *tmp_path.parents):  # the server runs as another user
-        if folder.stat().st_uid == os.geteuid() and str(folder).startswith(str(tmp_path.parents[2])):
-            folder.chmod(0o755)
+    shared = Path(tempfile.gettempdir()).resolve()  # everybody's, whoever runs the tests
+    for folder in takewhile(lambda part: part != shared, (tmp_path, *tmp_path.parents[:3])):
+        if folder.stat().st_uid == os.geteuid():
+            folder.chmod(0o755)  # the server runs as another user
     made = Private(tmp_path)
     yield made
     made.send(signal.SIGCONT)
