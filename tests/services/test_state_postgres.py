@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar, LiteralString
 
@@ -46,6 +45,7 @@ from agentguard.state.suspensions_postgres import PostgresSuspensions
 from agentguard.testing import FakeClock
 from tests.services import install, servers
 from tests.services.endpoints import Postgres, Services
+from tests.services.stack import FOLDER_PREFIX
 from tests.state.alike import Alike
 from tests.state.contract import (
     ApprovalsContract,
@@ -1091,12 +1091,12 @@ class Private:
         ]  # fmt: skip
         deadline = time.monotonic() + 30
         while not servers.postgres_answers(self.server):
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, (self.data / "log").read_text()
             if self.process is None or self.process.poll() is not None:
-                self.process = subprocess.Popen(
-                    command, cwd=self.data, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )  # fmt: skip
+                with (self.data / "log").open("ab") as log:
+                    self.process = subprocess.Popen(
+                        command, cwd=self.data, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                    )
             time.sleep(0.05)
 
     def processes(self) -> list[int]:
@@ -1118,15 +1118,15 @@ class Private:
 
 
 @pytest.fixture
-def private(tmp_path: Path) -> Iterator[Private]:
-    shared = Path(tempfile.gettempdir()).resolve()  # everybody's, whoever runs the tests
-    for folder in takewhile(lambda part: part != shared, (tmp_path, *tmp_path.parents[:3])):
-        if folder.stat().st_uid == os.geteuid():
-            folder.chmod(0o755)  # the server runs as another user
-    made = Private(tmp_path)
-    yield made
-    made.send(signal.SIGCONT)
-    made.stop()
+def private() -> Iterator[Private]:
+    # Not below tmp_path: the server runs as another user, whom each run of pytest that begins locks out there.
+    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX) as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        made = Private(folder)
+        yield made
+        made.send(signal.SIGCONT)
+        made.stop()
 
 
 def _denied(work: Callable[[], object]) -> float:
@@ -1141,9 +1141,12 @@ def _denied(work: Callable[[], object]) -> float:
 @fresh
 @pytest.mark.slow
 def test_case_52_server_that_freezes_or_goes_denies_in_time_and_is_found_again(private: Private) -> None:
-    with closing(PostgresStore(private.server.dsn, timeout=1.0)) as store:
-        budgets, ledger = PostgresBudgets(store), PostgresLedger(store, KEY)
-        suspensions, tasks = PostgresSuspensions(store), PostgresParkedTasks(store, KEY)
+    with (
+        closing(PostgresStore(private.server.dsn, timeout=1.0)) as store,
+        closing(PostgresLedger(store, KEY)) as ledger,
+        closing(PostgresSuspensions(store)) as suspensions,
+    ):
+        budgets, tasks = PostgresBudgets(store), PostgresParkedTasks(store, KEY)
         assert isinstance(drive(budgets.reserve(CALLS, 0.0)), Reservation)
         assert "" == drive(suspensions.start("w", ["all"]))
         assert "" == drive(suspensions.start("r", ["all"], reads=True))
@@ -1175,5 +1178,3 @@ def test_case_52_server_that_freezes_or_goes_denies_in_time_and_is_found_again(p
         all_is_denied()
         private.start()
         all_is_well("3")
-        ledger.close()
-        suspensions.close()
