@@ -46,8 +46,8 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: setup  # ratios in one run
-	$(BIN)/python -m bench
+bench: setup  # one table: figure, bar, verdict; BENCH=--all runs what needs servers and minutes too
+	$(BIN)/python -m bench $(BENCH)
 
 # PostgreSQL, OpenBao, Cerbos, an authorization server, a SPIFFE Workload API and a collector on free ports of 127.0.0.1, for tests/services.
 services = $(BIN)/python -m tests.services

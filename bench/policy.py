@@ -1,11 +1,12 @@
 """What a decision costs: Cedar beside cedarpy alone, with 1,000 policies for other actions, combined; and AuthZEN.
 
-`python -m bench.policy` prints ratios (to one decision with one policy, to cedarpy's own answer about the same request,
-to one bare post) and exits with 1 where a bar is broken.
+`python -m bench.policy [--json]` prints ratios: to one decision with one policy, to cedarpy's own answer about the same
+request, and to one bare post.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from agentguard.policy.files import Loaded, PolicyFile
 from agentguard.policy.request import TaskFacts, request_for
 from agentguard.policy.values import json_form
 from bench.harness import Case, Ratio, compare, figure, valid, versions
+from bench.report import printed
 
 BARS: Final[Mapping[str, float]] = {
     "unrelated_1000_over_1": 1.15, "cached": 1.0, "cedar_over_cedarpy": 1.3, "cedar_over_cedarpy_1000": 1.3,
@@ -176,11 +178,13 @@ def measured() -> Mapping[str, tuple[Ratio, Ratio]]:
 
 def main() -> int:
     """Measure and print."""
+    parser = argparse.ArgumentParser(prog="bench.policy", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
     found = measured()
     figures = {name: figure(ratio, BARS.get(name)) for name, (ratio, _) in found.items()}
-    report = {"valid": all(valid(control) for _, control in found.values()), **versions()}
-    print(json.dumps({**report, "figures": figures}, indent=2))
-    return 0 if report["valid"] and all(each["ok"] for each in figures.values()) else 1
+    ok = all(valid(control) for _, control in found.values())
+    return printed({"valid": ok, "figures": figures, "versions": versions()}, json_wanted=options.json)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ from agentguard.credentials.oauth import AuthorizationServer, PrivateKeyJwt, Sig
 from agentguard.keys import SigningKey
 from agentguard.model.lease import Grant, LeaseKey, Secret, SubjectToken
 from agentguard.model.principal import Agent, Chain, Proof, Subject
-from bench.harness import Case, compare, figure, valid, versions
+from bench.harness import Case, compare, figure, number, valid, versions
+from bench.report import printed
 
 API: Final = "https://api.test"
 POOL: Final = 20
@@ -228,24 +229,20 @@ def signatures() -> Case:
     return run
 
 
-def count(value: float, bar: float | None) -> Mapping[str, Any]:
-    return {"value": value, "bar": bar, "ok": bar is None or value <= bar}
-
-
-def counted(issuer: str, client: Client) -> Mapping[str, Mapping[str, Any]]:
+def counted(issuer: str, client: Client, misses: int = MISSES) -> Mapping[str, Mapping[str, Any]]:
     """Round trips and connections of many misses, side by side in threads, and of one miss that many ask for."""
     client.miss()
     counts(issuer)
     with ThreadPoolExecutor(32) as pool:
-        list(pool.map(lambda _: client.miss(), range(MISSES)))
+        list(pool.map(lambda _: client.miss(), range(misses)))
     seen = counts(issuer)
     trips = sum(seen["paths"].values()) - seen["paths"].get("/counts", 0)
     asyncio.run(_at_once(client))
     exchanges = counts(issuer)["paths"].get("/token", 0)
     return {
-        "round_trips_per_miss": count(trips / MISSES, BARS["round_trips_per_miss"]),
-        "connections": count(seen["connections"] - 1, BARS["connections"]),  # one asked for the counts
-        "exchanges_for_100_concurrent_misses": count(exchanges, BARS["exchanges_for_100_concurrent_misses"]),
+        "round_trips_per_miss": number(trips / misses, BARS["round_trips_per_miss"]),
+        "connections": number(seen["connections"] - 1, BARS["connections"]),  # one asked for the counts
+        "exchanges_for_100_concurrent_misses": number(exchanges, BARS["exchanges_for_100_concurrent_misses"]),
     }
 
 
@@ -304,15 +301,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.serve:
         asyncio.run(CountingServer().serve())
-    result = report(options.rounds)
-    if options.json:
-        print(json.dumps(result, indent=1))
-    else:
-        for name, row in result["figures"].items():
-            bar = f"  bar {row['bar']}" if row["bar"] else ""
-            print(f"{name:36} {row['value']:8.2f}{bar}")
-        print("valid" if result["valid"] else "VOID: the baseline differs from itself; run it again")
-    return 0 if result["valid"] else 1
+    return printed(report(options.rounds), json_wanted=options.json)
 
 
 if __name__ == "__main__":
