@@ -62,12 +62,12 @@ _SPUN: Final = (
 
 def seconds(code: str) -> float:
     """Processor time of some code in a fresh interpreter."""
-    return int(_said(_TIMER.format(code=code))) / 1e9
+    return int(_said(_TIMER.format(code=code), _environment())) / 1e9
 
 
 def modules(code: str) -> Sequence[str]:
     """The modules that a fresh interpreter holds after some code."""
-    return list(json.loads(_said(_LISTER.format(code=code))))
+    return list(json.loads(_said(_LISTER.format(code=code), dict(os.environ))))
 
 
 def forbidden(loaded: Sequence[str]) -> Sequence[str]:
@@ -84,9 +84,9 @@ def _environment() -> Mapping[str, str]:
     return {**rest, "PYTHONPYCACHEPREFIX": folder}
 
 
-def _said(code: str) -> str:
+def _said(code: str, environment: Mapping[str, str]) -> str:
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"the code that is measured failed:\n{done.stderr}")
     return done.stdout

@@ -20,6 +20,7 @@ class Verdict(StrEnum):
     MET = "met"
     UNSTEADY = "unsteady"  # missed in one of two runs
     MISSED = "NOT MET"  # in both
+    UNCLEAR = "missed in the only run that counts"
     VOID = "VOID"  # the controls failed, so nothing was measured
     REPORTED = "-"  # no bar
 
@@ -103,7 +104,9 @@ def _verdict(row: Mapping[str, Any], every: Sequence[Any], bad: Sequence[Any]) -
     if row.get("bar") is None:
         return Verdict.REPORTED
     if bad:
-        return Verdict.MISSED if len(bad) == len(every) > 1 else Verdict.UNSTEADY
+        if len(every) == 1:
+            return Verdict.UNCLEAR
+        return Verdict.MISSED if len(bad) == len(every) else Verdict.UNSTEADY
     goal = row.get("goal")
     if goal is None:
         return Verdict.MET
@@ -116,4 +119,4 @@ def exit_code(found: Iterable[Row], *, failed: bool = False) -> int:
     verdicts = {row.verdict for row in found}
     if Verdict.MISSED in verdicts:
         return 1
-    return 2 if failed or Verdict.VOID in verdicts else 0
+    return 2 if failed or verdicts & {Verdict.VOID, Verdict.UNCLEAR} else 0
