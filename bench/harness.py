@@ -179,6 +179,7 @@ def figure(ratio: Ratio, bar: Bar | float | None) -> Mapping[str, Any]:
         "fastest": round(ratio.fastest, 3),
         "microseconds": round(ratio.microseconds, 1),
         "noisy": ratio.noisy,
+        **({} if ratio.detected else {"detected": False}),
     }
 
 

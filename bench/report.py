@@ -24,7 +24,7 @@ def printed(result: Mapping[str, Any], *, json_wanted: bool) -> int:
 def line(name: str, row: Mapping[str, Any]) -> str:
     """One figure: its value, its spread and its bar."""
     spread = f"  [{row['p10']:.2f} .. {row['p90']:.2f}]" if "p10" in row else ""
-    noisy = "  noisy" if row.get("noisy") else ""
+    noisy = "  noisy" * row.get("noisy", False) + "  added work was not seen" * (not row.get("detected", True))
     return f"{name:40} {amount(row['value']):>9}{spread:20}{bar_text(row):>28}{noisy}".rstrip()
 
 
