@@ -8,10 +8,11 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -19,6 +20,7 @@ from agentguard import ITSELF, ConfigurationError, Denied, Guard, Intent, User, 
 from agentguard.audit.memory import MemoryLog
 from agentguard.model.principal import Agent, Proof, Subject
 from agentguard.registry import RegisteredAgent, Registry
+from agentguard.state.memory import MemorySuspensions
 from agentguard.task import TaskState
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 from tests.tools import everything, pay, ran, read_account, refund
@@ -165,6 +167,57 @@ def test_agent_that_is_not_fit_opens_no_task(fields: dict[str, Any], reason: str
         with guard.task("bot", on_behalf_of="alice", intent=everything()):
             pass
     assert denied.value.reason == reason
+
+
+@pytest.mark.control("2 the registry is asked at every call")
+@pytest.mark.parametrize("expiring", ["bot", "helper"])
+def test_registration_that_ends_while_the_task_runs_stops_every_call_under_it(expiring: str) -> None:
+    wall = FakeClock()
+    agents = [
+        registered("bot", **({"expires": wall.now + 60} if expiring == "bot" else {})),
+        registered("helper", **({"expires": wall.now + 60} if expiring == "helper" else {})),
+    ]
+    ran.clear()
+    with (
+        fake_guard(registry=Registry(agents), clock=wall) as guard,  # the task itself counts on another clock
+        guard.task("bot", on_behalf_of="alice", intent=everything()) as task,
+        task.delegate("helper", intent=everything()),
+    ):
+        assert read_account("acme")
+        ran.clear()
+        wall.advance(61)
+        with pytest.raises(Denied) as denied:
+            read_account("acme")
+
+    assert (denied.value.reason, denied.value.decision.level, ran) == ("expired", expiring, [])
+
+
+@pytest.mark.control("9 what ended runs no more")
+@pytest.mark.parametrize("fails", [False, True])
+def test_call_that_ended_is_not_marked_as_running_any_more(fails: bool) -> None:
+    class Marks(MemorySuspensions):
+        running: ClassVar[list[str]] = []
+
+        async def start(self, call: str, keys: Sequence[str], *, reads: bool = False) -> str:
+            self.running.append(call)
+            return await super().start(call, keys, reads=reads)
+
+        async def finish(self, call: str) -> None:
+            self.running.remove(call)
+            await super().finish(call)
+
+    @guarded("account.read", effect="read")
+    def read(account: str) -> str:
+        assert len(marks.running) == 1
+        if fails:
+            raise LookupError(account)
+        return account
+
+    marks = Marks()
+    with fake_guard(suspensions=marks) as guard, guard.task("bot", on_behalf_of="alice", intent=everything()):
+        with pytest.raises(LookupError) if fails else nullcontext():
+            read("acme")
+        assert marks.running == []
 
 
 @pytest.mark.control("2 the registry is asked")
