@@ -386,3 +386,22 @@ def test_function_that_returns_a_generator_keeps_its_call_open_until_that_ends()
         assert list(issuer.live) == ["lease-1"]
         assert list(stream) == ["lease-1"]
         assert issuer.live == {}
+
+
+@pytest.mark.anyio
+@pytest.mark.control("a synchronous call neither waits nor blocks a loop")
+@pytest.mark.parametrize(("suspends", "why"), [(True, "cannot wait"), (False, "block the running event loop")])
+async def test_plain_tool_is_refused_in_a_loop_whose_ports_would_wait(suspends: bool, why: str) -> None:
+    issuer = FakeIssuer(suspends=suspends)
+    issuer.remote = True  # type: ignore[attr-defined]  # as a broker elsewhere is
+    ran: list[str] = []
+
+    @guarded("note.read", effect="read")
+    def read(note: str) -> None:
+        ran.append(note)
+
+    intent = Intent("Read notes", step("note.read", note=any_))
+    async with fake_guard(issuer=issuer) as guard, guard.task("bot", on_behalf_of="alice", intent=intent):
+        with pytest.raises(ConfigurationError, match=why):
+            read("a")
+    assert ran == []
