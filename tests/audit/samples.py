@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agentguard.audit.chain import link, prepare, start
+from agentguard.audit.chain import link, start
+from agentguard.audit.form import prepare
 from agentguard.model.record import Event, Record
 
 NOW = 1_795_300_000_123_456_789

@@ -13,7 +13,9 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentguard.audit.chain import FRESH, MAX_TEXT, RESERVED, ZEROS, link, prepare, read, start, timestamp
+from agentguard.audit.chain import FRESH, ZEROS, link, read, start, timestamp
+from agentguard.audit.fields import MAX_TEXT, RESERVED
+from agentguard.audit.form import prepare
 from agentguard.errors import AuditUnavailable
 from agentguard.model.record import Event, Position
 from tests.audit.samples import NOW, chained, record

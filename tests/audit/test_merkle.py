@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentguard.audit.chain import prepare, read
+from agentguard.audit.chain import read
 from agentguard.audit.merkle import (
     EMPTY,
     Tree,
@@ -176,4 +176,4 @@ def test_hash_of_a_record_is_the_leaf_hash_of_its_line() -> None:
     found, position = read(line, None)
 
     assert position.hash == leaf_hash(jcs({key: value for key, value in found.items() if key != "hash"})).hex()
-    assert prepare("call.denied", {})[0] == {"event": "call.denied"}
+    assert line == jcs(found) + b"\n"

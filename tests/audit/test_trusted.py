@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from agentguard.audit.chain import RESERVED, link, prepare, start
+from agentguard.audit.chain import link, start
 from agentguard.audit.checkpoint import read, read_notes
 from agentguard.audit.checkpoints import Checkpoints
+from agentguard.audit.fields import RESERVED
+from agentguard.audit.form import prepare
 from agentguard.audit.log import FileLog
 from agentguard.audit.note import NoteRejected, b64
 from agentguard.audit.proof import prove, verify_proof

@@ -6,18 +6,20 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from agentguard._drive import driven, loop_running
 from agentguard.audit import repair
-from agentguard.audit.chain import Body, link, prepare, start
+from agentguard.audit.chain import link_all, start
 from agentguard.audit.checkpoints import Checkpointer, Checkpoints
 from agentguard.audit.commit import Committer, Leadership
+from agentguard.audit.directory import file_name, make_directory
 from agentguard.audit.fork import tell_of_forks
-from agentguard.audit.segment import Segment, make_directory, opened
+from agentguard.audit.form import Body, prepare
+from agentguard.audit.segment import Segment, opened
 from agentguard.errors import AuditUnavailable, ConfigurationError
 from agentguard.model.record import Event, Position, Record
 
@@ -78,7 +80,7 @@ class FileLog:
         segment, _ = repair.take_over(file, clock)
         log._segment = segment
         log._notes = log._begin_notes(segment.head.chain)
-        log._write(segment, opened({"continues": file.name}))
+        log._write(segment, [opened({"continues": file.name})])
         log._durable = segment.sync().seq
         return log
 
@@ -130,16 +132,37 @@ class FileLog:
         """
         body = prepare(record.event, record.fields, record.facts)
         with self._lock:
-            return self._write(self._ready(), body)
+            segment = self._segment
+            if self._closed or segment is None or segment.poisoned or segment.tip[0] >= self._max_bytes:
+                segment = self._ready()
+            # The chain lock is held over the write: the order of lines is the order of seq, and a failed write leaves
+            # no gap. A queue with one writer measured no faster: whoever appends has to wait for the write anyway.
+            (line,), (position,) = link_all(segment.tip[1], self._clock(), (body,))
+            segment.write(line, position)
+            if self._notes is not None:
+                self._notes.add(position)
+            return position
 
-    def _write(self, segment: Segment, body: Body) -> Position:
-        # The chain lock is held over the write: the order of lines is the order of seq, and a failed write leaves no
-        # gap. A queue with one writer measured no faster: whoever appends has to wait for the write in any case.
-        line, position = link(segment.head, self._clock(), body)
-        segment.write(line, position)
+    def append_all(self, records: Iterable[Record]) -> tuple[Position, ...]:
+        """Write records of one moment, in their order, with one write: all of them are in the log, or none.
+
+        Raises:
+            AuditUnavailable: none was written, so nothing may be done.
+        """
+        bodies = []
+        for record in records:
+            bodies.append(prepare(record.event, record.fields, record.facts))  # noqa: PERF401  # no call of its own
+        with self._lock:
+            return self._write(self._ready(), bodies)
+
+    def _write(self, segment: Segment, bodies: Iterable[Body]) -> tuple[Position, ...]:
+        lines, positions = link_all(segment.tip[1], self._clock(), bodies)
+        if positions:
+            segment.write(b"".join(lines), positions[-1])
         if self._notes is not None:
-            self._notes.add(position)
-        return position
+            for position in positions:
+                self._notes.add(position)
+        return tuple(positions)
 
     def _ready(self) -> Segment:
         """The file to write to; `_lock` is held."""
@@ -155,7 +178,7 @@ class FileLog:
     def _start_chain(self, origin: dict[str, Any]) -> Segment:
         head = start(secrets.token_hex(16))
         self._notes = self._begin_notes(head.chain)
-        segment = self._create(self._name(head), head, origin)
+        segment = self._create(file_name(head, self._clock()), head, origin)
         self._durable = segment.head.seq
         self._segment = segment
         return segment
@@ -163,8 +186,8 @@ class FileLog:
     def _rotate(self, old: Segment) -> Segment:
         """Continue the chain in another file; what fails here is tried again by the next append."""
         if not old.poisoned and not old.next:
-            name = self._name(old.head)
-            self._write(old, prepare(Event.LOG_ROTATED, {"next": name}))
+            name = file_name(old.head, self._clock())
+            self._write(old, [prepare(Event.LOG_ROTATED, {"next": name})])
             old.next = name
         with self._sync_lock:
             with suppress(AuditUnavailable):  # poisoned then, and the new file says so
@@ -172,7 +195,7 @@ class FileLog:
             head, origin = old.head, dict[str, Any](continues=old.path.name)
             if self._durable < head.seq:
                 origin["not_durable_from"] = self._durable + 1
-            new = self._create(old.next or self._name(head), head, origin)
+            new = self._create(old.next or file_name(head, self._clock()), head, origin)
             # INVARIANT: `_lost` changes before `_durable`, so no reader takes a lost record for a durable one.
             if self._durable < head.seq:
                 self._lost = (*self._lost, (self._durable + 1, head.seq))
@@ -185,12 +208,6 @@ class FileLog:
         if self._notes is not None:
             self._notes.add(segment.head)
         return segment
-
-    def _name(self, head: Position) -> str:
-        seconds, rest = divmod(self._clock(), 1_000_000_000)
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{rest // 1000:06d}Z"
-        part = f"-{head.seq + 1}" if head.seq else ""
-        return f"audit-{stamp}-{os.getpid()}-{head.chain}{part}.jsonl"
 
     async def flush(self, position: Position) -> None:
         """Return once a record and all before it are on the disk.
@@ -236,7 +253,7 @@ class FileLog:
                 return
             try:
                 if self._segment is not None:
-                    self._write(self._ready(), prepare(Event.LOG_CLOSED, {}))
+                    self._write(self._ready(), [prepare(Event.LOG_CLOSED, {})])
                     self._commit()
                     if self._notes is not None:
                         self._notes.close()

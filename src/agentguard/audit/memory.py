@@ -6,11 +6,12 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from agentguard.audit.chain import decode, link, prepare, start
+from agentguard.audit.chain import decode, link_all, start
 from agentguard.audit.fork import tell_of_forks
+from agentguard.audit.form import prepare
 from agentguard.errors import AuditUnavailable, ConfigurationError
 from agentguard.model.record import Position, Record
 
@@ -58,17 +59,25 @@ class MemoryLog:
         Raises:
             AuditUnavailable: a field cannot be recorded, or the log is closed.
         """
-        body = prepare(record.event, record.fields, record.facts)
+        return self.append_all((record,))[0]
+
+    def append_all(self, records: Sequence[Record]) -> tuple[Position, ...]:
+        """Keep records of one moment, in their order, or none of them.
+
+        Raises:
+            AuditUnavailable: a field cannot be recorded, or the log is closed.
+        """
+        bodies = [prepare(record.event, record.fields, record.facts) for record in records]
         with self._lock:
             if self._closed:
                 raise AuditUnavailable("the audit log is closed")
-            line, position = link(self._head, self._clock(), body)
+            lines, positions = link_all(self._head, self._clock(), bodies)
             # INVARIANT: the head moves last, and an interrupted append is overwritten in place by the next one.
-            if self._kept and self._kept[-1][0].seq == position.seq:
+            while self._kept and self._kept[-1][0].seq > self._head.seq:
                 self._kept.pop()
-            self._kept.append((position, line))
-            self._head = position
-            return position
+            self._kept.extend(zip(positions, lines, strict=True))
+            self._head = positions[-1] if positions else self._head
+        return tuple(positions)
 
     async def flush(self, position: Position) -> None:
         """Return at once: memory is as durable as it gets."""

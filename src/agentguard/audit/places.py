@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from agentguard.audit.segment import make_directory, sync_directory, unavailable
+from agentguard.audit.directory import make_directory, sync_directory, unavailable
 from agentguard.errors import AuditUnavailable
 
 EVENT_NAME: Final = "agentguard.audit.checkpoint"

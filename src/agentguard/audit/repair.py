@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentguard.audit.chain import FRESH, link, prepare
-from agentguard.audit.segment import Segment, sync_directory, unavailable
+from agentguard.audit.chain import FRESH, link
+from agentguard.audit.directory import sync_directory, unavailable
+from agentguard.audit.form import prepare
+from agentguard.audit.segment import Segment
 from agentguard.audit.verify import TornLine, lines, sibling
 from agentguard.errors import AuditUnavailable
 from agentguard.model.record import Event, Position

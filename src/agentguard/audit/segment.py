@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from agentguard.audit.chain import Body, link, prepare
+from agentguard.audit.chain import link
+from agentguard.audit.directory import sync_directory, unavailable
+from agentguard.audit.form import Body, prepare
 from agentguard.errors import AuditUnavailable
 from agentguard.model.record import Event, Position
 
@@ -23,41 +25,6 @@ _FLAGS: Final = os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(
 _write = os.write
 _truncate = os.ftruncate
 _sync_file = getattr(os, "fdatasync", os.fsync)
-
-
-def unavailable(path: Path, what: str, error: OSError) -> AuditUnavailable:
-    """The error to raise when the operating system refused something."""
-    return AuditUnavailable(f"audit log {path}: cannot {what}: {error.strerror or type(error).__name__}")
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable.
-
-    Raises:
-        OSError: they are not durable.
-    """
-    if sys.platform == "win32":
-        return  # a directory cannot be opened there; the file system's journal keeps names
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def make_directory(path: Path) -> None:
-    """Create the directory of a log, for its owner only, unless it exists.
-
-    Raises:
-        AuditUnavailable: it cannot be created.
-    """
-    try:
-        if not path.is_dir():
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            sync_directory(path.parent)
-        sync_directory(path)
-    except OSError as error:
-        raise unavailable(path, "use this directory", error) from error
 
 
 class Segment:

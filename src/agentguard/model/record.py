@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct
 
 
 class Event(StrEnum):
@@ -47,8 +48,7 @@ class Event(StrEnum):
     RESUMED = "suspension.lifted"
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(Struct, frozen=True, gc=False):
     """Where a record stands: its chain, its number (from 1) and its hash (base16)."""
 
     chain: str
@@ -64,13 +64,10 @@ class Position:
 class Facts(dict[str, Any]):
     """Fields that many records share and that never change; an audit sink may keep their prepared form on it."""
 
-    __slots__ = ("prepared",)
-
-    prepared: Any
+    prepared: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """One thing that happened, before it is chained.
 
     Args:
