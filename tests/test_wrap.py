@@ -393,7 +393,7 @@ def test_function_that_returns_a_generator_keeps_its_call_open_until_that_ends()
 @pytest.mark.parametrize(("suspends", "why"), [(True, "cannot wait"), (False, "block the running event loop")])
 async def test_plain_tool_is_refused_in_a_loop_whose_ports_would_wait(suspends: bool, why: str) -> None:
     issuer = FakeIssuer(suspends=suspends)
-    issuer.remote = True  # type: ignore[attr-defined]  # as a broker elsewhere is
+    issuer.remote = True  # as a broker elsewhere is
     ran: list[str] = []
 
     @guarded("note.read", effect="read")

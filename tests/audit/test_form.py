@@ -187,4 +187,4 @@ def test_append_is_four_calls_of_python(tmp_path: Path, fields: dict[str, Any]) 
         sys.setprofile(None)
     log.close()
 
-    assert ["append", "prepare", "link_all", "write"] == called
+    assert ["append", "prepare", "link", "write"] == called

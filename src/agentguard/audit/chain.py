@@ -8,7 +8,7 @@ record without `hash`), the leaf hash of RFC 9162 section 2.1.1, so the same rec
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -47,43 +47,31 @@ def timestamp(now_ns: int) -> str:
 
 
 def link(head: Position, now_ns: int, body: Body) -> tuple[bytes, Position]:
-    """Chain one record: its line, with its newline, and where the chain then stands; see `link_all`."""
-    (line,), (position,) = link_all(head, now_ns, (body,))
-    return line, position
-
-
-def link_all(head: Position, now_ns: int, bodies: Iterable[Body]) -> tuple[list[bytes], list[Position]]:
-    """Chain records of one moment behind another one.
+    """Chain one record behind another one.
 
     Args:
         head: where the chain stands.
         now_ns: nanoseconds since the epoch.
-        bodies: what `prepare` returned.
+        body: what `prepare` returned; its parts are filled in here, so it is good once.
 
     Returns:
-        The lines, with their newlines, and where the chain stands behind each of them.
+        The line, with its newline, and where the chain stands behind it.
 
     Raises:
-        AuditUnavailable: a line would be longer than 1 MiB.
+        AuditUnavailable: the line would be longer than 1 MiB.
     """
-    lines: list[bytes] = []
-    positions: list[Position] = []
-    chain, seq, prev = quoted(head.chain), head.seq, head.hash
+    form, parts = body
+    seq = head.seq + 1
     seconds, rest = divmod(now_ns, _SECOND)
-    second, part = _second(seconds), str(_SECOND + rest)[1:7]
-    for form, parts in bodies:
-        seq += 1
-        at_chain, at_prev, at_seq, at_second, at_part = form.own
-        parts[at_chain], parts[at_prev], parts[at_seq] = chain, prev, str(seq)
-        parts[at_second], parts[at_part] = second, part
-        below, _, above = "".join(parts).partition(MARK)
-        prev = hashlib.sha256(f"\x00{below},{above}".encode()).hexdigest()
-        line = f'{below},"hash":"{prev}",{above}\n'.encode()
-        if len(line) > MAX_LINE:
-            raise AuditUnavailable(f"a record of {len(line)} bytes is longer than 1 MiB; record less of the arguments")
-        lines.append(line)
-        positions.append(Position(head.chain, seq, prev))
-    return lines, positions
+    at_chain, at_prev, at_seq, at_second, at_part = form.own
+    parts[at_chain], parts[at_prev], parts[at_seq] = quoted(head.chain), head.hash, str(seq)
+    parts[at_second], parts[at_part] = _second(seconds), str(_SECOND + rest)[1:7]
+    below, _, above = "".join(parts).partition(MARK)
+    digest = hashlib.sha256(f"\x00{below},{above}".encode()).hexdigest()
+    line = f'{below},"hash":"{digest}",{above}\n'.encode()
+    if len(line) > MAX_LINE:
+        raise AuditUnavailable(f"a record of {len(line)} bytes is longer than 1 MiB; record less of the arguments")
+    return line, Position(head.chain, seq, digest)
 
 
 def _seal(below: dict[str, Any], above: dict[str, Any]) -> tuple[bytes, str]:

@@ -6,14 +6,14 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from agentguard._drive import driven, loop_running
 from agentguard.audit import repair
-from agentguard.audit.chain import link_all, start
+from agentguard.audit.chain import link, start
 from agentguard.audit.checkpoints import Checkpointer, Checkpoints
 from agentguard.audit.commit import Committer, Leadership
 from agentguard.audit.directory import file_name, make_directory
@@ -80,7 +80,7 @@ class FileLog:
         segment, _ = repair.take_over(file, clock)
         log._segment = segment
         log._notes = log._begin_notes(segment.head.chain)
-        log._write(segment, [opened({"continues": file.name})])
+        log._write(segment, opened({"continues": file.name}))
         log._durable = segment.sync().seq
         return log
 
@@ -137,32 +137,17 @@ class FileLog:
                 segment = self._ready()
             # The chain lock is held over the write: the order of lines is the order of seq, and a failed write leaves
             # no gap. A queue with one writer measured no faster: whoever appends has to wait for the write anyway.
-            (line,), (position,) = link_all(segment.tip[1], self._clock(), (body,))
+            line, position = link(segment.tip[1], self._clock(), body)
             segment.write(line, position)
             if self._notes is not None:
                 self._notes.add(position)
             return position
 
-    def append_all(self, records: Iterable[Record]) -> tuple[Position, ...]:
-        """Write records of one moment, in their order, with one write: all of them are in the log, or none.
-
-        Raises:
-            AuditUnavailable: none was written, so nothing may be done.
-        """
-        bodies = []
-        for record in records:
-            bodies.append(prepare(record.event, record.fields, record.facts))  # noqa: PERF401  # no call of its own
-        with self._lock:
-            return self._write(self._ready(), bodies)
-
-    def _write(self, segment: Segment, bodies: Iterable[Body]) -> tuple[Position, ...]:
-        lines, positions = link_all(segment.tip[1], self._clock(), bodies)
-        if positions:
-            segment.write(b"".join(lines), positions[-1])
+    def _write(self, segment: Segment, body: Body) -> None:
+        line, position = link(segment.tip[1], self._clock(), body)
+        segment.write(line, position)
         if self._notes is not None:
-            for position in positions:
-                self._notes.add(position)
-        return tuple(positions)
+            self._notes.add(position)
 
     def _ready(self) -> Segment:
         """The file to write to; `_lock` is held."""
@@ -187,7 +172,7 @@ class FileLog:
         """Continue the chain in another file; what fails here is tried again by the next append."""
         if not old.poisoned and not old.next:
             name = file_name(old.head, self._clock())
-            self._write(old, [prepare(Event.LOG_ROTATED, {"next": name})])
+            self._write(old, prepare(Event.LOG_ROTATED, {"next": name}))
             old.next = name
         with self._sync_lock:
             with suppress(AuditUnavailable):  # poisoned then, and the new file says so
@@ -253,7 +238,7 @@ class FileLog:
                 return
             try:
                 if self._segment is not None:
-                    self._write(self._ready(), [prepare(Event.LOG_CLOSED, {})])
+                    self._write(self._ready(), prepare(Event.LOG_CLOSED, {}))
                     self._commit()
                     if self._notes is not None:
                         self._notes.close()

@@ -6,10 +6,10 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from agentguard.audit.chain import decode, link_all, start
+from agentguard.audit.chain import decode, link, start
 from agentguard.audit.fork import tell_of_forks
 from agentguard.audit.form import prepare
 from agentguard.errors import AuditUnavailable, ConfigurationError
@@ -59,25 +59,17 @@ class MemoryLog:
         Raises:
             AuditUnavailable: a field cannot be recorded, or the log is closed.
         """
-        return self.append_all((record,))[0]
-
-    def append_all(self, records: Sequence[Record]) -> tuple[Position, ...]:
-        """Keep records of one moment, in their order, or none of them.
-
-        Raises:
-            AuditUnavailable: a field cannot be recorded, or the log is closed.
-        """
-        bodies = [prepare(record.event, record.fields, record.facts) for record in records]
+        body = prepare(record.event, record.fields, record.facts)
         with self._lock:
             if self._closed:
                 raise AuditUnavailable("the audit log is closed")
-            lines, positions = link_all(self._head, self._clock(), bodies)
+            line, position = link(self._head, self._clock(), body)
             # INVARIANT: the head moves last, and an interrupted append is overwritten in place by the next one.
             while self._kept and self._kept[-1][0].seq > self._head.seq:
                 self._kept.pop()
-            self._kept.extend(zip(positions, lines, strict=True))
-            self._head = positions[-1] if positions else self._head
-        return tuple(positions)
+            self._kept.append((position, line))
+            self._head = position
+        return position
 
     async def flush(self, position: Position) -> None:
         """Return at once: memory is as durable as it gets."""
