@@ -14,14 +14,14 @@ from hypothesis import settings
 settings.register_profile("agentguard", deadline=None)
 settings.load_profile("agentguard")
 
-# What takes long as a whole, beside the tests that say so themselves: left to `make test`.
+# What takes long as a whole, or to import, beside the tests that say so themselves: left to `make test`.
 SLOW: Final = (
-    "adversarial", "approval", "audit", "cli", "clients", "credentials/test_folded.py", "credentials/test_leaks.py",
-    "credentials/test_many_leases.py", "intent/test_text_and_links.py", "test_http_lanes.py", "test_parking.py",
-    "test_waiting.py",
-    "credentials/test_openbao.py", "credentials/test_openbao_targets.py", "identity", "policy", "resource_server",
-    "signals", "state", "test_handover.py", "test_keys_ring.py", "test_keys_transit.py", "test_state_sqlite.py",
-    "test_stop_shared.py", "transports",
+    "adversarial", "approval", "audit", "bench/test_agentdojo.py", "bench/test_intents.py", "cli", "clients",
+    "credentials/test_folded.py", "credentials/test_leaks.py", "credentials/test_many_leases.py",
+    "credentials/test_openbao.py", "credentials/test_openbao_targets.py", "identity", "intent/test_text_and_links.py",
+    "policy", "resource_server", "signals", "state", "telemetry/test_langchain.py", "test_handover.py",
+    "test_http_lanes.py", "test_keys_ring.py", "test_keys_transit.py", "test_parking.py", "test_state_sqlite.py",
+    "test_stop_shared.py", "test_waiting.py", "transports",
 )  # fmt: skip
 
 
@@ -31,7 +31,7 @@ HERE: Final = Path(__file__).parent
 @cache
 def slow(path: Path) -> bool:
     """Whether a file or folder is slow by its place."""
-    return any(place in (path, *path.parents) for place in (HERE / name for name in SLOW))
+    return any(path.is_relative_to(HERE / name) for name in SLOW)
 
 
 def pytest_configure() -> None:
