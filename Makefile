@@ -86,8 +86,10 @@ lock: $(UV)
 	$(compile) $(PROJECTS) --group demo -c requirements/dev.lock -o requirements/demo.lock
 	echo uv | $(compile) - -o requirements/installer.lock
 	$(compile) --group services -o requirements/services.lock
+	for peer in agt delcred hallmark keycard; do grep -ohE '^(langchain-core|pydantic)==[^ ]+' requirements/dev.lock \
+		| cat requirements/peers-$$peer.in - | $(compile) - -o requirements/peers-$$peer.lock || exit 1; done
 
 clean:
 	-@test ! -x $(BIN)/python || $(services) down
-	rm -rf .services .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks build dist
+	rm -rf .services .peers .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKS = ("demo", "dev", "installer", "services")
+LOCKS = (
+    "demo",
+    "dev",
+    "installer",
+    "services",
+    *(f"peers-{peer}" for peer in ("agt", "delcred", "hallmark", "keycard")),
+)
 PIN = re.compile(r"^([a-z0-9.-]+)==([^\s;]+)", re.MULTILINE)
 
 
