@@ -81,6 +81,7 @@ class MemoryBudgets:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._scopes: dict[str, dict[str, _Counter]] = {}
+        self._by_key: dict[str, _Counter] = {}  # the same ones, by their whole key
         self._retries: dict[str, dict[str, tuple[int, str]]] = {}
 
     async def reserve(self, levels: Sequence[Sequence[Candidate]], now: float) -> Reservation | Exhausted:
@@ -91,6 +92,9 @@ class MemoryBudgets:
             taken: list[Charge] = []
             retried = False
             for level, candidates in enumerate(levels):
+                if candidates and self._fits(candidates[0], taken):
+                    chosen.append(0)
+                    continue
                 short: Charge | None = None
                 for index, candidate in enumerate(candidates):
                     short = self._short(candidate, now, fresh, taken)
@@ -105,20 +109,28 @@ class MemoryBudgets:
                 return Reservation(fresh, tuple(chosen), tuple(taken))
             return self._reserved([options[i] for options, i in zip(levels, chosen, strict=True)], chosen, taken, fresh)
 
+    def _fits(self, candidate: Candidate, taken: list[Charge]) -> bool:
+        """Take what most candidates ask for, one more up to so many; False, and nothing taken, for any other."""
+        if len(candidate.charges) != 1 or candidate.retry_key:
+            return False
+        (charge,) = candidate.charges
+        if charge.amount != "1" or charge.per or charge.value or charge.least != "0":
+            return False
+        counter = self._by_key.get(charge.key) or self._counter(charge.key)
+        total = _EXACT.add(counter.total, _ONE)
+        if total > _number(charge.limit):
+            return False
+        counter.total = total
+        taken.append(charge)
+        return True
+
     def _short(self, candidate: Candidate, now: float, fresh: str, taken: list[Charge]) -> Charge | None:
         """Take all charges of a candidate, or none, and return the one that does not fit; a retry takes nothing."""
         if candidate.retry_key and self._retried(candidate):
             return None
-        before, scopes = len(taken), self._scopes
+        before = len(taken)
         for charge in candidate.charges:
-            scope, _, name = charge.key.partition("/")
-            counter = scopes.get(scope, _NO_COUNTERS).get(name) or self._counter(charge.key)
-            if charge.amount == "1" and not (charge.per or charge.value) and charge.least == "0":
-                total = _EXACT.add(counter.total, _ONE)  # most say: one more, up to so many
-                if total <= _number(charge.limit):
-                    counter.total = total
-                    taken.append(charge)
-                    continue
+            counter = self._by_key.get(charge.key) or self._counter(charge.key)
             if not counter.take(charge, now, fresh):
                 self._give_back(taken[before:], fresh)
                 del taken[before:]
@@ -173,7 +185,8 @@ class MemoryBudgets:
     async def forget(self, scope: str) -> None:
         """Drop all counters of a scope."""
         with self._lock:
-            self._scopes.pop(scope, None)
+            for name in self._scopes.pop(scope, _NO_COUNTERS):
+                self._by_key.pop(f"{scope}/{name}", None)
             self._retries.pop(scope, None)
 
     def _counter(self, key: str) -> _Counter:
@@ -183,7 +196,7 @@ class MemoryBudgets:
             counters = self._scopes[scope] = {}
         counter = counters.get(name)
         if counter is None:
-            counter = counters[name] = _Counter()
+            counter = counters[name] = self._by_key[key] = _Counter()
         return counter
 
     def _retried(self, candidate: Candidate) -> bool:

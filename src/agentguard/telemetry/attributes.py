@@ -39,13 +39,8 @@ _ROLL_UPS: Final[Mapping[str, str]] = MappingProxyType({
 })  # fmt: skip
 
 
-# Unless spans are full: what stands on the agent's span, right above, or is always the same for a tool. Each attribute
-# costs the SDK two calls, and the list eighteen.
-_LEFT_OUT: Final = frozenset({
-    name.AGENTGUARD_INTENT_NAME, name.AGENTGUARD_INTENT_S256, name.AGENTGUARD_DELEGATION_CHAIN,
-    name.AGENTGUARD_DELEGATION_DEPTH, name.AGENTGUARD_DELEGATION_ROOT_AGENT, name.AGENTGUARD_DELEGATION_VERIFIED,
-    name.USER_HASH, name.GEN_AI_TOOL_TYPE, name.AGENTGUARD_TOOL_EFFECT,
-})  # fmt: skip
+# Unless spans are full: a hash that stands on the agent's span, right above, and that nobody filters calls by.
+_LEFT_OUT: Final = frozenset({name.AGENTGUARD_INTENT_S256})
 
 
 class TaskAttributes(dict[str, AttributeValue]):
@@ -112,7 +107,7 @@ def call_attributes(
         tool: the tool's name.
         task_attrs: `task_attributes(...)` of the task, or empty outside one.
         tool_attrs: `tool_attributes(spec)`.
-        full: whether it repeats what stands on its agent's span.
+        full: whether it repeats all that stands on its agent's span.
         shown: whether lists show the chain as the span's input.
 
     Returns:
@@ -127,21 +122,19 @@ def call_attributes(
     return tool_attrs, made
 
 
-def decision_attributes(
-    decision: Decision, enforced: bool, *, asked: bool = False, full: bool = True
-) -> dict[str, AttributeValue]:
+def decision_attributes(decision: Decision, enforced: bool, *, asked: bool = False) -> dict[str, AttributeValue]:
     """Return what a decision adds to a span: never the nearest miss, which can hold values.
 
     Args:
         decision: what was decided.
         enforced: False where it is only observed and the tool runs all the same.
         asked: whether a person was asked before: then a permit has its reason, as the question had one.
-        full: whether it is said of a decision that counts that it does.
     """
     outcome = decision.outcome
-    attributes: dict[str, AttributeValue] = {name.AGENTGUARD_DECISION_OUTCOME: str(outcome)}
-    if full or not enforced:
-        attributes[name.AGENTGUARD_DECISION_ENFORCED] = enforced
+    attributes: dict[str, AttributeValue] = {
+        name.AGENTGUARD_DECISION_OUTCOME: str(outcome),
+        name.AGENTGUARD_DECISION_ENFORCED: enforced,
+    }
     if decision.id:
         attributes[name.AGENTGUARD_DECISION_ID] = decision.id[:MAX_TEXT]
     if decision.steps:
@@ -167,18 +160,18 @@ def lease_attributes(lease: Lease, cached: bool, *, full: bool = True) -> dict[s
     Args:
         lease: everything about the credential but its secret.
         cached: whether an earlier call obtained it.
-        full: whether all of it is shown, or only what it is good for.
+        full: whether its times are shown too; the audit log has them.
     """
     key = lease.key
     attributes: dict[str, AttributeValue] = {
         name.AGENTGUARD_CREDENTIAL_ID: lease.id[:MAX_TEXT],
         name.AGENTGUARD_CREDENTIAL_AUDIENCE: key.audience[:MAX_TEXT],
+        name.AGENTGUARD_CREDENTIAL_TYPE: cut(lease.type),
+        name.AGENTGUARD_CREDENTIAL_CACHED: cached,
     }
     if key.scopes:
         attributes[name.AGENTGUARD_CREDENTIAL_SCOPES] = " ".join(key.scopes)[:MAX_TEXT]
     if full:
-        attributes[name.AGENTGUARD_CREDENTIAL_CACHED] = cached
-        attributes[name.AGENTGUARD_CREDENTIAL_TYPE] = cut(lease.type)
         attributes[name.AGENTGUARD_CREDENTIAL_TTL] = int(lease.expires_at - lease.issued_at)
         attributes[name.AGENTGUARD_CREDENTIAL_EXPIRES_AT] = int(lease.expires_at)
     return attributes

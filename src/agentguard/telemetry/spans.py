@@ -54,7 +54,7 @@ class CallSpan(Current):
     Attributes:
         on: whether anybody is told; where not, whoever calls may leave it out.
         parts: whether `phase` looks at more than what a person takes; where not, it may be left out too.
-        full: whether the span repeats what stands on its agent's span, and all of its credential.
+        full: whether the span repeats all that stands on its agent's span, and its credential's times.
         apart: nanoseconds that were not the guard's own.
     """
 
@@ -185,7 +185,7 @@ class CallSpan(Current):
         known, self._attributes = self._attributes, {}
         try:
             if self._decision is not None:
-                known.update(decision_attributes(self._decision, self._enforced, asked=self._asked, full=self.full))
+                known.update(decision_attributes(self._decision, self._enforced, asked=self._asked))
                 self._told = self._decision, self._enforced
         except Exception as error:
             dropped(error)
@@ -215,7 +215,7 @@ class CallSpan(Current):
         told, enforced = self._told, self._enforced
         same = told is not None and told[1] is enforced and told[0].outcome is decision.outcome
         if told is None or not same or told[0].reason is not decision.reason or told[0].level != decision.level:
-            self._attributes.update(decision_attributes(decision, enforced, asked=self._asked, full=self.full))
+            self._attributes.update(decision_attributes(decision, enforced, asked=self._asked))
         elif decision.id:
             self._attributes[name.AGENTGUARD_DECISION_ID] = decision.id[:MAX_TEXT]
 
@@ -261,7 +261,7 @@ def start_call(
         arguments_hash: keyed hash of the canonical arguments, or empty.
         provider: whose tracer to use; default the global one.
         kind: what to make; another one than this module's is made where spans go nowhere too.
-        full: whether the span repeats what stands on its agent's span, and all of its credential.
+        full: whether the span repeats all that stands on its agent's span, and its credential's times.
         shown: whether lists show the chain as the span's input; not where they are to show the arguments.
     """
     try:
