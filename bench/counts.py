@@ -28,7 +28,7 @@ from bench.scale import DEEP, a_guard, calling
 
 WARM: Final = 60  # calls after which every cache is full
 TIMES: Final = 20
-EXCEPTIONS: Final = 2
+EXCEPTIONS: Final = 6
 LEASES: Final = (1000, 4000)
 FEW_STEPS: Final = 100
 MANY_STEPS: Final = 10_000
@@ -37,7 +37,8 @@ MANY_STEPS: Final = 10_000
 class Counted(NamedTuple):
     """Functions that ran, of Python and of C, and whether the repetitions agree.
 
-    Housekeeping that falls due by the clock lands in a call now and then: two repetitions may have more to do.
+    Housekeeping that falls due by the clock lands in a call now and then, on a busy machine more often: some
+    repetitions may have more to do.
     """
 
     python: int
