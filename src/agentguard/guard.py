@@ -55,7 +55,7 @@ from agentguard.ports import (
 from agentguard.recording import denial_fields, full_values, spec_fields
 from agentguard.refusal import ABANDONED, Ended, Refusal
 from agentguard.registry import OpenRegistry, Registry
-from agentguard.running import Running, Tool
+from agentguard.running import Running
 from agentguard.state.approvals_memory import MemoryApprovals
 from agentguard.state.memory import MemoryBudgets, MemorySuspensions
 from agentguard.state.parked_memory import MemoryParkedTasks
@@ -63,6 +63,7 @@ from agentguard.stopping import Stopping, key_of
 from agentguard.task import Task, TaskState, refuse_blocking
 from agentguard.telemetry.emitter import Emitter
 from agentguard.telemetry.settings import Telemetry
+from agentguard.tool import Tool
 from agentguard.user import OnBehalfOf
 
 if TYPE_CHECKING:

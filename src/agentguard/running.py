@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +15,6 @@ from agentguard._drive import run_shielded
 from agentguard.access import Caller, CurrentCall, _caller
 from agentguard.approving import approved_by, give_back_waiting, settle_waiting
 from agentguard.asking import grant_for
-from agentguard.binding import Binder
 from agentguard.credentials.held import Use
 from agentguard.credentials.leaks import MARK, Search, clean_exception
 from agentguard.deciding import Judged, judge, notify, refuse_denied, still_decided
@@ -38,21 +36,12 @@ from agentguard.results import MAX_CANDIDATES
 from agentguard.stopping import suspension_keys
 from agentguard.task import TaskState, pauses
 from agentguard.telemetry import spans
+from agentguard.tool import Tool
 from agentguard.waiting import Waiting
 
 if TYPE_CHECKING:
     from agentguard.guard import Guard
     from agentguard.task import Task
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Tool:
-    """A guarded tool: its function, its declaration and its binder, made once at decoration."""
-
-    fn: Any
-    spec: ToolSpec
-    binder: Binder
-    attributes: Mapping[str, Any]
 
 
 class Running:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from agentguard._drive import drive
 from agentguard.access import _call
+from agentguard.async_streams import Start
 from agentguard.credentials.leaks import Search, Stream
 from agentguard.refusal import Ended
-from agentguard.running import Running, Tool
+from agentguard.running import Running
 from agentguard.task import active_task
+from agentguard.tool import Tool
 
 Pipeline = AsyncGenerator[Running, Ended]
-Start = Callable[[tuple[Any, ...], dict[str, Any]], Coroutine[Any, Any, tuple[Pipeline, Running, Any]]]
 
 
 async def admitted(tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Pipeline, Running]:
@@ -86,43 +87,6 @@ def _visible(running: Running, step: Callable[[], Any]) -> Any:
             _call.reset(token)
 
 
-def async_generator(start: Start) -> Callable[..., AsyncGenerator[Any, Any]]:
-    """Step an async generator as `stream_parts` a generator; with one `yield`, so that closing it closes the tool."""
-
-    async def guarded_async_generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        pipeline, running, inner = await start(args, kwargs)
-        stream, ended = Stream(Search(running.guard.secrets)), Ended(error=GeneratorExit())
-        step: Callable[[], Any] = inner.__anext__
-        try:
-            while True:
-                part = await _visible_async(running, step)
-                step = inner.__anext__
-                for clean in stream.part(part):
-                    try:
-                        sent = yield running.passed(clean)
-                        step = partial(inner.asend, sent)
-                    except Exception as thrown:
-                        step = partial(inner.athrow, thrown)
-        except StopAsyncIteration:
-            ended = Ended()
-            for rest in stream.end():
-                yield running.passed(rest)
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            ended = Ended(error=error)
-        finally:
-            running.hits |= stream.search.hits
-            try:
-                await _visible_async(running, inner.aclose)
-            except BaseException as error:
-                ended = Ended(error=error)
-            await settle(pipeline, ended)
-        result_of(running, ended.error)
-
-    return guarded_async_generator
-
-
 def given(pipeline: Pipeline, running: Running, inner: Any) -> Start:
     async def start(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Pipeline, Running, Any]:
         return pipeline, running, inner
@@ -130,7 +94,7 @@ def given(pipeline: Pipeline, running: Running, inner: Any) -> Start:
     return start
 
 
-async def _visible_async(running: Running, step: Callable[[], Any]) -> Any:
+async def visible_async(running: Running, step: Callable[[], Any]) -> Any:
     token = _call.set(running.visible)
     try:
         return await step()

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import functools
 import inspect
-import types
 from collections.abc import Callable, Collection, Generator, Mapping
-from contextlib import suppress
-from typing import Any, Final, TypeVar, overload
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
-from agentguard._drive import drive
-from agentguard.access import _call
+from agentguard.async_streams import async_generator
 from agentguard.binding import Binder
 from agentguard.errors import ConfigurationError
 from agentguard.model.call import Effect, ToolSpec
 from agentguard.model.canonical import Canonical, canonical
-from agentguard.refusal import Ended
-from agentguard.running import Running, Tool
-from agentguard.streams import Pipeline, admitted, async_generator, given, result_of, run_tool, settle, stream_parts
-from agentguard.task import active_task, refuse_blocking
-from agentguard.telemetry import spans
+from agentguard.tool import Tool
+
+if TYPE_CHECKING:
+    from agentguard import calls
+    from agentguard.running import Running
+    from agentguard.streams import Pipeline
 
 F = TypeVar("F", bound=Callable[..., Any])
 _TUPLES: Final = ("scopes", "untrusted", "record")
-_LATER: Final = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)
 _SETS: Final = ("data", "tags", "secret", "null_is_empty")
 
 
@@ -60,7 +58,7 @@ def guard_tool(fn: Any, name: str = "", /, **declared: Any) -> Any:
         raise ConfigurationError(f"@guarded is for callables, not for a {type(fn).__name__}")
     binder = Binder(fn, frozenset(_words(declared.pop("hidden", ()), "hidden")))
     spec = _spec(name or _name_of(fn), binder, declared)
-    return _dressed(Tool(fn, spec, binder, spans.tool_attributes(spec)))
+    return _dressed(Tool(fn, spec, binder))
 
 
 def spec_of(fn: object) -> ToolSpec | None:
@@ -108,6 +106,25 @@ def _name_of(fn: Any) -> str:
     return str(getattr(inner, "__name__", "") or type(inner).__name__)
 
 
+# --- what runs a call ---------------------------------------------------------------------------------------
+
+
+class _NotLoaded:
+    """Stands for `calls` until a tool is called: a program that only declares tools pays for no pipeline.
+
+    It puts the module into its own place, so that a call finds it there without asking whether it was loaded. Threads
+    that are first together put the same module there.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        globals()["calls"] = loaded = import_module("agentguard.calls")
+        return getattr(loaded, name)
+
+
+if not TYPE_CHECKING:
+    calls = _NotLoaded()
+
+
 # --- the four kinds of callable -----------------------------------------------------------------------------
 
 
@@ -131,86 +148,28 @@ def _wrapper(tool: Tool) -> Any:
     if inspect.isasyncgenfunction(body):
 
         async def start(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Pipeline, Running, Any]:
-            pipeline, running = await admitted(tool, args, kwargs)
-            return pipeline, running, run_tool(tool, running)
+            pipeline, running = await calls.admitted(tool, args, kwargs)
+            return pipeline, running, calls.run_tool(tool, running)
 
         return async_generator(start)
     if inspect.isgeneratorfunction(body):
 
         def guarded_generator(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            refuse_blocking(active_task(tool.spec.name).host)
-            pipeline, running = drive(admitted(tool, args, kwargs))
-            return (yield from stream_parts(pipeline, running, run_tool(tool, running)))
+            calls.refuse_blocking(calls.active_task(tool.spec.name).host)
+            pipeline, running = calls.drive(calls.admitted(tool, args, kwargs))
+            return (yield from calls.stream_parts(pipeline, running, calls.run_tool(tool, running)))
 
         return guarded_generator
     if inspect.iscoroutinefunction(body):
 
         async def guarded_coroutine(*args: Any, **kwargs: Any) -> Any:
-            pipeline, running = await admitted(tool, args, kwargs)
-            return await _finish_coroutine(pipeline, running, run_tool(tool, running))
+            pipeline, running = await calls.admitted(tool, args, kwargs)
+            return await calls.finish_coroutine(pipeline, running, calls.run_tool(tool, running))
 
         return guarded_coroutine
 
     def guarded_function(*args: Any, **kwargs: Any) -> Any:
-        pipeline = _begun(tool, args, kwargs)
-        return _call_function(tool, pipeline, drive(pipeline.__anext__()))
+        pipeline = calls.begun(tool, args, kwargs)
+        return calls.call_function(tool, pipeline, calls.drive(pipeline.__anext__()))
 
     return guarded_function
-
-
-def _begun(tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pipeline:
-    """INVARIANT: no frame that an exception of the tool passes through holds the task, which shows who it is for."""
-    task = active_task(tool.spec.name)
-    if task.host.suspends or task.host.remote:
-        refuse_blocking(task.host)
-    return task.host.pipeline(task, tool, args, kwargs)  # type: ignore[attr-defined,no-any-return]  # it is a Guard
-
-
-def _call_function(tool: Tool, pipeline: Pipeline, running: Running) -> Any:
-    token, raised, ended = _call.set(running.visible), None, Ended()
-    if running.span.on:
-        running.span.attach()
-    try:
-        value = run_tool(tool, running)
-        if isinstance(value, _LATER):
-            return _later(pipeline, running, value)
-        ended = Ended(value)
-    except BaseException as error:
-        raised, ended = error, Ended(error=error)
-    finally:
-        if running.span.on:
-            running.span.detach()
-        _call.reset(token)
-    try:
-        drive(pipeline.asend(ended))
-    except StopAsyncIteration:
-        pass
-    return result_of(running, raised)
-
-
-def _later(pipeline: Pipeline, running: Running, value: Any) -> Any:
-    """What a plain function returned is only begun: the call lasts until it ended."""
-    if isinstance(value, types.CoroutineType):
-        return _finish_coroutine(pipeline, running, value)
-    if isinstance(value, types.GeneratorType):
-        return stream_parts(pipeline, running, value)
-    return async_generator(given(pipeline, running, value))()
-
-
-async def _finish_coroutine(pipeline: Pipeline, running: Running, coroutine: Any) -> Any:
-    token, raised = _call.set(running.visible), None
-    if running.span.on:
-        running.span.attach()
-    try:
-        ended = Ended(await coroutine)
-    except BaseException as error:
-        raised, ended = error, Ended(error=error)
-    # INVARIANT: release first; a context that another task entered cannot be reset here, and must not prevent it.
-    try:
-        await settle(pipeline, ended)
-    finally:
-        if running.span.on:
-            running.span.detach()
-        with suppress(ValueError):
-            _call.reset(token)
-    return result_of(running, raised)
