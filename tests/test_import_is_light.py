@@ -92,3 +92,107 @@ Intent("Refund ticket 4711", step("refund", account="acme"))
     modules = modules_after(code)
 
     assert heavy_among(modules) == []
+
+
+PIPELINE = (
+    "agentguard.access",
+    "agentguard.calls",
+    "agentguard.guard",
+    "agentguard.ports",
+    "agentguard.running",
+    "agentguard.task",
+    "agentguard.telemetry",
+    "asyncio",
+    "concurrent.futures",
+    "dataclasses",
+    "hashlib",
+    "opentelemetry",
+)
+
+# Every kind of callable, and what a declaration may say.
+TOOLS = """
+from agentguard import guarded
+
+@guarded("pay.create", audience="https://pay.test", scopes=["pay"], resource="account/{account}", record=["account"])
+def pay(account: str, limit: int = 5) -> str:
+    return account
+
+@guarded
+async def later() -> None: ...
+
+@guarded
+def parts():
+    yield 1
+
+@guarded
+async def parts_later():
+    yield 1
+"""
+
+
+def test_declaring_tools_loads_nothing_that_runs_them():
+    modules = modules_after(TOOLS)
+
+    assert [name for name in PIPELINE if name in modules] == []
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "pay('acme')",
+        "asyncio.run(later())",
+        "list(parts())",
+        "asyncio.run(anext(parts_later()))",
+    ],
+)
+@pytest.mark.control("the first call goes through the pipeline")
+def test_first_call_loads_what_runs_it_and_is_refused_outside_a_task(call: str):
+    code = f"""{TOOLS}
+import asyncio
+from agentguard import Denied
+try:
+    {call}
+except Denied as denied:
+    assert denied.reason == "no_task", denied.reason
+else:
+    raise AssertionError("it ran")
+"""
+    modules = modules_after(code)
+
+    assert {"agentguard.running", "agentguard.task"} <= modules
+
+
+def test_threads_that_call_first_together_are_all_refused():
+    code = f"""{TOOLS}
+import threading
+from agentguard import Denied
+ready, reasons = threading.Barrier(8), []
+
+def call():
+    ready.wait()
+    try:
+        pay("acme")
+    except Denied as denied:
+        reasons.append(denied.reason)
+
+threads = [threading.Thread(target=call) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert reasons == ["no_task"] * 8, reasons
+"""
+    assert "agentguard.running" in modules_after(code)
+
+
+def test_credential_parameter_is_known_however_late_its_name_is_resolved():
+    code = """
+import agentguard
+
+@agentguard.guarded("pay.create", audience="https://pay.test")
+def pay(account: str, credential: "agentguard.Credential | None" = None) -> str:
+    return account
+
+spec = agentguard.spec_of(pay)
+assert spec.credential == "credential", spec
+assert spec.parameters == frozenset({"account"}), spec
+"""
+    assert "agentguard.model.lease" in modules_after(code)

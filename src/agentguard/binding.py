@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
 from inspect import Parameter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
 from agentguard.errors import ConfigurationError, NotCanonical
 from agentguard.model.canonical import Canonical, canonical
-from agentguard.model.lease import Credential
+
+if TYPE_CHECKING:
+    from agentguard.model.lease import Credential
 
 # Annotations that mark a parameter as filled by a framework, by the name of a class in their ancestry.
 _FRAMEWORK: Final = frozenset({
@@ -154,6 +156,8 @@ class Binder:
         given = {**run, **hidden}
         for name, default in self._unchecked.items():
             if name not in given:
+                import copy
+
                 given[name] = copy.deepcopy(default)
         if self.credential:
             given[self.credential] = credential
@@ -196,7 +200,9 @@ def _credential_parameter(parameters: list[Parameter]) -> str:
             f"the annotation of {', '.join(unknown)} cannot be resolved; import Credential where the tool is defined, "
             "outside `if TYPE_CHECKING`"
         )
-    found = [p.name for p in parameters if Credential in _kinds(p.annotation)]
+    # INVARIANT: an annotation that is the Credential has loaded its module; where that is not loaded, none is.
+    kind = getattr(sys.modules.get("agentguard.model.lease"), "Credential", None)
+    found = [p.name for p in parameters if kind is not None and kind in _kinds(p.annotation)]
     if len(found) > 1:
         raise ConfigurationError(f"more than one Credential parameter: {', '.join(found)}")
     return found[0] if found else ""

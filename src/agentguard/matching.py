@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from msgspec import Struct, structs
 
 from agentguard.intent import Admitted, CompiledIntent, Facts, Option
-from agentguard.intent.bind import Binds, bind_key, binds_of
+from agentguard.intent.binds import Binds, bind_key, binds_of
 from agentguard.intent.literal import FrozenMapping
 from agentguard.intent.provenance import Source, sources_of
 from agentguard.model.call import ToolCall

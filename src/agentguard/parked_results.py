@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from decimal import Decimal
 from typing import Any, Final
 
@@ -51,14 +50,14 @@ def _found(spec: Mapping[str, Any], arguments: Any, rows: Iterable[Any] | None, 
 
 def _spec(spec: ToolSpec) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for one in fields(spec):
-        value = getattr(spec, one.name)
-        if one.name == "parameters":
-            found[one.name] = None if value is None else sorted(value)
-        elif one.name == "defaults":
-            found[one.name] = _written(dict(value))
+    for name in spec.__struct_fields__:
+        value = getattr(spec, name)
+        if name == "parameters":
+            found[name] = None if value is None else sorted(value)
+        elif name == "defaults":
+            found[name] = _written(dict(value))
         else:
-            found[one.name] = sorted(value) if one.name in _SETS else list(value) if one.name in _LISTS else value
+            found[name] = sorted(value) if name in _SETS else list(value) if name in _LISTS else value
     return found
 
 

@@ -10,7 +10,7 @@ from agentguard.intent.document import Problems, nearest
 from agentguard.model.call import ToolSpec
 
 _FORM: Final = "{version: 1, tools: {NAME: {effect: read}}}"
-_FIELDS: Final = frozenset(ToolSpec.__dataclass_fields__) - {"credential"} | {"args", "reviewed_s256"}
+_FIELDS: Final = frozenset(ToolSpec.__struct_fields__) - {"credential"} | {"args", "reviewed_s256"}
 
 
 def load_tools(path: str | os.PathLike[str]) -> Mapping[str, Mapping[str, Any]]:

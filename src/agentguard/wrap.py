@@ -68,7 +68,7 @@ def spec_of(fn: object) -> ToolSpec | None:
 
 
 def _spec(name: str, binder: Binder, declared: dict[str, Any]) -> ToolSpec:
-    known = set(ToolSpec.__dataclass_fields__) - {"name", "defaults", "parameters", "credential", "hidden"} | {"args"}
+    known = set(ToolSpec.__struct_fields__) - {"name", "defaults", "parameters", "credential", "hidden"} | {"args"}
     unknown = sorted(set(declared) - known)
     if unknown:
         raise ConfigurationError(

@@ -35,8 +35,8 @@ from agentguard.intent import (
     same_as,
     step,
 )
-from agentguard.intent.kinds import Max
 from agentguard.intent.tree import intent_tree
+from agentguard.intent.values import Max
 from agentguard.model.call import ToolCall
 from agentguard.ports import Answer, Approval, ApprovalRequest
 from tests.intent import oracle

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agentguard.intent import (
     Admitted,
@@ -30,8 +30,8 @@ from agentguard.intent import (
     step,
     text,
 )
-from agentguard.intent.kinds import Max, Min
 from agentguard.intent.literal import comparable
+from agentguard.intent.values import Max, Min
 from agentguard.model.call import Effect, ToolCall, ToolSpec
 from agentguard.model.canonical import canonical
 from agentguard.model.decision import STRICTNESS

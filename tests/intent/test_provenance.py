@@ -29,7 +29,7 @@ from agentguard.intent import (
     step,
     text,
 )  # fmt: skip
-from agentguard.intent.bind import binds_of
+from agentguard.intent.binds import binds_of
 from agentguard.intent.provenance import sources_of
 from agentguard.model.canonical import canonical, digest
 from agentguard.results import Store, View

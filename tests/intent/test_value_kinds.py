@@ -44,7 +44,7 @@ from agentguard.intent import (
     url,
 )
 from agentguard.intent.constraint import Names
-from agentguard.intent.glob import glob_match
+from agentguard.intent.globs import glob_match
 from agentguard.intent.truth import MISSING
 from agentguard.model.canonical import canonical
 from tests.intent.calls import admitted, call_of, check

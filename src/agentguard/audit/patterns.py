@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agentguard.errors import ConfigurationError
-from agentguard.intent.glob import compiled_regex
+from agentguard.intent.globs import compiled_regex
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _LONGEST: Final = 1000  # characters of an expression or a literal

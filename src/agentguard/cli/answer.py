@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from msgspec import structs
 
@@ -13,7 +13,7 @@ from agentguard.intent.intent import Intent
 from agentguard.intent.misses import _UNTOLD
 from agentguard.intent.provenance import From
 from agentguard.intent.references import Is
-from agentguard.intent.said import Said
+from agentguard.intent.said_words import Said
 from agentguard.intent.verdict import Admitted, Refused, StepExplanation
 from agentguard.model.call import ToolCall
 from agentguard.model.decision import Miss, Outcome, Reason
@@ -40,7 +40,7 @@ def answer_of(past: Past, call: ToolCall, *, seen_known: bool) -> Answer:
         seen_known: whether somebody said which data was read; else a forbid that asks for it cannot be told.
     """
     compiled, facts = past.compiled, past.facts
-    steps = tuple(replace(step, miss=_told(past, step.miss)) for step in explain(compiled, call, facts))
+    steps = tuple(structs.replace(step, miss=_told(past, step.miss)) for step in explain(compiled, call, facts))
     verdict = compiled.check(call, facts)
     if isinstance(verdict, Admitted) and not seen_known:
         verdict = _if_anything_was_seen(past, call) or verdict

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from agentguard.handover.details import LevelDetails, Spent
 from agentguard.handover.shares import Counter, Share, counters_of, share_of, with_calls
 from agentguard.intent import Facts, Intent
-from agentguard.intent.bind import bind_key
+from agentguard.intent.binds import bind_key
 from agentguard.intent.literal import FrozenMapping
 from agentguard.intent.literal_intent import literal_intent, opened_intent, reach_of
 from agentguard.intent.provenance import sources_of

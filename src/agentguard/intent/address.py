@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from typing import Any, Final, Self
+
+from msgspec.structs import force_setattr
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import Constraint, Inner
-from agentguard.intent.glob import escaped_glob, glob_match, unclear
+from agentguard.intent.globs import escaped_glob, glob_match, unclear
 from agentguard.intent.literal import is_list, is_text, shown
 from agentguard.intent.params import FromParameter
 from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, Test, Truth
@@ -28,8 +29,7 @@ _NUMERIC: Final = re.compile(r"(?:0[xX][0-9a-fA-F]*|[0-9]+)")
 _LOCAL: Final = re.compile(r"[A-Za-z0-9#$&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9#$&'*+/=?^_`{|}~-]+)*")
 
 
-@dataclass(frozen=True, slots=True)
-class Url(Constraint):
+class Url(Constraint, frozen=True):
     """`url: {hosts, path, schemes}`: a URL (RFC 3986) with one reading, at one of these hosts; https by default.
 
     Args:
@@ -60,8 +60,8 @@ class Url(Constraint):
             raise ConfigurationError("'path' of url is a glob that starts with a slash: path: /docs/**")
         if path:
             glob_match(path)
-        object.__setattr__(self, "hosts", tuple(self.hosts))
-        object.__setattr__(self, "schemes", tuple(self.schemes))
+        force_setattr(self, "hosts", tuple(self.hosts))
+        force_setattr(self, "schemes", tuple(self.schemes))
 
     @classmethod
     def read(cls, node: Any, inner: Inner) -> Self:
@@ -130,8 +130,7 @@ def _lookalike(host: str) -> bool:
     return any(label.startswith("xn--") for label in host.split("."))
 
 
-@dataclass(frozen=True, slots=True)
-class Email(Constraint):
+class Email(Constraint, frozen=True):
     """`email: {domains}`: one address (RFC 5322 dot-atom, ASCII) in one of these domains."""
 
     domains: tuple[str, ...]
@@ -143,7 +142,7 @@ class Email(Constraint):
         for domain in self.domains:
             if not is_text(domain) or not _HOST.fullmatch(domain.lower()) or len(domain) > 253:
                 raise ConfigurationError(f"{domain!r} is no domain in ASCII; write acme.com")
-        object.__setattr__(self, "domains", tuple(str(domain).lower() for domain in self.domains))
+        force_setattr(self, "domains", tuple(str(domain).lower() for domain in self.domains))
 
     @classmethod
     def read(cls, node: Any, inner: Inner) -> Self:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct
 
 from agentguard.intent.compile import CompiledStep, Rules, rules_of
 from agentguard.intent.intent import Intent
@@ -18,12 +19,14 @@ from agentguard.model.decision import Miss, Reason
 _NO_LIMITS: Final = Limits()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CompiledIntent:
+class CompiledIntent(Struct, frozen=True, eq=False):
     """An intent, ready to check calls. Made by `compile_intent`; safe to share between threads."""
 
     intent: Intent
-    rules: Rules = field(repr=False)
+    rules: Rules
+
+    def __repr__(self) -> str:
+        return f"CompiledIntent(intent={self.intent!r})"
 
     @property
     def name(self) -> str:

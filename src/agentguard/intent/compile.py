@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from msgspec import Struct
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.charges import Admits, admits_of, limit_charges
@@ -27,16 +28,14 @@ Judge: TypeAlias = Callable[[ToolCall, Facts], Truth]
 Matcher: TypeAlias = Callable[[str], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """One constraint of an argument, with its test: what an explanation names."""
 
     constraint: Constraint
     test: Test
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledStep:
+class CompiledStep(Struct, frozen=True):
     """A step with what judges a call, and what it answers if it holds."""
 
     step: Step
@@ -45,8 +44,7 @@ class CompiledStep:
     parts: tuple[tuple[str, tuple[Part, ...]], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledForbid:
+class CompiledForbid(Struct, frozen=True):
     """A forbid with its place in the intent."""
 
     name: str
@@ -54,8 +52,7 @@ class CompiledForbid:
     judge: Judge
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(Struct, frozen=True):
     """What `check` looks at, in its order; `only` is looked at first, and says nothing that the others do not."""
 
     forbids: tuple[CompiledForbid, ...]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, TypeAlias, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.literal import FrozenMapping
@@ -20,8 +22,7 @@ Inner: TypeAlias = "Callable[[object], Constraint]"
 C = TypeVar("C", bound="Constraint")
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
+class Names(Struct, frozen=True):
     """What an intent names: the members of its sets, and its defines.
 
     Args:
@@ -33,13 +34,12 @@ class Names:
     define: Mapping[str, Constraint]
 
 
-class Constraint:
+class Constraint(Struct, frozen=True):
     """A frozen value that says which values an argument may have; `|` makes any of two, `&` both of two.
 
     A kind of constraint is one subclass: its word, how it is read, what it tests, and how it is written and shown.
     """
 
-    __slots__ = ()
     word: ClassVar[str] = ""
     folds: ClassVar[bool] = False  # whether `fold: case` may stand beside it
     alone: ClassVar[bool] = False  # whether nothing may stand beside it
@@ -73,9 +73,8 @@ class Constraint:
 
     def inside(self) -> Iterator[Constraint]:
         """Yield the constraints that stand inside this one."""
-        if is_dataclass(self):
-            for entry in fields(self):
-                yield from _constraints(getattr(self, entry.name))
+        for name in self.__struct_fields__:
+            yield from _constraints(getattr(self, name))
 
     def walk(self) -> Iterator[Constraint]:
         """Yield this constraint and all that stand inside it, at any depth."""
@@ -85,9 +84,7 @@ class Constraint:
 
     def filled(self: C, names: Names) -> C:
         """Return the constraint with what its sets and its defines stand for; without them it is returned as it is."""
-        if not is_dataclass(self):
-            return self
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
         changed = {name: made for name, value in values.items() if (made := _filled(value, names)) is not value}
         return replace(self, **changed) if changed else self
 
@@ -124,8 +121,7 @@ def _filled(value: Any, names: Names) -> Any:
     return FrozenMapping({key: _filled(item, names) for key, item in value.items()})
 
 
-@dataclass(frozen=True, slots=True)
-class AnyOf(Constraint):
+class AnyOf(Constraint, frozen=True):
     """A list: one alternative that holds is enough. Made by `any_of`."""
 
     alternatives: tuple[Constraint, ...]
@@ -149,8 +145,7 @@ class AnyOf(Constraint):
         return ", or ".join(item.must() for item in self.alternatives)
 
 
-@dataclass(frozen=True, slots=True)
-class AllOf(Constraint):
+class AllOf(Constraint, frozen=True):
     """Several keys in one mapping: all of them hold. Made by `all_of`."""
 
     constraints: tuple[Constraint, ...]

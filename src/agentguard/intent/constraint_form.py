@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
+
+from msgspec.structs import replace
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import Constraint, all_of, any_of
 from agentguard.intent.document import Path, nearest
-from agentguard.intent.kinds import KINDS, WORDS, In
+from agentguard.intent.kinds import KINDS, WORDS
 from agentguard.intent.mistakes import Notes
 from agentguard.intent.params import FromParameter
 from agentguard.intent.presence import ANY
 from agentguard.intent.references import InSet
+from agentguard.intent.values import In
 
 
 def read_constraint(node: Any, path: Path, notes: Notes) -> Constraint:

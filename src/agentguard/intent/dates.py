@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import re
-from dataclasses import dataclass
 from typing import Any, Final, Self
+
+from msgspec.structs import force_setattr
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import Constraint, Inner
@@ -52,8 +53,7 @@ def _day(when: datetime.date) -> datetime.date:
     return when.date() if isinstance(when, datetime.datetime) else when
 
 
-@dataclass(frozen=True, slots=True)
-class Date(Constraint):
+class Date(Constraint, frozen=True):
     """`date: {on}`, `{min, max}` or `{month, day}`; bounds are included, a time counts for the day it is written on.
 
     A bound that is a time is compared with times only: with a zone on both sides, or on neither.
@@ -68,7 +68,7 @@ class Date(Constraint):
 
     def __post_init__(self) -> None:
         for name in ("on", "min", "max"):
-            object.__setattr__(self, name, _bound(name, getattr(self, name)))
+            force_setattr(self, name, _bound(name, getattr(self, name)))
         for name, most in (("month", 12), ("day", 31)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:

@@ -6,8 +6,9 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
+
+from msgspec import Struct
 
 from agentguard.errors import ConfigurationError
 
@@ -16,8 +17,7 @@ Path: TypeAlias = tuple[str | int, ...]
 _BARE_KEY: Final = re.compile(r"[^\s.\[\]\"'\x00-\x1f]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """What a file holds, and where each part of it stands.
 
     Args:
@@ -28,7 +28,10 @@ class Document:
 
     tree: Any
     file: str
-    lines: Mapping[Path, tuple[int, int]] = field(repr=False)
+    lines: Mapping[Path, tuple[int, int]]
+
+    def __repr__(self) -> str:
+        return f"Document(tree={self.tree!r}, file={self.file!r})"
 
     def position(self, path: Path) -> tuple[int, int]:
         """Return line and column of a path, or of its nearest ancestor that is in the file."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agentguard.intent.check import compile_intent
 from agentguard.intent.compile import Rules
@@ -15,8 +16,7 @@ from agentguard.model.call import Effect, ToolSpec
 from agentguard.model.decision import Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(Struct, frozen=True):
     """One way in which a level admits a tool.
 
     Args:
@@ -30,8 +30,7 @@ class Way:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class LevelWays:
+class LevelWays(Struct, frozen=True):
     """How one level admits a tool: one of `ways`, and all of `always`."""
 
     intent: str
@@ -39,16 +38,14 @@ class LevelWays:
     always: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(Struct, frozen=True):
     """A tool that a sub-agent can call, with what each level asks for, the root first."""
 
     tool: str
     levels: tuple[LevelWays, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Child:
+class Child(Struct, frozen=True):
     """What a sub-agent can ever do.
 
     Args:

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, TypeAlias
+
+from msgspec import Struct
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.literal import is_text, quoted
@@ -42,8 +43,7 @@ Part: TypeAlias = "str | Wild"
 View: TypeAlias = Callable[[Any], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class FieldPath:
+class FieldPath(Struct, frozen=True):
     """The parts of a path; none for the whole. Made by `field_path`."""
 
     parts: tuple[Part, ...]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
+
+from msgspec import Struct
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.literal import is_text
@@ -126,8 +127,7 @@ def lines(text: str) -> Iterator[str]:
 _WORDS: Final[Mapping[str, Finder]] = MappingProxyType({"url": urls, "email": emails, "iban": ibans, "line": lines})
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(Struct, frozen=True):
     """`match`: the whole field, or what is found inside a text field.
 
     Args:

@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
-from datetime import timedelta
-from functools import partial
-from pathlib import Path as FilePath
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-from agentguard.intent.bind import misplaced_binds
-from agentguard.intent.constraint import Constraint, Names
-from agentguard.intent.document import Path
-from agentguard.intent.file_text import yaml_text
-from agentguard.intent.limits import Examples, Limits, Otherwise, examples_of, limits_of, otherwise_of
-from agentguard.intent.literal import FrozenMapping, is_text
 from agentguard.intent.mistakes import Notes
-from agentguard.intent.naming import reference_mistakes
-from agentguard.intent.parts import (
-    filled_with,
-    forbids_of,
-    only_steps,
-    patterns_of,
-    sets_of,
-    slug,
-    sub_intents,
-    with_ids,
-)
-from agentguard.intent.provenance import unknown_sources
-from agentguard.intent.sets import Resolver, SetSource, ValueSet
-from agentguard.intent.step import Forbid, Step, arguments, pattern_problem
-from agentguard.intent.tree import hash_of, intent_tree
-from agentguard.model.duration import seconds
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Mapping
+    from datetime import timedelta
+    from pathlib import Path
+
+    from agentguard.intent.constraint import Constraint, Names
+    from agentguard.intent.limits import Examples, Limits, Otherwise
+    from agentguard.intent.literal import FrozenMapping
+    from agentguard.intent.sets import Resolver, SetSource
+    from agentguard.intent.step import Forbid, Step
 
 T = TypeVar("T")
 _MAX_SHOWN: Final = 8
-_EMPTY_SET: Final = ValueSet((), may_be_empty=True)
-NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _NO_RESOLVERS: Final[Mapping[str, Resolver]] = MappingProxyType({})
+
+_MEANT: Final = (
+    "name", "purpose", "steps", "reads", "everywhere", "forbid", "agents", "ttl", "sets", "define", "otherwise",
+    "limits", "examples",
+)  # fmt: skip
+_ORIGIN: Final = ("params", "source_s256", "base")  # two intents are equal that say the same, wherever they came from
 
 
 class _Cache(dict[str, Any]):
@@ -50,7 +37,6 @@ class _Cache(dict[str, Any]):
         return (_Cache, ())
 
 
-@dataclass(frozen=True, slots=True, init=False, repr=False)
 class Intent:
     """What one task may do: with which tools, which arguments, how often, until when. Everything else is denied.
 
@@ -74,6 +60,8 @@ class Intent:
         ConfigurationError: with all mistakes at once.
     """
 
+    # Written out: its constructor takes other arguments than its fields, which a struct cannot have.
+    __slots__ = (*_MEANT, *_ORIGIN, "_cache")
     name: str
     purpose: str
     steps: tuple[Step, ...]
@@ -87,10 +75,10 @@ class Intent:
     otherwise: Otherwise | None
     limits: Limits | None
     examples: Examples | None
-    params: tuple[str, ...] = field(compare=False)
-    source_s256: str | None = field(compare=False)
-    base: FilePath | None = field(compare=False)
-    _cache: _Cache = field(compare=False)
+    params: tuple[str, ...]
+    source_s256: str | None
+    base: Path | None
+    _cache: _Cache
 
     def __init__(
         self,
@@ -108,61 +96,20 @@ class Intent:
         limits: object = None,
         examples: object = None,
     ) -> None:
+        from agentguard.intent.making import mistakes_of, parts_of
+
         notes = Notes()
-        no_patterns: tuple[str, ...] = ()
-        no_forbids: tuple[Forbid, ...] = ()
-        no_constraints: FrozenMapping[Constraint] = FrozenMapping()
-        no_agents: FrozenMapping[Intent] = FrozenMapping()
-        no_sets: FrozenMapping[SetSource] = FrozenMapping()
-        name = slug(purpose) if name is None else name
-        named = notes.take(("sets",), partial(sets_of, sets or {}), no_sets)
-        defined = notes.take(("define",), partial(arguments, define or {}), no_constraints)
-        inherited = partial(sub_intents, name, purpose, agents or {}, named, defined)
-        self._set(
-            name=name,
-            purpose=purpose,
-            steps=with_ids(only_steps(steps, notes)),
-            reads=notes.take(("reads",), partial(patterns_of, reads), no_patterns),
-            everywhere=notes.take(("everywhere",), partial(arguments, everywhere or {}), no_constraints),
-            forbid=notes.take(("forbid",), partial(forbids_of, forbid), no_forbids),
-            agents=notes.take(("agents",), inherited, no_agents),
-            ttl=None if ttl is None else notes.take(("ttl",), partial(seconds, ttl), None),
-            sets=named,
-            define=defined,
-            otherwise=notes.take(("otherwise",), partial(otherwise_of, otherwise), None),
-            limits=notes.take(("limits",), partial(limits_of, limits), None),
-            examples=notes.take(("examples",), partial(examples_of, examples), None),
-            params=(),
-            source_s256=None,
-            base=None,
-            _cache=_Cache(),
-        )
-        notes.found += self._mistakes()
-        notes.found += reference_mistakes(self)
-        notes.found += [*misplaced_binds(self), *unknown_sources(self)]
+        parts = parts_of(
+            notes, purpose, steps, name=name, reads=reads, everywhere=everywhere, forbid=forbid, agents=agents, ttl=ttl,
+            sets=sets, define=define, otherwise=otherwise, limits=limits, examples=examples,
+        )  # fmt: skip
+        self._set(**parts, params=(), source_s256=None, base=None, _cache=_Cache())
+        notes.found += mistakes_of(self)
         notes.raise_if_any("the intent is wrong:")
 
     def _set(self, **values: object) -> None:
         for key, value in values.items():
             object.__setattr__(self, key, value)
-
-    def _mistakes(self) -> Iterator[tuple[Path, str]]:
-        if not is_text(self.name) or not NAME.fullmatch(self.name):
-            yield ("intent",), f"{self.name!r} is no name; write a-z 0-9 . _ - (at most 64): refund-ticket"
-        if not is_text(self.purpose) or not self.purpose.strip():
-            yield ("purpose",), "say in a sentence what the task is for"
-        for index, pattern in enumerate(self.reads):
-            if problem := pattern_problem(pattern):
-                yield ("reads", index), problem
-        for agent, sub in self.agents.items():
-            if not sub.steps and not sub.reads:
-                yield ("agents", agent), "it gets neither reads nor steps, so it could do nothing; name some"
-        ids: set[str] = set()
-        for index, step in enumerate(self.steps):
-            if step.id in ids:
-                yield ("steps", index, "id"), f"the id {step.id!r} is there twice; give each step an id of its own"
-            ids.add(step.id)
-            yield from ((("steps", index, *path), text) for path, text in step.unmentioned())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], /, **params: object) -> Intent:
@@ -175,10 +122,12 @@ class Intent:
         Raises:
             ConfigurationError: with all mistakes at once, each with file, line, path and what to write instead.
         """
+        from pathlib import Path
+
         from agentguard.intent.file_form import read_intent
         from agentguard.intent.strict_file import read_strict_file
 
-        return read_intent(read_strict_file(path), params).changed(base=FilePath(path).absolute().parent)
+        return read_intent(read_strict_file(path), params).changed(base=Path(path).absolute().parent)
 
     @classmethod
     def from_yaml(cls, text: str, /, file: str = "<text>", **params: object) -> Intent:
@@ -194,12 +143,20 @@ class Intent:
         Raises:
             ConfigurationError: it holds a character that no intent file may hold, such as NUL.
         """
+        from agentguard.intent.file_text import yaml_text
+        from agentguard.intent.tree import intent_tree
+
         return yaml_text(intent_tree(self))
 
     @property
     def s256(self) -> str:
         """The `intent_s256`: base64url of SHA-256 over the RFC 8785 form of the resolved intent."""
-        return self.derived("s256", lambda: hash_of(intent_tree(self)))
+        return self.derived("s256", self._hash)
+
+    def _hash(self) -> str:
+        from agentguard.intent.tree import hash_of, intent_tree
+
+        return hash_of(intent_tree(self))
 
     def derived(self, key: str, make: Callable[[], T]) -> T:
         """Return what follows from this intent, made once."""
@@ -219,49 +176,52 @@ class Intent:
         Raises:
             ConfigurationError: with all sets that cannot be resolved, or are empty without `may_be_empty`.
         """
-        folder = FilePath(base) if base is not None else self.base or FilePath.cwd()
-        return self._resolved(resolvers, folder, {})
+        from pathlib import Path
 
-    def _resolved(self, resolvers: Mapping[str, Resolver], base: FilePath, known: dict[SetSource, ValueSet]) -> Intent:
-        notes, found = Notes(), dict[str, SetSource]()
-        for name, source in self.sets.items():
-            if source not in known:
-                known[source] = notes.take(("sets", name), partial(source.resolved, resolvers, base), _EMPTY_SET)
-            found[name] = known[source]
-        notes.raise_if_any(f"the sets of intent {self.name!r} cannot be resolved:")
-        agents = {name: sub._resolved(resolvers, base, known) for name, sub in self.agents.items()}
-        if found == dict(self.sets) and all(agents[name] is sub for name, sub in self.agents.items()):
-            return self
-        return self.changed(sets=FrozenMapping(found), agents=FrozenMapping(agents))
+        from agentguard.intent.resolving import resolved
+
+        folder = Path(base) if base is not None else self.base or Path.cwd()
+        return resolved(self, resolvers, folder, {})
 
     def with_names(self, names: Names) -> Intent:
         """Return the intent with what sets and defines stand for inside its constraints, ready to be compiled."""
         if not self.sets and not self.define:
             return self
-        notes = Notes()
-        filled = partial(filled_with, names, notes)
-        made = self.changed(
-            everywhere=filled(("everywhere",), self.everywhere),
-            steps=tuple(
-                replace(step, args=filled(("steps", i, "args"), step.args)) for i, step in enumerate(self.steps)
-            ),
-            forbid=tuple(
-                replace(entry, args=filled(("forbid", i, "args"), entry.args)) for i, entry in enumerate(self.forbid)
-            ),
-        )
-        notes.raise_if_any("the intent is wrong:")
-        return made
+        from agentguard.intent.resolving import with_names
+
+        return with_names(self, names)
 
     def changed(self, **values: object) -> Intent:
         """Return a copy with some of its fields changed; for this package only, as nothing is checked again."""
         copied = object.__new__(Intent)
-        copied._set(**{entry.name: getattr(self, entry.name) for entry in fields(self)})
+        copied._set(**{field: getattr(self, field) for field in Intent.__slots__})
         copied._set(**values, _cache=_Cache())
         return copied
 
     def from_file(self, params: Iterable[str], source_s256: str) -> Intent:
         """Return the intent with where it came from: its file's parameters, and the hash of that file before them."""
         return self.changed(params=tuple(params), source_s256=source_s256)
+
+    def _meaning(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, field) for field in _MEANT)
+
+    def __eq__(self, other: object) -> bool:
+        return self._meaning() == other._meaning() if isinstance(other, Intent) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._meaning())
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"an intent does not change; it has its {name} from its making")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"an intent does not change; it keeps its {name}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field: getattr(self, field) for field in Intent.__slots__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._set(**state)
 
     def __repr__(self) -> str:
         steps = [step.id if step.id == step.tool else f"{step.id} ({step.tool})" for step in self.steps[:_MAX_SHOWN]]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.literal import FrozenMapping, count, duration_text, is_list, is_text, literal, thawed
@@ -15,8 +17,7 @@ from agentguard.model.duration import seconds
 _RATE: Final = re.compile(r"([1-9][0-9]{0,8})/(s|m|h|d)")
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Struct, frozen=True):
     """The most of something: in all, or in a sliding window of seconds."""
 
     n: int
@@ -30,8 +31,7 @@ class Limit:
         return {"n": self.n, "per": duration_text(self.window)} if self.window else self.n
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """What holds for all calls of an intent together; whatever is None is not limited.
 
     `calls` and `rate` are charges on every option of every step, so the budgets enforce them: a call that never ran is
@@ -55,9 +55,9 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("calls", "denials", "asks"):
             value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else limit_of(value, name))
+            force_setattr(self, name, None if value is None else limit_of(value, name))
         if self.rate is not None:
-            object.__setattr__(self, "rate", rate_of(self.rate))
+            force_setattr(self, "rate", rate_of(self.rate))
 
     def form(self) -> dict[str, Any]:
         """Return the limits as they stand in a file."""
@@ -109,8 +109,7 @@ def limits_of(value: object) -> Limits | None:
     return Limits(**value)
 
 
-@dataclass(frozen=True, slots=True)
-class Otherwise:
+class Otherwise(Struct, frozen=True):
     """What no step names and no read admits: a person is asked. It never covers a destructive tool.
 
     Args:
@@ -129,8 +128,8 @@ class Otherwise:
         for pattern in self.tools:
             if problem := pattern_problem(pattern):
                 raise ConfigurationError(problem)
-        object.__setattr__(self, "tools", tuple(self.tools))
-        object.__setattr__(self, "calls", None if self.calls is None else limit_of(self.calls, "calls"))
+        force_setattr(self, "tools", tuple(self.tools))
+        force_setattr(self, "calls", None if self.calls is None else limit_of(self.calls, "calls"))
 
     def form(self) -> dict[str, Any]:
         """Return it as it stands in a file."""
@@ -148,19 +147,18 @@ def otherwise_of(value: object) -> Otherwise | None:
     return Otherwise(value["tools"], value.get("calls"))
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
+class Example(Struct, frozen=True):
     """A call that an intent is said to permit, or to deny; its values are canonical."""
 
     tool: str
-    args: Mapping[str, Any] = field(default_factory=FrozenMapping)
+    args: Mapping[str, Any] = FrozenMapping()
 
     def __post_init__(self) -> None:
         if not is_text(self.tool) or not TOOL_NAME.fullmatch(self.tool):
             raise ConfigurationError(f"{self.tool!r} is no tool name; an example is {{tool: refund.create, args: ...}}")
         if not isinstance(self.args, Mapping):
             raise ConfigurationError("'args' of an example is a mapping of plain values")
-        object.__setattr__(self, "args", FrozenMapping({name: literal(value) for name, value in self.args.items()}))
+        force_setattr(self, "args", FrozenMapping({name: literal(value) for name, value in self.args.items()}))
 
     def form(self) -> dict[str, Any]:
         """Return the example as it stands in a file."""
@@ -175,8 +173,7 @@ def _plain(value: Any) -> Any:
     return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-@dataclass(frozen=True, slots=True)
-class Examples:
+class Examples(Struct, frozen=True):
     """Calls that the intent permits (or asks for), and calls that it denies; lint runs them."""
 
     permit: tuple[Example, ...] = ()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agentguard.intent.check import compile_intent
 from agentguard.intent.constraint import Constraint, Names
@@ -36,8 +38,7 @@ class Level(StrEnum):
     NOTE = "note"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One thing that lint found.
 
     Args:
@@ -53,8 +54,7 @@ class Finding:
     instead: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Subject:
+class _Subject(Struct, frozen=True):
     """An intent whose sets and defines are filled in, with what is known of its tools; None where nothing is."""
 
     intent: Intent

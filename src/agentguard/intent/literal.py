@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
@@ -149,6 +148,8 @@ def _plain(value: object) -> str:
 
 def quoted(text: str) -> str:
     """Return text in double quotes, with escapes that JSON shares with YAML 1.2, or YAML's own above U+FFFF."""
+    import json
+
     short = json.dumps(text, ensure_ascii=False)
     return "".join(char if char.isprintable() else _escape(ord(char)) for char in short)
 

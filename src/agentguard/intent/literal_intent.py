@@ -9,25 +9,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass, replace
 from decimal import Decimal
 from functools import partial
 from typing import Any, Final, TypeAlias
 
+from msgspec.structs import replace
+
 from agentguard.errors import ConfigurationError
-from agentguard.intent.bind import Bind
+from agentguard.intent.binds import Bind
 from agentguard.intent.constraint import AllOf, AnyOf, Constraint, Names, all_of, any_of
 from agentguard.intent.intent import Intent
-from agentguard.intent.kinds import In, Max, Prefix
 from agentguard.intent.literal import FrozenMapping, thawed
 from agentguard.intent.mistakes import Notes
 from agentguard.intent.presence import Not
 from agentguard.intent.provenance import From
 from agentguard.intent.references import InSet, Is, SameAs
-from agentguard.intent.said import Said, stands_in
+from agentguard.intent.said_words import Said, stands_in
 from agentguard.intent.sets import ValueSet
 from agentguard.intent.step import Step
 from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, Facts
+from agentguard.intent.values import In, Max, Prefix
 from agentguard.model.call import ToolCall, ToolSpec
 
 Change: TypeAlias = Callable[[Constraint], Constraint]
@@ -157,7 +158,7 @@ def _defines(said: Iterable[Constraint], define: Mapping[str, Constraint]) -> li
 def mapped(said: Constraint, change: Change) -> Constraint:
     """Return a constraint with `change` applied to all that stands in it; unchanged parts stay as they are."""
     made = change(said)
-    if made is not said or not is_dataclass(said):
+    if made is not said:
         return made
     if isinstance(said, AllOf):
         parts = tuple(mapped(part, change) for part in said.constraints)
@@ -165,7 +166,7 @@ def mapped(said: Constraint, change: Change) -> Constraint:
     if isinstance(said, AnyOf):
         alternatives = [mapped(part, change) for part in said.alternatives]
         return said if all(map(_is, alternatives, said.alternatives)) else any_of(alternatives)
-    values = {entry.name: getattr(said, entry.name) for entry in fields(said) if entry.init}
+    values = {name: getattr(said, name) for name in said.__struct_fields__}
     changes = {name: after for name, value in values.items() if (after := _inside(value, change)) is not value}
     return replace(said, **changes) if changes else said
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from agentguard.errors import ConfigurationError
-from agentguard.intent.document import Path, path_text
+
+if TYPE_CHECKING:
+    from agentguard.intent.document import Path
 
 T = TypeVar("T")
 
@@ -15,6 +17,8 @@ class Mistakes(ConfigurationError):
     """Several mistakes, each with the path of where it stands."""
 
     def __init__(self, headline: str, found: Sequence[tuple[Path, str]]) -> None:
+        from agentguard.intent.document import path_text
+
         self.found = tuple(found)
         super().__init__(headline, tuple(f"{path_text(path)}: {text}" if path else text for path, text in found))
 

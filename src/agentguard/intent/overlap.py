@@ -13,10 +13,10 @@ from agentguard.intent.literal import FrozenMapping, thawed
 from agentguard.intent.presence import Absent, AnyValue, OptionalValue
 from agentguard.intent.provenance import From
 from agentguard.intent.references import Is
-from agentguard.intent.said import Said
+from agentguard.intent.said_words import Said
 from agentguard.intent.step import Step
 from agentguard.intent.structures import Each, Items, Keys
-from agentguard.intent.text import Text
+from agentguard.intent.texts import Text
 from agentguard.intent.truth import HOLD, MISSING, Facts, Truth
 from agentguard.model.call import ToolCall, ToolSpec
 from agentguard.model.decision import Outcome

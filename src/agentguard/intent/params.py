@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from typing import Any, Final
+
+from msgspec import Struct
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.document import Path, nearest
@@ -51,8 +52,7 @@ class FromParameter(str):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(Struct, frozen=True):
     """What an intent file says about a parameter: its type and, for numbers, its bounds."""
 
     type: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from agentguard.intent.constraint import Constraint, Inner
@@ -10,8 +9,7 @@ from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, MISSING, Facts, Tes
 from agentguard.model.call import ToolCall
 
 
-@dataclass(frozen=True, slots=True)
-class AnyValue(Constraint):
+class AnyValue(Constraint, frozen=True):
     """`any`: always holds, also when the argument is absent."""
 
     word = "any"
@@ -34,8 +32,7 @@ class AnyValue(Constraint):
 ANY: Final = AnyValue()
 
 
-@dataclass(frozen=True, slots=True)
-class Absent(Constraint):
+class Absent(Constraint, frozen=True):
     """`absent`: the argument is left out, or equals its default."""
 
     word = "absent"
@@ -55,8 +52,7 @@ class Absent(Constraint):
         return "be left out"
 
 
-@dataclass(frozen=True, slots=True)
-class OptionalValue(Constraint):
+class OptionalValue(Constraint, frozen=True):
     """`optional: c`: the argument is left out or equals its default, or c holds."""
 
     constraint: Constraint
@@ -81,8 +77,7 @@ class OptionalValue(Constraint):
         return f"be left out, or {self.constraint.must()}"
 
 
-@dataclass(frozen=True, slots=True)
-class Not(Constraint):
+class Not(Constraint, frozen=True):
     """`not: c`: c fails; where c cannot tell, neither can this. An argument that is missing fails both."""
 
     constraint: Constraint

@@ -6,11 +6,11 @@ The results themselves are kept by whoever runs the calls; here is what is asked
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeAlias
 
-from msgspec.structs import replace
+from msgspec import Struct
+from msgspec.structs import force_setattr, replace
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import Constraint, Inner
@@ -31,8 +31,7 @@ _ARGS: Final = "args"
 _NOTHING: Final[FrozenMapping[Any]] = FrozenMapping()
 
 
-@dataclass(frozen=True, slots=True)
-class Projection:
+class Projection(Struct, frozen=True):
     """What is kept of a call: the candidates of one field, each with the values beside it.
 
     Args:
@@ -48,8 +47,7 @@ class Projection:
     of_arguments: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """Whose result: every call of a tool, or the calls that consumed a step; and what is kept of them.
 
     Args:
@@ -78,8 +76,7 @@ class Untold:
 UNTOLD: Final = Untold()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class Found(Struct, frozen=True, eq=False):
     """What one earlier call offers.
 
     Args:
@@ -104,8 +101,7 @@ class Results(Protocol):
         """Return what earlier calls offer, the oldest first, and whether that is all of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class From(Constraint):
+class From(Constraint, frozen=True):
     """`from: {tool or step, args, field or arg, where, match, unique}`.
 
     Args:
@@ -134,9 +130,9 @@ class From(Constraint):
             raise ConfigurationError(f"'from': {problem}")
         for name in ("field", "arg"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, field_path(getattr(self, name)))
-        object.__setattr__(self, "match", match_of(self.match))
-        object.__setattr__(self, "where", FrozenMapping({_where(name): said for name, said in self.where.items()}))
+                force_setattr(self, name, field_path(getattr(self, name)))
+        force_setattr(self, "match", match_of(self.match))
+        force_setattr(self, "where", FrozenMapping({_where(name): said for name, said in self.where.items()}))
         if self.arg is not None and (not self.arg.parts or not isinstance(self.arg.parts[0], str)):
             raise ConfigurationError("'from': 'arg' starts with the name of an argument: arg: user")
 
@@ -231,8 +227,7 @@ class From(Constraint):
         return f"have stood in {what}{inside} of {whose}{where if self.where else ''}{alone}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Selector:
+class _Selector(Struct, frozen=True):
     """The tests of `args` and `where`, built once."""
 
     own: tuple[tuple[str, Test], ...]

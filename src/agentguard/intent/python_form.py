@@ -11,16 +11,16 @@ from agentguard.errors import ConfigurationError
 from agentguard.intent.address import Email, Url
 from agentguard.intent.constraint import Constraint, all_of
 from agentguard.intent.dates import Date
-from agentguard.intent.glob import Glob, Regex
-from agentguard.intent.kinds import Eq, In, Max, Min, Prefix, constraint
-from agentguard.intent.path import PathUnder
+from agentguard.intent.globs import Glob, Regex
+from agentguard.intent.paths import PathUnder
 from agentguard.intent.presence import ANY, Absent, Not, OptionalValue
 from agentguard.intent.provenance import From
 from agentguard.intent.references import InSet, Is, SameAs
 from agentguard.intent.step import arguments
 from agentguard.intent.structures import Each, Items, Keys
-from agentguard.intent.template import Template
-from agentguard.intent.text import Text
+from agentguard.intent.templates import Template
+from agentguard.intent.texts import Text
+from agentguard.intent.values import Eq, In, Max, Min, Prefix, constraint
 
 Number: TypeAlias = int | float | str | Decimal
 

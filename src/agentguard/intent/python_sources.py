@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agentguard.errors import ConfigurationError
-from agentguard.intent.bind import Bind
+from agentguard.intent.binds import Bind
 from agentguard.intent.constraint import Constraint
-from agentguard.intent.kinds import constraint
 from agentguard.intent.literal import FrozenMapping
 from agentguard.intent.provenance import From
-from agentguard.intent.said import Said
+from agentguard.intent.said_words import Said
+from agentguard.intent.values import constraint
 
 said: Constraint = Said()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
+
+from msgspec.structs import replace
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import Constraint, Inner, Names
@@ -17,18 +18,26 @@ from agentguard.model.canonical import same
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class InSet(Constraint):
+class InSet(Constraint, frozen=True):
     """`set: name`: one of the members of a named set, exactly; `fold: case` beside it ignores case."""
 
     name: str
     fold: bool = False
-    members: tuple[Any, ...] | None = field(default=None, compare=False, repr=False)
+    members: tuple[Any, ...] | None = None  # neither compared nor shown
     word = "set"
     folds = True
 
     def __post_init__(self) -> None:
         _checked(self.word, self.name, "sets")
+
+    def __eq__(self, other: object) -> bool:
+        return (self.name, self.fold) == (other.name, other.fold) if isinstance(other, InSet) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.fold))
+
+    def __repr__(self) -> str:
+        return f"InSet(name={self.name!r}, fold={self.fold!r})"
 
     @classmethod
     def read(cls, node: Any, inner: Inner) -> Self:
@@ -54,16 +63,24 @@ class InSet(Constraint):
         return f"be in the set {self.name}" + (" in any case" if self.fold else "")
 
 
-@dataclass(frozen=True, slots=True)
-class Is(Constraint):
+class Is(Constraint, frozen=True):
     """`is: name`: what stands under this name in `define` holds."""
 
     name: str
-    defined: Constraint | None = field(default=None, compare=False, repr=False)
+    defined: Constraint | None = None  # neither compared nor shown
     word = "is"
 
     def __post_init__(self) -> None:
         _checked(self.word, self.name, "define")
+
+    def __eq__(self, other: object) -> bool:
+        return self.name == other.name if isinstance(other, Is) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((Is, self.name))
+
+    def __repr__(self) -> str:
+        return f"Is(name={self.name!r})"
 
     @classmethod
     def read(cls, node: Any, inner: Inner) -> Self:
@@ -92,8 +109,7 @@ class Is(Constraint):
         return f"be {self.name}" + ("" if self.defined is None else f", that is {self.defined.must()}")
 
 
-@dataclass(frozen=True, slots=True)
-class SameAs(Constraint):
+class SameAs(Constraint, frozen=True):
     """`same_as: argument`: equals another argument of the call; where that one is missing it cannot tell."""
 
     other: str

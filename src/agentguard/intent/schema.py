@@ -12,9 +12,9 @@ from typing import Any, Final, TypeAlias
 
 from agentguard.intent.file_form import _AGENT, _FORBID, _STEP, _THEN, _TOP
 from agentguard.intent.finders import _WORDS as _MATCHES
-from agentguard.intent.intent import NAME
 from agentguard.intent.kinds import KINDS, WORDS
 from agentguard.intent.limits import _RATE
+from agentguard.intent.making import NAME
 from agentguard.intent.params import _NAME, _TYPES, HOLE
 from agentguard.intent.provenance import _KEYS
 from agentguard.intent.sets import _FORMS

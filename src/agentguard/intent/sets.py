@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path as FilePath
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.field_path import field_path
@@ -23,8 +25,7 @@ _ALL: Final = "[]"
 Resolver: TypeAlias = Callable[..., Any]
 
 
-@dataclass(frozen=True, slots=True)
-class ValueSet:
+class ValueSet(Struct, frozen=True):
     """A set of these texts and numbers; what every other set becomes when it is resolved.
 
     Args:
@@ -41,7 +42,7 @@ class ValueSet:
         members = {canonical_bytes(thawed(member)): member for member in map(_member, self.values)}
         if not members and not self.may_be_empty:
             raise ConfigurationError("an empty set admits nothing; if that is meant, write may_be_empty: true")
-        object.__setattr__(self, "values", tuple(members[key] for key in sorted(members)))
+        force_setattr(self, "values", tuple(members[key] for key in sorted(members)))
 
     def form(self) -> dict[str, Any]:
         """Return the set as it stands in a file."""
@@ -52,8 +53,7 @@ class ValueSet:
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class FileSet:
+class FileSet(Struct, frozen=True):
     """The members stand in a file of at most 1 MiB.
 
     Args:
@@ -67,7 +67,7 @@ class FileSet:
     may_be_empty: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "file", os.fspath(self.file))
+        force_setattr(self, "file", os.fspath(self.file))
         if not is_text(self.file) or FilePath(self.file).suffix not in _READERS:
             raise ConfigurationError(f"'file' of a set ends in {', '.join(_READERS)}: {{file: payees.yaml}}")
         field_path(self.field)
@@ -82,8 +82,7 @@ class FileSet:
         return _selected(_READERS[file.suffix](file), self.field, self.may_be_empty, self.file)
 
 
-@dataclass(frozen=True, slots=True)
-class EnvSet:
+class EnvSet(Struct, frozen=True):
     """The members stand in an environment variable, separated by commas."""
 
     env: str
@@ -106,8 +105,7 @@ class EnvSet:
         return ValueSet(tuple(members), self.may_be_empty)
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedSet:
+class ResolvedSet(Struct, frozen=True):
     """A registered resolver returns the members; never an import path.
 
     Args:
@@ -130,7 +128,7 @@ class ResolvedSet:
         given: object = self.arguments
         if not isinstance(given, Mapping) or not all(map(is_text, given)):
             raise ConfigurationError("'with' of a set is a mapping of names and values: with: {user: alice}")
-        object.__setattr__(
+        force_setattr(
             self, "arguments", FrozenMapping({name: literal(value) for name, value in self.arguments.items()})
         )
         field_path(self.field)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+from msgspec.structs import force_setattr, replace
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import AllOf, AnyOf, Constraint
-from agentguard.intent.document import Path
-from agentguard.intent.kinds import constraint
 from agentguard.intent.literal import FrozenMapping, count, decimal, is_list, is_text
 from agentguard.intent.mistakes import Mistakes, Notes
-from agentguard.intent.presence import ANY, Absent, OptionalValue
-from agentguard.intent.references import SameAs
 from agentguard.model.call import TOOL_NAME
 from agentguard.model.canonical import is_nfc
-from agentguard.model.decision import Outcome
 from agentguard.model.duration import seconds
+from agentguard.model.outcome import Outcome
+
+if TYPE_CHECKING:
+    from agentguard.intent.document import Path
 
 STEP_ID: Final = re.compile(r"[a-z0-9_][a-z0-9._-]{0,63}")
 RESERVED_IDS: Final = frozenset({"reads", "everywhere", "forbid", "otherwise", "limits"})
@@ -51,6 +52,9 @@ def arguments(entries: Mapping[str, object]) -> FrozenMapping[Constraint]:
     Raises:
         ConfigurationError: with every name and value that cannot be compared.
     """
+    from agentguard.intent.presence import ANY
+    from agentguard.intent.values import constraint
+
     notes = Notes()
     result: dict[str, Constraint] = {}
     otherwise: Constraint = ANY
@@ -63,8 +67,7 @@ def arguments(entries: Mapping[str, object]) -> FrozenMapping[Constraint]:
     return FrozenMapping(result)
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
+class Times(Struct, frozen=True):
     """How often a step may be used.
 
     Args:
@@ -83,21 +86,19 @@ class Times:
             raise ConfigurationError("'per' of times is a list of argument names, each once: per: [order_id]")
 
 
-@dataclass(frozen=True, slots=True)
-class Total:
+class Total(Struct, frozen=True):
     """How much of an argument a step may use up in all: an exact sum, in a window of seconds or the whole task."""
 
     limit: Decimal
     window: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "limit", decimal(self.limit))
+        force_setattr(self, "limit", decimal(self.limit))
         if self.limit < 0:
             raise ConfigurationError("a total below 0 would never hold; write 0 or more")
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """One thing a task may do; every method returns a changed copy. Made by `step`.
 
     Args:
@@ -117,10 +118,10 @@ class Step:
     """
 
     tool: str
-    args: FrozenMapping[Constraint] = field(default=_NOTHING)
+    args: FrozenMapping[Constraint] = _NOTHING
     id: str = ""
     uses: Times | None = None
-    totals: FrozenMapping[Total] = field(default=_NOTHING)
+    totals: FrozenMapping[Total] = _NOTHING
     tries: int = 1
     outcome: Outcome = Outcome.PERMIT
     shared: str = ""
@@ -166,6 +167,8 @@ class Step:
 
     def unmentioned(self) -> Iterator[tuple[Path, str]]:
         """Yield budgets over arguments that the step does not mention: they would always count the same value."""
+        from agentguard.intent.references import SameAs
+
         for name in self.uses.per if self.uses else ():
             if name not in self.args:
                 yield ("times", "per"), f"{name!r} is not among args; mention it there, if need be as any"
@@ -248,8 +251,7 @@ def step(tool: str, /, **args: object) -> Step:
     return Step(tool, arguments(args))
 
 
-@dataclass(frozen=True, slots=True)
-class Forbid:
+class Forbid(Struct, frozen=True):
     """What is denied whatever the steps say; only what it names is looked at, and all of that must match.
 
     Args:
@@ -262,7 +264,7 @@ class Forbid:
     tool: str = ""
     tags: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()
-    args: FrozenMapping[Constraint] = field(default=_NOTHING)
+    args: FrozenMapping[Constraint] = _NOTHING
 
     def __post_init__(self) -> None:
         if found := list(self._mistakes()):
@@ -285,6 +287,8 @@ class Forbid:
 
 
 def _says_absent(said: Constraint) -> bool:
+    from agentguard.intent.presence import Absent, OptionalValue
+
     parts = said.alternatives if isinstance(said, AnyOf) else said.constraints if isinstance(said, AllOf) else ()
     return isinstance(said, Absent | OptionalValue) or any(map(_says_absent, parts))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 from agentguard.errors import ConfigurationError
@@ -14,8 +13,7 @@ from agentguard.model.call import ToolCall
 from agentguard.model.canonical import is_nfc
 
 
-@dataclass(frozen=True, slots=True)
-class Each(Constraint):
+class Each(Constraint, frozen=True):
     """`each: c`: every element of a list holds, so an empty list does; one that cannot be told makes it cannot tell."""
 
     constraint: Constraint
@@ -47,8 +45,7 @@ class Each(Constraint):
         return f"be a list of which each element must {self.constraint.must()}"
 
 
-@dataclass(frozen=True, slots=True)
-class Items(Constraint):
+class Items(Constraint, frozen=True):
     """`items: {min, max}`: a list with so many elements."""
 
     min: int | None = None
@@ -93,8 +90,7 @@ class Items(Constraint):
         return "be a list with" + " and".join(f"{word} {n}" for word, n in bounds if n is not None) + " elements"
 
 
-@dataclass(frozen=True, slots=True)
-class Keys(Constraint):
+class Keys(Constraint, frozen=True):
     """`keys: {name: c}`: a mapping, closed as arguments are: a key that is not mentioned must be absent."""
 
     entries: FrozenMapping[Constraint]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from agentguard.intent.truth import HOLD, Truth
 from agentguard.model.decision import Miss, Outcome, Reason
 from agentguard.ports import Charge
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(Struct, frozen=True):
     """A step that would admit the call, with what it charges.
 
     Args:
@@ -31,8 +31,7 @@ class Option:
     by: str = "operator"
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(Struct, frozen=True):
     """The intent admits the call: the first option that has budget left is the one.
 
     INVARIANT: no option is milder than the one before it (those that permit stand before those that ask), so a step
@@ -44,11 +43,16 @@ class Admitted:
     """
 
     options: tuple[Option, ...]
-    fixed: bool = field(default=False, compare=False)
+    fixed: bool = False  # not compared
+
+    def __eq__(self, other: object) -> bool:
+        return self.options == other.options if isinstance(other, Admitted) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.options)
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """The intent does not admit the call."""
 
     reason: Reason
@@ -58,8 +62,7 @@ class Refused:
 Verdict: TypeAlias = Admitted | Refused
 
 
-@dataclass(frozen=True, slots=True)
-class StepExplanation:
+class StepExplanation(Struct, frozen=True):
     """What a step says about a call: its truth, and the first constraint that did not hold."""
 
     step: str

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final, Literal
-from urllib.parse import quote, urlsplit
 
 from msgspec import Struct
 
@@ -30,8 +29,7 @@ class Effect(StrEnum):
     DESTRUCTIVE = "destructive"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolSpec:
+class ToolSpec(Struct, frozen=True, kw_only=True):
     """What a tool declares about itself; the keywords of `@guarded` and the fields of `tools.yaml`.
 
     Args:
@@ -73,13 +71,19 @@ class ToolSpec:
     null_is_empty: frozenset[str] = frozenset()
     bytes: bool = False
     record: tuple[str, ...] = ()
-    defaults: Mapping[str, Canonical] = field(default_factory=lambda: _NONE, compare=False)
+    defaults: Mapping[str, Canonical] = _NONE  # not compared
     parameters: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         problems = [problem for problem in self._problems() if problem]
         if problems:
             raise ConfigurationError(f"tool {self.name!r} is declared wrongly:", tuple(problems))
+
+    def __eq__(self, other: object) -> bool:
+        return _compared(self) == _compared(other) if isinstance(other, ToolSpec) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(_compared(self))
 
     def _problems(self) -> list[str]:
         found = [
@@ -128,9 +132,14 @@ class ToolSpec:
         """Fill the resource template; each hole is percent-encoded (RFC 3986 section 2.1), so it stays one segment."""
         if not self.resource:
             return ""
+        from urllib.parse import quote
+
         return _HOLE.sub(
             lambda hole: quote(_segment(arguments.get(hole[1])), safe="", errors="surrogatepass"), self.resource
         )
+
+
+_compared: Final = attrgetter(*(name for name in ToolSpec.__struct_fields__ if name != "defaults"))
 
 
 def _segment(value: Canonical) -> str:
@@ -142,6 +151,8 @@ def _segment(value: Canonical) -> str:
 def _audience_problem(audience: str) -> str:
     if not audience:
         return ""
+    from urllib.parse import urlsplit
+
     parts = urlsplit(audience)
     local = parts.hostname in ("127.0.0.1", "::1", "localhost")
     if parts.scheme in ("https", "postgresql") or (parts.scheme == "http" and local):

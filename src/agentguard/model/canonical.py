@@ -6,22 +6,22 @@ Two values are the same when `same` says so; Python's `==` is not used, because 
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import datetime
 import enum
-import hashlib
-import json
 import os
-import unicodedata
 import uuid
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import msgspec
+from msgspec import Struct
 
 from agentguard.errors import NotCanonical
+
+if TYPE_CHECKING:
+    from agentguard.model.digests import canonical_bytes as canonical_bytes
+    from agentguard.model.digests import digest as digest
+    from agentguard.model.digests import jcs as jcs
 
 MAX_DEPTH: Final = 32
 MAX_BYTES: Final = 1 << 20
@@ -33,8 +33,7 @@ _ZERO: Final = Decimal(0)
 _FEW, _SHORT = 32, 1024  # so many texts of so many characters are far below every bound
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Digest:
+class Digest(Struct, frozen=True):
     """Bytes, compared by their SHA-256 (base16)."""
 
     sha256: str
@@ -46,8 +45,7 @@ _IMMUTABLE: Final = frozenset({type(None), bool, str, int, float, Decimal, bytes
                                datetime.time, uuid.UUID})  # fmt: skip
 
 
-@dataclasses.dataclass(slots=True)
-class _Budget:
+class _Budget(Struct):
     left: int = MAX_BYTES
 
     def spend(self, amount: int, path: str) -> None:
@@ -160,6 +158,8 @@ def _compound(value: Any, path: str, depth: int, budget: _Budget, takes_bytes: b
         case Mapping():
             return _mapping(value, path, inner, budget)
         case bytes() | bytearray() | memoryview() if takes_bytes:
+            import hashlib
+
             return Digest(hashlib.sha256(value).hexdigest())
         case os.PathLike():
             return inner(_path_text(value, path), path)
@@ -190,8 +190,12 @@ def _mapping(
 
 def _fields(value: Any, path: str) -> dict[str, Any]:
     """The fields of a dataclass, a named tuple or a pydantic model, by name."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if hasattr(type(value), "__dataclass_fields__"):
+        from dataclasses import fields
+
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Digest):
+        return {"sha256": value.sha256}
     if isinstance(value, tuple):
         return dict(value._asdict())  # type: ignore[attr-defined]  # a named tuple
     names = getattr(type(value), "model_fields", None)
@@ -219,6 +223,8 @@ def is_nfc(text: str) -> bool:
     """Tell whether a text is in NFC and holds no lone surrogate; only then may it be compared."""
     if text.isascii():
         return True
+    import unicodedata
+
     return unicodedata.is_normalized("NFC", text) and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
@@ -228,71 +234,6 @@ def number_text(value: Decimal) -> str:
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return "0" if text in ("-0", "") else text
-
-
-def _tagged(value: Canonical) -> object:
-    if type(value) is str:
-        return value
-    if type(value) is Decimal:
-        return {"$n": number_text(value)}
-    match value:
-        case Decimal():
-            return {"$n": number_text(value)}
-        case Digest():
-            return {"$sha256": value.sha256}
-        case tuple():
-            return [_tagged(item) for item in value]
-        case dict():
-            return {
-                f"${key}" if key[:1] == "$" else key: item if type(item) is str else _tagged(item)
-                for key, item in value.items()
-            }
-    return value
-
-
-_fast = msgspec.json.Encoder(order="sorted").encode
-
-
-def jcs(tree: object) -> bytes:
-    """Serialise a tree of None, bool, str, int, list and dict as RFC 8785 (JCS) says.
-
-    Ints must fit 53 bits. Text that RFC 8785 cannot carry (a lone surrogate) is written as it is, so that it still has
-    a digest.
-    """
-    try:
-        encoded = _fast(tree)
-    except (UnicodeEncodeError, TypeError, ValueError):
-        encoded = b"\xff"
-    if encoded.isascii():
-        return encoded
-    text = json.dumps(_utf16_sorted(tree), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _utf16_sorted(tree: object) -> object:
-    if isinstance(tree, dict):
-        by_unit = sorted(tree.items(), key=lambda pair: pair[0].encode("utf-16-be", "surrogatepass"))
-        return {key: _utf16_sorted(item) for key, item in by_unit}
-    if isinstance(tree, list | tuple):
-        return [_utf16_sorted(item) for item in tree]
-    return tree
-
-
-def canonical_bytes(value: Canonical) -> bytes:
-    """The RFC 8785 form of a canonical value, with one tagged form for numbers."""
-    return jcs(_tagged(value))
-
-
-def digest(value: Canonical) -> str:
-    """SHA-256 (base16) over `canonical_bytes`; for use inside the process only."""
-    if type(value) is not dict:
-        return hashlib.sha256(canonical_bytes(value)).hexdigest()
-    tagged = {}
-    for name, item in value.items():
-        kind = type(item)
-        key = f"${name}" if name[:1] == "$" else name
-        tagged[key] = item if kind is str else {"$n": number_text(item)} if kind is Decimal else _tagged(item)  # type: ignore[arg-type]
-    return hashlib.sha256(jcs(tagged)).hexdigest()
 
 
 def readable(value: Canonical) -> Any:
@@ -324,6 +265,8 @@ def run_copy(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     """
     if _IMMUTABLE.issuperset(map(type, arguments.values())):
         return dict(arguments), False
+    import copy
+
     copied: dict[str, Any] = {}
     for name, value in arguments.items():
         try:
@@ -331,3 +274,15 @@ def run_copy(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
         except Exception as error:
             raise NotCanonical(name, f"the argument cannot be copied ({type(error).__name__})") from None
     return copied, True
+
+
+_DIGESTS: Final = frozenset({"canonical_bytes", "digest", "jcs"})
+
+
+def __getattr__(name: str) -> Any:
+    """What needs hashes and JSON is loaded when somebody asks for it (PEP 562): a declaration does not."""
+    if name not in _DIGESTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from agentguard.model import digests
+
+    return getattr(digests, name)

@@ -10,14 +10,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-
-class Outcome(StrEnum):
-    """What is decided about a call; the strictest of several wins, in this order: permit, ask, deny."""
-
-    PERMIT = "permit"
-    ASK = "ask"
-    DENY = "deny"
-
+from agentguard.model.outcome import Outcome as Outcome
 
 STRICTNESS: Final = {Outcome.PERMIT: 0, Outcome.ASK: 1, Outcome.DENY: 2}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, Self
 
@@ -112,8 +111,7 @@ def unclear(text: str) -> bool:
     return "//" in text or bool(_ODD.search(text) or _DOT_SEGMENT.search(text))
 
 
-@dataclass(frozen=True, slots=True)
-class Glob(Constraint):
+class Glob(Constraint, frozen=True):
     """`glob: p`: the whole text matches; a text that could be read as another path cannot be told."""
 
     pattern: str
@@ -144,8 +142,7 @@ class Glob(Constraint):
         return f"match the pattern {shown(self.pattern)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Regex(Constraint):
+class Regex(Constraint, frozen=True):
     """`regex: r`: the whole text matches an RE2 expression, in linear time; needs the extra `agentguard[re2]`."""
 
     expression: str

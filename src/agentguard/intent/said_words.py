@@ -6,7 +6,6 @@ Good for names and phrases. Weak for identifiers: whoever wrote the words may ha
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from agentguard.errors import ConfigurationError
@@ -21,8 +20,7 @@ _JOINED_AFTER: Final = re.compile(r"[\w@/\\+#&=%~_\-]|[.:,](?=\w)")
 _WORD: Final = re.compile(r"\w")
 
 
-@dataclass(frozen=True, slots=True)
-class Said(Constraint):
+class Said(Constraint, frozen=True):
     """`said: true`: text that the subject said, word for word."""
 
     word = "said"

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+from msgspec import Struct
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import AllOf, Constraint, Inner
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 _NAME: Final = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
 
 
-@dataclass(frozen=True, slots=True)
-class Bind(Constraint):
+class Bind(Constraint, frozen=True):
     """`bind: name`: the value that the name stands for, or the first one."""
 
     name: str
@@ -74,8 +74,7 @@ class Bound(NamedTuple):
     optional: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Binds:
+class Binds(Struct, frozen=True):
     """What an intent binds: in every call, and by step."""
 
     everywhere: tuple[Bound, ...]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, Self
 
@@ -24,8 +23,7 @@ _TRIES: Final = 500
 _MAX_HOLES: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Template(Constraint):
+class Template(Constraint, frozen=True):
     """`template: {text: "Dinner at {place}", place: c}`: the whole text is the sentence, and its holes hold.
 
     A hole is not empty; one that stands twice has one value. A hole whose constraint is about numbers is judged as a

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from typing import Any, Self
+
+from msgspec.structs import force_setattr
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import Constraint, Inner
@@ -13,8 +14,7 @@ from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, Test, Truth
 from agentguard.intent.whole_text import CONTROL, ENCODED, LONGEST, text_test
 
 
-@dataclass(frozen=True, slots=True)
-class PathUnder(Constraint):
+class PathUnder(Constraint, frozen=True):
     """`path: {under: dir}`: an absolute path below dir; the directory itself is not below it.
 
     The directory is resolved when the intent is made. The links of a value are followed when it is checked: what they
@@ -22,7 +22,7 @@ class PathUnder(Constraint):
     """
 
     under: str
-    real: str = field(init=False, compare=False, repr=False)
+    real: str = ""  # what `under` was when it was made; not compared, and kept by a copy
     word = "path"
 
     def __post_init__(self) -> None:
@@ -30,8 +30,18 @@ class PathUnder(Constraint):
         if not is_text(under) or folded_path(under) is None:
             raise ConfigurationError("'under' of path is an absolute directory without '..': path: {under: /srv/data}")
         literal(under)
-        object.__setattr__(self, "under", folded_path(under))
-        object.__setattr__(self, "real", os.path.realpath(under))
+        force_setattr(self, "under", folded_path(under))
+        if not self.real:
+            force_setattr(self, "real", os.path.realpath(under))
+
+    def __eq__(self, other: object) -> bool:
+        return self.under == other.under if isinstance(other, PathUnder) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.under)
+
+    def __repr__(self) -> str:
+        return f"PathUnder(under={self.under!r})"
 
     @classmethod
     def read(cls, node: Any, inner: Inner) -> Self:

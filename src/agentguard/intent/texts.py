@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
 from typing import Any, Final, Self
+
+from msgspec.structs import force_setattr
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import Constraint, Inner
@@ -32,8 +33,7 @@ def has_hidden_characters(text: str) -> bool:
     return any(unicodedata.category(char) in ("Cc", "Cf") for char in set(text) - _JOINERS - {"\n", "\t"})
 
 
-@dataclass(frozen=True, slots=True)
-class Text(Constraint):
+class Text(Constraint, frozen=True):
     """`text: {max, urls: none, hosts}`: free text; with `hosts`, https links to exactly these hosts may stand in it.
 
     With `urls: {from: ...}` a link may stand in it that is, as a whole, one of the candidates of an earlier result.
@@ -53,7 +53,7 @@ class Text(Constraint):
         for host in self.hosts:
             if not is_text(host) or not _HOST.fullmatch(host) or len(host) > 253:
                 raise ConfigurationError(f"{host!r} is no exact host in lower-case ASCII; write docs.example.com")
-        object.__setattr__(self, "hosts", tuple(self.hosts))
+        force_setattr(self, "hosts", tuple(self.hosts))
 
     @classmethod
     def read(cls, node: Any, inner: Inner) -> Self:
