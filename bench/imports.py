@@ -23,6 +23,17 @@ from bench.harness import SPUN, Bar, Ratio, controlled, figure, number, summary,
 from bench.report import printed
 
 DECLARING: Final = "from agentguard import guarded, Intent, step"
+# What a module of tools does while it is imported: what was not loaded with the names must not be paid for here.
+DECLARED: Final = f"""
+{DECLARING}
+
+@guarded("crm.read", effect="read", audience="https://crm.test", scopes=["crm:read"])
+def read(customer: str) -> str: return customer
+"""
+INTENDED: Final = f"""
+{DECLARED}
+Intent("Measure", step("crm.read", customer="c-1"))
+"""
 API: Final = "from opentelemetry import trace"
 CALLING: Final = """
 import tempfile
@@ -110,7 +121,8 @@ def paired(baseline: str, cases: Mapping[str, str], rounds: int) -> Mapping[str,
 
 def report(rounds: int) -> Mapping[str, Any]:
     """All figures, with the bars they are held against."""
-    declaring = paired(API, {"import_over_otel_api": DECLARING}, rounds)
+    cases = {"import_over_otel_api": DECLARING, "tool_over_otel_api": DECLARED, "intent_over_otel_api": INTENDED}
+    declaring = paired(API, cases, rounds)
     calling = paired(COLD, {"first_call_over_crypto_and_sdk": CALLING}, rounds)
     ratios = {**declaring, **calling, "control": declaring["control"], "control_first_call": calling["control"]}
     loaded = modules(DECLARING)

@@ -26,7 +26,7 @@ _FRAMEWORK: Final = frozenset({
     "AsyncCallbackManagerForToolRun",
 })  # fmt: skip
 _FRAMEWORK_DICTS: Final = frozenset({"RunnableConfig"})
-_NAMED: Final = re.compile(r"\bCredential\b")
+_NAMED: Final = r"\bCredential\b"  # compiled by the first annotation that cannot be resolved
 
 
 class Bound(Struct, frozen=True):
@@ -194,7 +194,7 @@ def _resolved(fn: Callable[..., Any], signature: inspect.Signature, hints: Mappi
 
 
 def _credential_parameter(parameters: list[Parameter]) -> str:
-    unknown = [p.name for p in parameters if isinstance(p.annotation, str) and _NAMED.search(p.annotation)]
+    unknown = [p.name for p in parameters if isinstance(p.annotation, str) and re.search(_NAMED, p.annotation)]
     if unknown:
         raise ConfigurationError(
             f"the annotation of {', '.join(unknown)} cannot be resolved; import Credential where the tool is defined, "

@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec.structs import replace
 
 from agentguard._drive import RELEASE_SECONDS, run_shielded, wait_for
 from agentguard.errors import ConfigurationError, Denied, TokenRejected, Unavailable

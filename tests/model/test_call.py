@@ -92,3 +92,17 @@ def test_other_values_in_a_resource_have_one_text() -> None:
     values: list[Any] = [Decimal("1.00"), True, None, ("a",), {"a": "b"}]
     assert [spec.resource_of({"account": value}) for value in values] == ["1", "true", "-", "-", "-"]
     assert spec.resource_of({}) == "-"
+
+
+def test_declarations_are_equal_whatever_their_defaults_are() -> None:
+    spec = ToolSpec(name="pay", defaults={"limit": Decimal(5)})
+
+    assert spec == ToolSpec(name="pay")
+    assert hash(spec) == hash(ToolSpec(name="pay"))
+    assert spec != ToolSpec(name="pay", effect=Effect.READ)
+    assert spec != "pay"
+
+
+def test_declaration_does_not_change() -> None:
+    with pytest.raises(AttributeError):
+        ToolSpec(name="pay").effect = Effect.READ  # type: ignore[misc]  # that it is refused is the test

@@ -19,11 +19,11 @@ from agentguard.intent.presence import OptionalValue
 from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, MISSING, Facts, Test, Truth, unset, value_of
 from agentguard.model.call import ToolCall
 from agentguard.model.canonical import digest
-from agentguard.ports import Charge
 
 if TYPE_CHECKING:
     from agentguard.intent.document import Path
     from agentguard.intent.intent import Intent
+    from agentguard.ports import Charge
 
 _NAME: Final = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
 
@@ -95,6 +95,8 @@ class Binds(Struct, frozen=True):
 
 
 def _charges(binds: Iterable[Bound], call: ToolCall) -> Iterator[Charge]:
+    from agentguard.ports import Charge
+
     for argument, name, optional in binds:
         value = value_of(argument, call)
         if value is not MISSING and not (optional and unset(argument, value, call)):

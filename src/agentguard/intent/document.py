@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeAlias
@@ -52,9 +50,15 @@ def path_text(path: Path) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            key = part if _BARE_KEY.fullmatch(part) else json.dumps(part)
+            key = part if _BARE_KEY.fullmatch(part) else _quoted(part)
             text += f".{key}" if text else key
     return text
+
+
+def _quoted(key: str) -> str:
+    import json
+
+    return json.dumps(key)
 
 
 class Problems:
@@ -100,5 +104,7 @@ class Problems:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the known word that is most like this one, or nothing."""
+    import difflib
+
     close = difflib.get_close_matches(word, list(known), 1)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -12,7 +12,7 @@ from agentguard.model.canonical import Canonical, Digest, canonical, is_nfc, num
 from agentguard.model.duration import UNITS
 
 V = TypeVar("V", covariant=True)
-_DECIMAL: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,4})?")
+_DECIMAL: Final = r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,4})?"  # compiled by the first bound that is text
 MAX_SHOWN: Final = 80
 
 
@@ -91,7 +91,7 @@ def decimal(value: object) -> Decimal:
     Raises:
         ConfigurationError: it is no finite number.
     """
-    if isinstance(value, str) and _DECIMAL.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(_DECIMAL, value):
         value = Decimal(value)
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise ConfigurationError(f'{_shown_kind(value)} is no number; write one such as 50 or "0.01"')

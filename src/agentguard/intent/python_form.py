@@ -1,4 +1,7 @@
-"""Constraints as Python writes them: the words of the file form, with an underscore where Python keeps the word."""
+"""Constraints as Python writes them: the words of the file form, with an underscore where Python keeps the word.
+
+Each word loads its own kind: an intent that bounds a number needs no rules about addresses.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,9 @@ from decimal import Decimal
 from typing import TypeAlias
 
 from agentguard.errors import ConfigurationError
-from agentguard.intent.address import Email, Url
 from agentguard.intent.constraint import Constraint, all_of
-from agentguard.intent.dates import Date
-from agentguard.intent.globs import Glob, Regex
-from agentguard.intent.paths import PathUnder
 from agentguard.intent.presence import ANY, Absent, Not, OptionalValue
-from agentguard.intent.provenance import From
-from agentguard.intent.references import InSet, Is, SameAs
 from agentguard.intent.step import arguments
-from agentguard.intent.structures import Each, Items, Keys
-from agentguard.intent.templates import Template
-from agentguard.intent.texts import Text
 from agentguard.intent.values import Eq, In, Max, Min, Prefix, constraint
 
 Number: TypeAlias = int | float | str | Decimal
@@ -68,6 +62,9 @@ def text(max: int | None = None, *, urls: str | Constraint | None = None, hosts:
         urls: None or "none", or `from_(...)`: a link that is, as a whole, one of these candidates may stand in it.
         hosts: exact hosts to which https links may stand in the text.
     """
+    from agentguard.intent.provenance import From
+    from agentguard.intent.texts import Text
+
     source = urls if isinstance(urls, From) else None
     if source is None and urls not in (None, "none"):
         raise ConfigurationError("urls is None or from_(...); where links may stand, name hosts: text(hosts=[...])")
@@ -76,6 +73,8 @@ def text(max: int | None = None, *, urls: str | Constraint | None = None, hosts:
 
 def in_set(name: str, *, fold: str | None = None) -> Constraint:
     """The value is a member of a named set of the intent (`sets`). `fold="case"` ignores case."""
+    from agentguard.intent.references import InSet
+
     return InSet(name, _fold(fold))
 
 
@@ -87,21 +86,29 @@ def date(on: object = "", *, min: object = "", max: object = "", month: int = 0,
         min, max: dates or times, both included.
         month, day: numbers, either or both.
     """
+    from agentguard.intent.dates import Date
+
     return Date(on, min, max, month, day)  # type: ignore[arg-type]  # made text by Date
 
 
 def glob(pattern: str) -> Constraint:
     """The whole text matches: `*` within a segment between slashes, `**` for any number of segments."""
+    from agentguard.intent.globs import Glob
+
     return Glob(pattern)
 
 
 def regex(expression: str) -> Constraint:
     """The whole text matches an RE2 expression; needs the extra `agentguard[re2]`."""
+    from agentguard.intent.globs import Regex
+
     return Regex(expression)
 
 
 def path(under: str | os.PathLike[str]) -> Constraint:
     """An absolute path below this directory, also after its symbolic links were followed."""
+    from agentguard.intent.paths import PathUnder
+
     return PathUnder(under)  # type: ignore[arg-type]  # made text by PathUnder
 
 
@@ -113,42 +120,58 @@ def url(hosts: Iterable[str], path: str = "", *, schemes: Iterable[str] = ("http
         path: a glob over its path; empty for any.
         schemes: https unless said otherwise.
     """
+    from agentguard.intent.address import Url
+
     both = [value if isinstance(value, str) else tuple(value) for value in (hosts, schemes)]
     return Url(both[0], path, both[1])  # type: ignore[arg-type]  # text instead of a list is refused by Url
 
 
 def email(domains: Iterable[str]) -> Constraint:
     """One e-mail address, in one of these domains."""
+    from agentguard.intent.address import Email
+
     return Email(domains if isinstance(domains, str) else tuple(domains))  # type: ignore[arg-type]  # refused by Email
 
 
 def template(sentence: str, /, **holes: object) -> Constraint:
     """The whole text is this sentence, and its holes hold: `template("Dinner at {place}", place=in_set("places"))`."""
+    from agentguard.intent.templates import Template
+
     return Template(sentence, arguments(holes))
 
 
 def each(value: object) -> Constraint:
     """Every element of a list does this; an empty list does."""
+    from agentguard.intent.structures import Each
+
     return Each(constraint(value))
 
 
 def items(min: int | None = None, max: int | None = None) -> Constraint:
     """A list with so many elements."""
+    from agentguard.intent.structures import Items
+
     return Items(min, max)
 
 
 def keys(entries: Mapping[str, object] | None = None, /, **more: object) -> Constraint:
     """A mapping with these keys; one that is not mentioned must be absent."""
+    from agentguard.intent.structures import Keys
+
     return Keys(arguments({**(entries or {}), **more}))
 
 
 def same_as(argument: str) -> Constraint:
     """The value equals another argument of the call."""
+    from agentguard.intent.references import SameAs
+
     return SameAs(argument)
 
 
 def is_(name: str) -> Constraint:
     """What the intent has under this name in `define`."""
+    from agentguard.intent.references import Is
+
     return Is(name)
 
 

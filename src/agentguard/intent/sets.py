@@ -6,9 +6,8 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
-from pathlib import Path as FilePath
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import force_setattr
@@ -17,6 +16,9 @@ from agentguard.errors import ConfigurationError
 from agentguard.intent.field_path import field_path
 from agentguard.intent.literal import FrozenMapping, is_text, literal, thawed
 from agentguard.model.canonical import canonical, canonical_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ALL: Final = "[]"
@@ -48,7 +50,7 @@ class ValueSet(Struct, frozen=True):
         """Return the set as it stands in a file."""
         return {"values": list(self.values)} | _empty(self.may_be_empty)
 
-    def resolved(self, resolvers: Mapping[str, Resolver], base: FilePath) -> ValueSet:
+    def resolved(self, resolvers: Mapping[str, Resolver], base: Path) -> ValueSet:
         """Return the set itself."""
         return self
 
@@ -67,8 +69,10 @@ class FileSet(Struct, frozen=True):
     may_be_empty: bool = False
 
     def __post_init__(self) -> None:
+        from pathlib import Path
+
         force_setattr(self, "file", os.fspath(self.file))
-        if not is_text(self.file) or FilePath(self.file).suffix not in _READERS:
+        if not is_text(self.file) or Path(self.file).suffix not in _READERS:
             raise ConfigurationError(f"'file' of a set ends in {', '.join(_READERS)}: {{file: payees.yaml}}")
         field_path(self.field)
 
@@ -76,7 +80,7 @@ class FileSet(Struct, frozen=True):
         """Return the set as it stands in a file."""
         return {"file": self.file} | _field(self.field) | _empty(self.may_be_empty)
 
-    def resolved(self, resolvers: Mapping[str, Resolver], base: FilePath) -> ValueSet:
+    def resolved(self, resolvers: Mapping[str, Resolver], base: Path) -> ValueSet:
         """Read the file, below `base` where its name is relative."""
         file = base / self.file
         return _selected(_READERS[file.suffix](file), self.field, self.may_be_empty, self.file)
@@ -96,7 +100,7 @@ class EnvSet(Struct, frozen=True):
         """Return the set as it stands in a file."""
         return {"env": self.env} | _empty(self.may_be_empty)
 
-    def resolved(self, resolvers: Mapping[str, Resolver], base: FilePath) -> ValueSet:
+    def resolved(self, resolvers: Mapping[str, Resolver], base: Path) -> ValueSet:
         """Read the environment."""
         text = os.environ.get(self.env)
         if text is None:
@@ -138,7 +142,7 @@ class ResolvedSet(Struct, frozen=True):
         given = {"with": {name: thawed(value) for name, value in self.arguments.items()}} if self.arguments else {}
         return {"resolve": self.resolver} | given | _field(self.field) | _empty(self.may_be_empty)
 
-    def resolved(self, resolvers: Mapping[str, Resolver], base: FilePath) -> ValueSet:
+    def resolved(self, resolvers: Mapping[str, Resolver], base: Path) -> ValueSet:
         """Call the resolver."""
         if self.resolver not in resolvers:
             known = ", ".join(sorted(resolvers)) or "none"
@@ -212,19 +216,19 @@ def _empty(may_be_empty: bool) -> dict[str, Any]:
     return {"may_be_empty": True} if may_be_empty else {}
 
 
-def _yaml(file: FilePath) -> Any:
+def _yaml(file: Path) -> Any:
     from agentguard.intent.strict_file import read_strict_file
 
     return read_strict_file(file).tree
 
 
-def _json(file: FilePath) -> Any:
+def _json(file: Path) -> Any:
     from agentguard.intent.data_file import read_json
 
     return read_json(file)
 
 
-def _csv(file: FilePath) -> Any:
+def _csv(file: Path) -> Any:
     from agentguard.intent.data_file import read_csv
 
     return read_csv(file)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct
 
 from agentguard.intent.truth import HOLD, Truth
-from agentguard.model.decision import Miss, Outcome, Reason
-from agentguard.ports import Charge
+
+if TYPE_CHECKING:
+    from agentguard.model.decision import Miss, Outcome, Reason
+    from agentguard.ports import Charge
 
 
 class Option(Struct, frozen=True):

@@ -17,7 +17,7 @@ from agentguard.model.canonical import Canonical, number_text
 
 TOOL_NAME: Final = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
 _HOLE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
+_SCOPE: Final = r"[\x21\x23-\x5b\x5d-\x7e]+"  # compiled by the first tool that has scopes
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -97,7 +97,7 @@ class ToolSpec(Struct, frozen=True, kw_only=True):
             *(
                 f"scope {scope!r} is no scope: no spaces, quotes or backslashes (RFC 6749 section 3.3)"
                 for scope in self.scopes
-                if not _SCOPE.fullmatch(scope)
+                if not re.fullmatch(_SCOPE, scope)
             ),
             f"lease {self.lease!r}: write 'task' or 'call'" if self.lease not in ("", "task", "call") else "",
         ]

@@ -12,7 +12,7 @@ from agentguard.errors import ConfigurationError
 UNITS: Final = {
     "ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400),
 }  # fmt: skip
-_TEXT: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)(ms|s|m|h|d)")
+_TEXT: Final = r"([0-9]{1,12}(?:\.[0-9]{1,12})?)(ms|s|m|h|d)"  # compiled by the first duration that is text
 _LONGEST: Final = 10**9
 
 
@@ -29,7 +29,7 @@ def seconds(value: object, what: str = "") -> float:
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, str):
-        match = _TEXT.fullmatch(value)
+        match = re.fullmatch(_TEXT, value)
         value = Decimal(match[1]) * UNITS[match[2]] if match else 0
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not 0 < value <= _LONGEST:
         raise ConfigurationError(f'{what}no duration; write "10m", "90s", "1h" or a number of seconds above 0')

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from agentguard.errors import ConfigurationError
 
@@ -33,8 +35,7 @@ def checked_name(name: object, what: str) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(Struct, frozen=True):
     """Whom a task acts for: RFC 8693 `sub`, with the issuer that says so.
 
     Args:
@@ -57,8 +58,7 @@ class Subject:
         return f"{'agent' if self.proof is Proof.ITSELF else 'user'}:{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Agent:
+class Agent(Struct, frozen=True):
     """An agent as a workload: a name, the identity that was proved for it, and how."""
 
     name: str
@@ -67,8 +67,7 @@ class Agent:
     registered: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """What a workload is, as its platform proves it.
 
     Args:
@@ -84,21 +83,31 @@ class Identity:
     issuer: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(Struct, frozen=True):
     """The delegation chain, from the subject to the agent that acts now; it only grows by one agent at a time."""
 
     subject: Subject
     agents: tuple[Agent, ...]
-    _names: tuple[str, ...] = field(init=False, repr=False, compare=False)
-    _act: Mapping[str, object] = field(init=False, repr=False, compare=False)
+    _names: tuple[str, ...] = ()  # follows from the others, as does the next: neither compared nor shown
+    _act: Mapping[str, object] = {}
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_names", (self.subject.sub, *[agent.name for agent in self.agents]))
+        force_setattr(self, "_names", (self.subject.sub, *[agent.name for agent in self.agents]))
         claim: dict[str, object] = {}
         for agent in self.agents:
             claim = {"sub": f"agent:{agent.name}", "act": claim} if claim else {"sub": f"agent:{agent.name}"}
-        object.__setattr__(self, "_act", claim)
+        force_setattr(self, "_act", claim)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Chain):
+            return NotImplemented
+        return (self.subject, self.agents) == (other.subject, other.agents)
+
+    def __hash__(self) -> int:
+        return hash((self.subject, self.agents))
+
+    def __repr__(self) -> str:
+        return f"Chain(subject={self.subject!r}, agents={self.agents!r})"
 
     @property
     def actor(self) -> Agent:
