@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep the garbage collector off what was there before the first test: it took seconds out of what tests measure."""
+    """Keep the garbage collector off what was there before the first test: a walk through it takes 0.4 s and more."""
     gc.collect()
     gc.freeze()
 
