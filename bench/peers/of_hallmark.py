@@ -9,7 +9,7 @@ from typing import Final
 
 from bench.peers import work
 from bench.peers.serving import serve
-from bench.peers.work import ALLOWED, API, DENIED, SCOPE, Facts, Variant, look
+from bench.peers.work import ALLOWED, API, DENIED, SCOPE, Facts, Variant
 
 work.count_disk_waits()
 
@@ -53,20 +53,7 @@ class Hallmark:
     def facts(self, name: str) -> Facts:
         """What it does, seen from outside."""
         variant = self.variants()[name]
-        variant.allowed()  # the first call fetches the server's metadata
-        before = work.requests(self.server)
-        allowed = look(self.folder, variant.allowed)
-        after, credential = work.requests(self.server), work.each_call()
-        denied = look(self.folder, variant.denied, GrantError)
-        return Facts(
-            credential="server's", each_call=credential,
-            revoked="by itself" if after["revoke"] > before["revoke"] else "never",
-            audit="file" if allowed.bytes_written else "none",
-            bytes_written=allowed.bytes_written, disk_waits=allowed.disk_waits,
-            round_trips=round((after.total() - before.total()) / work.CALLS, 2),
-            denial_recorded="file" if denied.bytes_written else "no",
-            denied_tool_runs="yes" if denied.ran else "no", denied_by="the token server, by the audience",
-        )  # fmt: skip
+        return work.served(self.folder, self.server, variant, "the token server, by the audience")
 
     def close(self) -> None:
         """Nothing is open."""

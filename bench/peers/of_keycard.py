@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -61,21 +62,9 @@ class Keycard:
     def facts(self, name: str) -> Facts:
         """What it does, seen from outside."""
         variant = self.variants()[name]
-        variant.allowed()  # the first call fetches the server's metadata
-        before = work.requests(self.server)
-        allowed = look(self.folder, variant.allowed)
-        after, credential = work.requests(self.server), work.each_call()
-        denied = look(self.folder, variant.denied, ResourceAccessError)
+        found = work.served(self.folder, self.server, variant, "the token server, by the tool's resource")
         careless = look(self.folder, self._call("careless", work.lookup))
-        return Facts(
-            credential="server's", each_call=credential,
-            revoked="by itself" if after["revoke"] > before["revoke"] else "never",
-            audit="file" if allowed.bytes_written else "none",
-            bytes_written=allowed.bytes_written, disk_waits=allowed.disk_waits,
-            round_trips=round((after.total() - before.total()) / work.CALLS, 2),
-            denial_recorded="file" if denied.bytes_written else "no",
-            denied_tool_runs="yes" if careless.ran else "no", denied_by="the token server, by the tool's resource",
-        )  # fmt: skip
+        return replace(found, denied_tool_runs="yes" if careless.ran else "no")
 
     def close(self) -> None:
         """Its thread is a daemon."""

@@ -215,3 +215,27 @@ def count_disk_waits() -> None:
     for name in ("fsync", "fdatasync"):
         if hasattr(os, name):
             counted(name)
+
+
+def served(folder: Path, server: str, variant: Variant, by: str) -> Facts:
+    """What an SDK does whose credentials come from a token server, seen from outside.
+
+    Args:
+        folder: what the SDK may write.
+        server: the token server's URL.
+        variant: its calls.
+        by: who refuses the call that is refused.
+    """
+    variant.allowed()  # the first call fetches the server's metadata
+    before = requests(server)
+    allowed = look(folder, variant.allowed)
+    after, credential = requests(server), each_call()
+    denied = look(folder, variant.denied, variant.refusal)
+    return Facts(
+        credential="server's", each_call=credential,
+        revoked="by itself" if after["revoke"] > before["revoke"] else "never",
+        audit="file" if allowed.bytes_written else "none", bytes_written=allowed.bytes_written,
+        disk_waits=allowed.disk_waits, round_trips=round((after.total() - before.total()) / CALLS, 2),
+        denial_recorded="file" if denied.bytes_written else "no", denied_tool_runs="yes" if denied.ran else "no",
+        denied_by=by,
+    )  # fmt: skip
