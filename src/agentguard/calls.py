@@ -16,22 +16,21 @@ from agentguard.task import active_task, refuse_blocking
 from agentguard.tool import Tool
 
 __all__ = [
-    "active_task", "admitted", "begun", "call_function", "drive", "finish_coroutine", "refuse_blocking", "run_tool",
+    "active_task", "admitted", "call_function", "drive", "finish_coroutine", "refuse_blocking", "run_tool",
     "stream_parts",
 ]  # fmt: skip
 
 _LATER: Final = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)
 
 
-def begun(tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pipeline:
-    """INVARIANT: no frame that an exception of the tool passes through holds the task, which shows who it is for."""
+def call_function(tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     task = active_task(tool.spec.name)
     if task.host.suspends or task.host.remote:
         refuse_blocking(task.host)
-    return task.host.pipeline(task, tool, args, kwargs)  # type: ignore[attr-defined,no-any-return]  # it is a Guard
-
-
-def call_function(tool: Tool, pipeline: Pipeline, running: Running) -> Any:
+    pipeline: Pipeline = task.host.pipeline(task, tool, args, kwargs)  # type: ignore[attr-defined]  # it is a Guard
+    # INVARIANT: no frame that an exception of the tool passes through holds the task, which shows who it is for.
+    del task, args, kwargs
+    running = drive(pipeline.__anext__())
     token, raised, ended = _call.set(running.visible), None, Ended()
     if running.span.on:
         running.span.attach()
@@ -50,7 +49,7 @@ def call_function(tool: Tool, pipeline: Pipeline, running: Running) -> Any:
         drive(pipeline.asend(ended))
     except StopAsyncIteration:
         pass
-    return result_of(running, raised)
+    return running.ended.value if running.ended.error is None else result_of(running, raised)
 
 
 def _later(pipeline: Pipeline, running: Running, value: Any) -> Any:

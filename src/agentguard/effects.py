@@ -22,8 +22,6 @@ _log: Final = logging.getLogger("agentguard")
 def mark_started(call: Running) -> None:
     """The tree has seen what the call is about to read, and has a result to come."""
     tree, spec = call.task.tree, call.tool.spec
-    if not spec.data and tree.results.idle:
-        return
     scopes = (level.scope for level in levels_of(call.task).levels)
     with tree.lock:
         tree.seen |= spec.data

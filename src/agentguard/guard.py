@@ -192,8 +192,10 @@ class Guard:
             call.intercept(args, kwargs)  # 1 bind once: canonical form and run copy
             call.identify()  # 2 every link of the chain: open, in date, allowed
             await call.match_intent()  # 3 every intent and ceiling matches; all reserved or none
-            await call.decide()  # 4 decision points: forbid wins, an error is a deny
-            await call.approve()  # 5 a person, for these exact arguments, once
+            if self.decision_points or call.span.parts:
+                await call.decide()  # 4 decision points: forbid wins, an error is a deny
+            if call.decision.outcome is Outcome.ASK:
+                await call.approve()  # 5 a person, for these exact arguments, once
             await call.record_decision()  # 6 in the audit log before anything is issued or run
             await call.lease()  # 7 a credential for this tool, audience and task
             await call.gate()  # 8 state, suspensions and digest once more

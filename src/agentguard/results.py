@@ -51,6 +51,7 @@ class Store:
         self._index: dict[Key, OrderedDict[int, Entry]] = {}
         self._evicted: set[Key] = set()
         self._next = self._size = 0
+        self.idle = True  # nothing looks at any result
         self._most, self._largest = entries, size
 
     def need(self, sources: Iterable[Source], scope: str) -> None:
@@ -60,11 +61,7 @@ class Store:
                 self._numbers.setdefault(source.projection, len(self._numbers))
                 wanted = self._needed.setdefault(_key(source, scope), {})
                 wanted[source.projection] = wanted.get(source.projection, frozenset()) | source.arguments
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing looks at any result."""
-        return not self._needed
+                self.idle = False
 
     def record(self, call: ToolCall, value: Any, path: tuple[str, ...], steps: Iterable[Key]) -> None:
         """Record what a call returned, if anything needs it; what cannot be read is recorded as lost.
@@ -75,7 +72,7 @@ class Store:
             path: ids of the task and its ancestors, the root first.
             steps: at every level its scope and the step that was consumed.
         """
-        if not self._needed:
+        if self.idle:
             return
         with self._lock:
             keys = tuple(key for key in (("", call.spec.name), *steps) if key in self._needed)

@@ -318,17 +318,21 @@ class Running:
             self._refuse_changes()
         if self.judged is not None:
             await still_decided(self, self.judged)
-        reads = self.tool.spec.effect is Effect.READ
+        task, spec = self.task, self.tool.spec
+        keys = task.cache.get("keys") or suspension_keys(task)
         try:
-            stopped = await self.guard.suspensions.start(self.call.id, suspension_keys(self.task), reads=reads)
+            stopped = await self.guard.suspensions.start(self.id, keys, reads=spec.effect is Effect.READ)
         except Exception as error:
             raise Refusal(Reason.SUSPENDED, f"the suspensions cannot be read ({_cause(error)})") from None
         if stopped:
             raise Refusal(Reason.SUSPENDED, f"{stopped} is suspended", level=stopped)
         self.started = True
-        mark_started(self)  # before the last look at the task: what is parked meanwhile knows of it
-        _refuse_closed(self.task, self.guard.monotonic())
-        self.task.counts.permitted += 1
+        if spec.data or not task.tree.results.idle:
+            mark_started(self)  # before the last look at the task: what is parked meanwhile knows of it
+        now = self.guard.monotonic()
+        if task.state is not TaskState.OPEN or task.why_stopped or now >= task.deadline:
+            _refuse_closed(task, now)
+        task.counts.permitted += 1
         if self.span.on:
             self.span.tool_began()
 
@@ -346,7 +350,7 @@ class Running:
         """Return how the tool ended, without live credentials, and without what a policy takes out of its value."""
         if self.span.on:
             self.span.tool_ended()
-        if ended.error is None and self._redact:
+        if self.judged is not None and ended.error is None and self._redact:
             ended = Ended(self._redacted(ended.value))
         if ended.error is None and _too_short((ended.value,), self.guard.secrets.shortest):
             return ended

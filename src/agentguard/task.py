@@ -109,7 +109,9 @@ class Task:
         chain: Chain | None, parent: Task | None, ttl: float,
     ) -> None:  # fmt: skip
         self.host, self.id, self.agent, self.intent, self.user, self.parent = host, id, agent, intent, user, parent
-        self._chain, self.ttl = chain, ttl
+        self.ttl = ttl
+        if chain is not None:
+            self.chain = chain
         self.path: tuple[Task, ...] = (*(parent.path if parent else ()), self)
         self.tree: Tree = parent.tree if parent else Tree(id)
         self.children: list[Task] = []
@@ -131,12 +133,13 @@ class Task:
         self.span: Any = None
         self.done: Future[None] = Future()
 
-    @property
-    def chain(self) -> Chain:
-        """The delegation chain."""
-        if self._chain is None:
-            raise ConfigurationError("the task is not open yet; its user is verified when it opens")
-        return self._chain
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say why there is no chain yet; every call reads it, so it is an attribute and no property."""
+            if name == "chain":
+                raise ConfigurationError("the task is not open yet; its user is verified when it opens")
+            raise AttributeError(f"a task has no {name!r}")
 
     @property
     def root(self) -> Task:
@@ -150,7 +153,7 @@ class Task:
 
     def settle_chain(self, chain: Chain) -> None:
         """Set once, when the subject is known."""
-        self._chain = chain
+        self.chain = chain
 
     @property
     def subject_token(self) -> SubjectToken | None:
@@ -425,7 +428,8 @@ class Task:
         return bound  # type: ignore[return-value]  # same signature by functools.wraps
 
     def __repr__(self) -> str:
-        who = self._chain.text() if self._chain else "unverified"
+        chain: Chain | None = self.__dict__.get("chain")
+        who = chain.text() if chain else "unverified"
         return f"<Task {self.id} {self.state} {who}: {self.intent.purpose}>"
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -169,7 +169,6 @@ def _wrapper(tool: Tool) -> Any:
         return guarded_coroutine
 
     def guarded_function(*args: Any, **kwargs: Any) -> Any:
-        pipeline = calls.begun(tool, args, kwargs)
-        return calls.call_function(tool, pipeline, calls.drive(pipeline.__anext__()))
+        return calls.call_function(tool, args, kwargs)
 
     return guarded_function
