@@ -15,6 +15,7 @@ from agentguard.task import TaskState
 
 if TYPE_CHECKING:
     from agentguard.running import Running
+    from agentguard.task import Task
 
 _log: Final = logging.getLogger("agentguard")
 
@@ -64,7 +65,15 @@ async def take_effect(call: Running) -> None:
 
 def _has_effects(call: Running) -> bool:
     denied = call.decision.outcome is Outcome.DENY and call.decision.reason is not Reason.SUSPENDED
-    return bool(call.ending) or (denied and bool(counted(levels_of(call.task), "denials")))
+    return bool(call.ending) or (denied and _counts_denials(call.task))
+
+
+def _counts_denials(task: Task) -> bool:
+    """Whether an intent or a ceiling of the chain bounds denials; looked at once for a task."""
+    counts: bool | None = task.cache.get("denials")
+    if counts is None:
+        counts = task.cache["denials"] = bool(counted(levels_of(task), "denials"))
+    return counts
 
 
 async def _follow(call: Running) -> None:
