@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentguard.audit.log import FileLog
 from agentguard.audit.pseudonyms import Generation, Pseudonyms, read_file, rotate
@@ -41,6 +43,12 @@ def test_single_key_makes_what_it_always_made() -> None:
 def test_key_of_any_bytes_is_one() -> None:
     key = bytes(range(128, 160))
     assert Pseudonyms.single(key).of("alice")[2:] == hmac.digest(key, b"alice", "sha256").hex()[:16]
+
+
+@given(st.binary(min_size=16, max_size=200), st.text())
+def test_keyed_hash_is_that_of_rfc_2104_for_a_key_of_any_length(key: bytes, text: str) -> None:
+    text = text.encode("utf-8", "replace").decode()
+    assert Pseudonyms.single(key).digest(text) == "hmac-sha256:" + hmac.digest(key, text.encode(), "sha256").hex()
 
 
 @generations

@@ -7,6 +7,7 @@ generation is of a key from before there were any, so old logs stay readable.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
 import re
@@ -22,6 +23,7 @@ from agentguard.errors import ConfigurationError
 from agentguard.model.lease import Secret
 
 _SHORTEST: Final = 16  # bytes of a key
+_BLOCK: Final = 64  # bytes that SHA-256 takes at once
 _TEXT: Final = 32  # characters of a key that is written as text
 _MOST: Final = 40  # generations: the file stays below the 4 KiB that are read of it
 _OLD: Final = "-"  # stands for the key from before there were generations
@@ -44,11 +46,16 @@ class Pseudonyms:
     Args:
         generations: the keys, the newest last.
 
+    Attributes:
+        digest: makes the keyed hash of a digest (SHA-256, base16): of the arguments of a call; the only form of it
+            that leaves the process.
+
     Raises:
         ConfigurationError: there is no key, one is shorter than 16 bytes, or two have one id.
     """
 
-    __slots__ = ("_generations", "_key", "_keyed", "_suffix")
+    __slots__ = ("_generations", "_key", "_suffix", "digest")
+    digest: Callable[[str], str]
 
     def __init__(self, generations: Sequence[Generation]) -> None:
         if not generations or len({each.id for each in generations}) != len(generations):
@@ -58,7 +65,7 @@ class Pseudonyms:
         self._generations = tuple(generations)
         newest = generations[-1]
         self._key, self._suffix = newest.key, f".{newest.id}" if newest.id else ""
-        self._keyed = _hasher(newest.key)
+        self.digest = _hasher(newest.key, self._suffix)
 
     @classmethod
     def single(cls, key: bytes) -> Pseudonyms:
@@ -93,18 +100,27 @@ class Pseudonyms:
         made = ((each.key, f".{each.id}" if each.id else "") for each in reversed(self._generations))
         return tuple(_pseudonym(_bytes(key), name) + suffix for key, suffix in made) if name else ()
 
-    def digest(self, sha256: str) -> str:
-        """The keyed hash of a digest: of the arguments of a call; the only form of it that leaves the process."""
-        return f"hmac-sha256:{self._keyed(sha256.encode()).hex()}{self._suffix}"
-
     def __repr__(self) -> str:
         return f"<Pseudonyms of {len(self._generations)} keys, now {self.generation or 'without a generation'}>"
 
 
-def _hasher(key: Secret) -> Callable[[bytes], bytes]:
-    """The keyed hash, with a key that no attribute shows."""
+def _hasher(key: Secret, suffix: str) -> Callable[[str], str]:
+    """The keyed hash (RFC 2104) of a digest, with a key that no attribute shows.
+
+    Both halves are hashed as far as they go without the text, and copied: a call takes less than half the time of
+    `hmac.digest`, which loads the hash and the key each time. A test compares them.
+    """
     known = _bytes(key)
-    return lambda data: hmac.digest(known, data, "sha256")
+    block = (hashlib.sha256(known).digest() if len(known) > _BLOCK else known).ljust(_BLOCK, b"\0")
+    inner, outer = (hashlib.sha256(bytes([byte ^ pad for byte in block])).copy for pad in (0x36, 0x5C))
+
+    def keyed(sha256: str) -> str:
+        within, around = inner(), outer()
+        within.update(sha256.encode())
+        around.update(within.digest())
+        return f"hmac-sha256:{around.hexdigest()}{suffix}"
+
+    return keyed
 
 
 def _bytes(key: Secret) -> bytes:
