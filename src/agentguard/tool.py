@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from agentguard.binding import Binder
     from agentguard.model.call import ToolSpec
+    from agentguard.model.plain import PlainForm
 
 
 class Tool:
     """A guarded tool: its function, its declaration and its binder, made once at decoration.
 
-    Its telemetry attributes are made by the first call that asks for them, and stay in their slot.
+    Its telemetry attributes, and what forms its plain arguments, are made by the first call that asks for them, and
+    stay in their slot.
     """
 
-    __slots__ = ("attributes", "binder", "fn", "spec")
+    __slots__ = ("attributes", "binder", "fn", "plain", "spec")
     fn: Any
     spec: ToolSpec
     binder: Binder
     attributes: Mapping[str, Any]
+    plain: PlainForm
 
     def __init__(self, fn: Any, spec: ToolSpec, binder: Binder) -> None:
         for field, value in (("fn", fn), ("spec", spec), ("binder", binder)):
@@ -30,10 +33,16 @@ class Tool:
         raise AttributeError(f"a tool does not change; {name!r} was set by its decoration")
 
     def __getattr__(self, name: str) -> Any:
-        if name != "attributes":
-            raise AttributeError(f"a tool has no {name!r}")
-        from agentguard.telemetry.attributes import tool_attributes
+        made: Any
+        if name == "attributes":
+            from agentguard.telemetry.attributes import tool_attributes
 
-        made = tool_attributes(self.spec)
+            made = tool_attributes(self.spec)
+        elif name == "plain":
+            from agentguard.model.plain import PlainForm
+
+            made = PlainForm(self.spec.defaults, self.spec.parameters)
+        else:
+            raise AttributeError(f"a tool has no {name!r}")
         object.__setattr__(self, name, made)
         return made
