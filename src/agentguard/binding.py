@@ -97,6 +97,7 @@ class Binder:
         mutable = {p.name: p.default for p in visible if isinstance(p.default, list | dict | set | bytearray)}
         self._fresh_defaults = {name: default for name, default in mutable.items() if name in self.defaults}
         self._unchecked = {name: default for name, default in mutable.items() if name not in self.defaults}
+        self._splits = bool(self.hidden or self._fresh_defaults)
 
     def _visible_names(self) -> frozenset[str] | None:
         if any(p.kind is Parameter.VAR_KEYWORD for p in self._parameters):
@@ -123,11 +124,10 @@ class Binder:
                 is another parameter's: the copy could not be told apart.
         """
         if self._plain and len(args) <= len(self._positional):
-            given = dict(zip(self._positional, args, strict=False)) if args else {}
-            if kwargs.keys() <= self._all and not (given.keys() & kwargs.keys()):
-                given.update(kwargs)
-                if given.keys() >= self._required:
-                    return self._split(given)
+            given = {**dict(zip(self._positional, args, strict=False)), **kwargs} if args else kwargs.copy()
+            # What is given twice makes fewer names than values.
+            if len(given) == len(args) + len(kwargs) and given.keys() <= self._all and given.keys() >= self._required:
+                return self._split(given) if self._splits else Bound(given, {})
         bound = self.signature.bind(*args, **kwargs)
         return self._split(self._flat(bound))
 

@@ -103,19 +103,30 @@ class Running:
     # 1 -------------------------------------------------------------------------------------------------------
     def intercept(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Bind once; make the canonical form, which is compared, and the run copy, which the tool gets."""
-        spec = self.tool.spec
+        guard, tool = self.guard, self.tool
         try:
-            bound = self.tool.binder.bind(args, kwargs)
-            given = self._canonical(bound.visible)
-            copy, self._mutable = run_copy(bound.visible)
+            bound = tool.binder.bind(args, kwargs)
+            plain = tool.plain.of(bound.visible, guard.secrets.shortest)
+            if plain is None:
+                given = self._canonical(bound.visible)
+                copy, self._mutable = run_copy(bound.visible)
         except NotCanonical as error:
             raise Refusal(Reason.INVALID_ARGUMENTS, self._cleaned(str(error))) from None
         except TypeError as error:
             why = self._cleaned(f"the call does not fit the tool's signature: {error}")
             raise Refusal(Reason.INVALID_ARGUMENTS, why) from None
-        arguments = {**spec.defaults, **given} if spec.defaults else given
+        if plain is None:
+            self._intercept_any(given, copy, bound.hidden)
+            return
+        # Plain arguments cannot change and hold no secret, and what was bound is the call's own: it is the run copy.
+        self._copies = (bound.visible, bound.hidden)
+        self._said(plain[0], frozenset(bound.visible), plain[1])
+
+    def _intercept_any(self, given: dict[str, Canonical], copy: dict[str, Any], hidden: dict[str, Any]) -> None:
+        defaults = self.tool.spec.defaults
+        arguments = {**defaults, **given} if defaults else given
         self._said(arguments, frozenset(given), digest(arguments))
-        self._copies = (copy, bound.hidden)
+        self._copies = (copy, hidden)
         if not _too_short(given.values(), self.guard.secrets.shortest):
             self._refuse_secrets(given)
 

@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 MAX_DEPTH: Final = 32
 MAX_BYTES: Final = 1 << 20
 MAX_EXPONENT: Final = 400
-_SHORT_INT: Final = 1 << 63
+SHORT_INT: Final = 1 << 63
 _LONGEST_INT: Final = 4 * MAX_EXPONENT  # bits; 10^400 has 1,329
 _PRICE: Final = 8  # bytes that a number, a bool, null or a container counts for
 _ZERO: Final = Decimal(0)
-_FEW, _SHORT = 32, 1024  # so many texts of so many characters are far below every bound
+FEW: Final = 32
+SHORT: Final = 1024  # a few texts of so many characters are far below every bound
 
 
 class Digest(Struct, frozen=True):
@@ -67,7 +68,7 @@ def canonical(value: object, path: str = "", *, bytes_allowed: bool = False) -> 
             in UTF-8, everything else by a fixed price; bytes that are taken by digest are free), an object that has
             no canonical form, or one that raises when it is read.
     """
-    if type(value) is dict and not path and len(value) <= _FEW and (flat := _flat(value)) is not None:
+    if type(value) is dict and not path and len(value) <= FEW and (flat := _flat(value)) is not None:
         return flat
     try:
         return _walk(value, path, 0, _Budget(), bytes_allowed)
@@ -81,14 +82,14 @@ def _flat(value: dict[Any, Any]) -> dict[str, Canonical] | None:
     """The form of short texts and numbers by name, as most arguments are; None for what has to be walked."""
     found: dict[str, Canonical] = {}
     for name, item in value.items():
-        if type(name) is not str or len(name) > _SHORT:
+        if type(name) is not str or len(name) > SHORT:
             return None
         kind = type(item)
         if kind is str:
-            if len(item) > _SHORT:
+            if len(item) > SHORT:
                 return None
             found[name] = item
-        elif kind is int and 0 < item < _SHORT_INT:
+        elif kind is int and 0 < item < SHORT_INT:
             found[name] = Decimal(item)
         elif kind is int or kind is Decimal or kind is float:
             found[name] = number(item, name)

@@ -59,6 +59,11 @@ def _utf16_sorted(tree: object) -> object:
     return tree
 
 
+def tagged(arguments: dict[str, Canonical]) -> dict[str, object]:
+    """Arguments as `canonical_bytes` writes them."""
+    return {f"${name}" if name[:1] == "$" else name: _tagged(item) for name, item in arguments.items()}
+
+
 def canonical_bytes(value: Canonical) -> bytes:
     """The RFC 8785 form of a canonical value, with one tagged form for numbers."""
     return jcs(_tagged(value))
