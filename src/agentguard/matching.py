@@ -10,9 +10,12 @@ from msgspec import Struct, structs
 
 from agentguard.intent import Admitted, CompiledIntent, Facts, Option
 from agentguard.intent.binds import Binds, bind_key, binds_of
+from agentguard.intent.charges import Admits
 from agentguard.intent.literal import FrozenMapping
 from agentguard.intent.provenance import Source, sources_of
-from agentguard.model.call import ToolCall
+from agentguard.intent.step import Step
+from agentguard.intent.sure import Sure, sure_of
+from agentguard.model.call import ToolCall, ToolSpec
 from agentguard.model.decision import STRICTNESS, Decision, Miss, Outcome, Reason
 from agentguard.ports import Budgets, Candidate, Charge, Exhausted, Reservation
 from agentguard.refusal import Refusal
@@ -93,10 +96,42 @@ class Matched(Struct, frozen=True):
 
 
 class Levels(NamedTuple):
-    """All levels of a task, and the call limits of the agents in its chain; made once per task."""
+    """All levels of a task, and the call limits of the agents in its chain; made once per task.
+
+    Args:
+        levels: from the root to the task.
+        limits: one more candidate each, behind those of the levels.
+        known: what was made of it for a tool, by the id of its declaration and with it, so that no id is used twice.
+    """
 
     levels: tuple[Level, ...]
     limits: tuple[tuple[Candidate, ...], ...]
+    known: dict[int, _Known]
+
+
+class _Known(Struct, frozen=True):
+    """What all levels of a task say about a tool that each of them names in one step, or reads by a pattern.
+
+    It answers a call that every level admits; for any other call they are asked one by one.
+
+    Args:
+        spec: the tool.
+        sure: tells that every level admits a call; None where that takes more than the call and the tree.
+        matched: the answer where nothing is counted; with another reservation it is that of every call.
+        admits: what admits a call at each level.
+        candidates: what is asked of the budgets; None where it is the call's own.
+        counted: whether anything is.
+    """
+
+    spec: ToolSpec
+    sure: Sure | None
+    matched: Matched
+    admits: tuple[Admits, ...] = ()
+    candidates: Sequence[Sequence[Candidate]] | None = None
+    counted: bool = True
+
+
+_MOST_KNOWN: Final = 1_000  # tools of a task; an application may make others for every call
 
 
 def levels_of(task: Task) -> Levels:
@@ -119,7 +154,7 @@ def _levels(task: Task) -> Levels:
         if link.agent.calls is not None:
             most, per = link.agent.calls
             limits.append((Candidate("limits", (Charge(f"agent:{scope}/calls", str(most), per=per),)),))
-    return Levels(tuple(found), tuple(limits))
+    return Levels(tuple(found), tuple(limits), {})
 
 
 def _level(label: str, scope: str, home: str, intent: CompiledIntent, link: Task, task: Task) -> Level:
@@ -152,6 +187,26 @@ async def match(call: ToolCall, levels: Levels, facts: Facts, budgets: Budgets, 
     Raises:
         Refusal: a level does not admit the call, or has no budget left; then nothing was taken anywhere.
     """
+    known = levels.known.get(id(call.spec)) or _know(call, levels)
+    candidates = None
+    if known.sure is not None:
+        try:
+            if known.sure(call, facts):
+                candidates = known.candidates or _asked(call, levels, known)
+        except Exception:  # noqa: S110  # where it goes wrong, the levels say so below
+            pass
+    if candidates is None:
+        return await _match(call, levels, facts, budgets, now)
+    if not known.counted:
+        return known.matched
+    reserved = await budgets.reserve(candidates, now)
+    if isinstance(reserved, Exhausted):
+        raise _exhausted(reserved, levels)
+    return Matched(known.matched.decision, reserved, known.matched.ending)
+
+
+async def _match(call: ToolCall, levels: Levels, facts: Facts, budgets: Budgets, now: float) -> Matched:
+    """Ask the levels one by one, up to the first that refuses."""
     admitted: list[tuple[Option, ...]] = []
     candidates: list[Sequence[Candidate]] = []
     checked, verdict = None, None
@@ -172,21 +227,79 @@ async def match(call: ToolCall, levels: Levels, facts: Facts, budgets: Budgets, 
     if _are_counted(candidates):
         reserved = await budgets.reserve(candidates, now)
         if isinstance(reserved, Exhausted):
-            counted = len(levels.levels)
-            label = levels.levels[reserved.level].label if reserved.level < counted else "limits"
-            raise _exhausted(reserved, label)
+            raise _exhausted(reserved, levels)
         reservation = reserved
     chosen = reservation.chosen if reservation is not None else (0,) * len(admitted)
-    outcome, names, ending = Outcome.PERMIT, [], []
-    for level, options, index in zip(levels.levels, admitted, chosen, strict=False):
-        option = options[index]
-        names.append(option.step)
+    used = [options[index] for options, index in zip(admitted, chosen, strict=False)]
+    return _matched(call.spec.name, levels, used, reservation)
+
+
+def _matched(tool: str, levels: Levels, used: Sequence[Option], reservation: Reservation | None) -> Matched:
+    outcome, ending = Outcome.PERMIT, []
+    for level, option in zip(levels.levels, used, strict=True):
         if option.outcome is not outcome and STRICTNESS[option.outcome] > STRICTNESS[outcome]:
             outcome = option.outcome
         if option.ends_task:
             ending.append(level.task)
-    decision = Decision(outcome=outcome, reason=Reason.DECLARED, tool=call.spec.name, steps=tuple(names))
+    steps = tuple([option.step for option in used])
+    decision = Decision(outcome=outcome, reason=Reason.DECLARED, tool=tool, steps=steps)
     return Matched(decision, reservation, tuple(ending))
+
+
+def _know(call: ToolCall, levels: Levels) -> _Known:
+    """Make what can be said once for every call of a tool in a task."""
+    try:
+        made = _known(call, levels)
+    except Exception:  # whatever is wrong, the levels say so, one by one
+        made = None
+    made = made or _Known(call.spec, None, _UNKNOWN)
+    if len(levels.known) >= _MOST_KNOWN:
+        levels.known.clear()
+    levels.known[id(call.spec)] = made
+    return made
+
+
+def _known(call: ToolCall, levels: Levels) -> _Known | None:
+    spec, said, used, admits = call.spec, [], [], []
+    for level in levels.levels:
+        rules = level.intent.rules
+        steps = rules.steps.get(spec.name, ())
+        if level.standing is not None or level.results is not None or len(steps) > 1:
+            return None  # it looks at what was before, or at several steps
+        if not steps and not rules.reads(spec):
+            return None
+        step = steps[0] if steps else None
+        said.append((rules, step))
+        used.append(rules.read.options[0] if step is None else _option(step.step))
+        admits.append(_always(rules.read) if step is None else step.admits)
+    found = _Known(spec, sure_of(said, spec), _matched(spec.name, levels, used, None), tuple(admits))
+    candidates = _asked(call, levels, found)
+    if candidates is None or not all(
+        id(admit(call)) in level.made for level, admit in zip(levels.levels, admits, strict=True)
+    ):
+        return found
+    return structs.replace(found, candidates=candidates, counted=_are_counted(candidates))
+
+
+def _option(step: Step) -> Option:
+    """What a decision says of a step; what it charges is the call's."""
+    return Option(step.id, step.outcome, ends_task=step.ends_task)
+
+
+def _always(admitted: Admitted) -> Admits:
+    return lambda call: admitted
+
+
+def _asked(call: ToolCall, levels: Levels, known: _Known) -> Sequence[Sequence[Candidate]] | None:
+    """What a call asks of the budgets at every level; None where that cannot be counted."""
+    candidates: list[Sequence[Candidate]] = []
+    for level, admits in zip(levels.levels, known.admits, strict=True):
+        admitted = admits(call)
+        if not isinstance(admitted, Admitted):
+            return None
+        made = level.made.get(id(admitted))
+        candidates.append(made[1] if made is not None else _candidates(call, level, admitted))
+    return (*candidates, *levels.limits)
 
 
 def _are_counted(candidates: Sequence[Sequence[Candidate]]) -> bool:
@@ -208,6 +321,9 @@ async def _facts(level: Level, facts: Facts, budgets: Budgets) -> Facts:
     happened = frozenset(step for step, total in zip(awaited, found, strict=False) if total)
     bound = FrozenMapping(dict(zip(names, found[len(awaited) :], strict=True)))
     return structs.replace(facts, happened=happened, bound=bound)
+
+
+_UNKNOWN: Final = Matched(Decision(outcome=Outcome.DENY, reason=Reason.OUTSIDE_INTENT, tool=""), None, ())
 
 
 def _done(step: str) -> str:
@@ -232,7 +348,8 @@ def _candidate(call: ToolCall, level: Level, option: Option) -> Candidate:
     return Candidate(option.step, charges, retry, option.attempts)
 
 
-def _exhausted(reserved: Exhausted, label: str) -> Refusal:
+def _exhausted(reserved: Exhausted, levels: Levels) -> Refusal:
+    label = levels.levels[reserved.level].label if reserved.level < len(levels.levels) else "limits"
     charge, what = reserved.charge, reserved.charge.key.rpartition("/")[2]
     if charge.least != "0":
         miss = Miss(reserved.step, kind="after", text=f"step {reserved.step} waits for {what.removeprefix('done.')}")

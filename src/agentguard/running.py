@@ -183,11 +183,13 @@ class Running:
     # 3 -------------------------------------------------------------------------------------------------------
     async def match_intent(self) -> None:
         """At every level the call must match a step; all are reserved at once, or none."""
-        tree = self.task.tree
-        if tree.waiting:
+        task, guard = self.task, self.guard
+        tree = task.tree
+        if tree.waiting.calls:
             await give_back_waiting(self)
+        levels = task.cache.get("levels") or levels_of(task)
         facts = Facts(seen=tree.seen, heard=tree.heard)
-        found = await match(self.call, levels_of(self.task), facts, self.guard.budgets, self.guard.monotonic())
+        found = await match(self.call, levels, facts, guard.budgets, guard.monotonic())
         self.decision, self.reservation, self.ending = found.decision, found.reservation, found.ending
 
     # 4 -------------------------------------------------------------------------------------------------------

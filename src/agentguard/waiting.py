@@ -39,70 +39,73 @@ class WaitingCalls:
 
     INVARIANT: a reservation is handed out once, to whoever settles it. Once they are shut, because the task ended or
     was parked with what waited then, a call that comes to wait gets its own reservation back.
+
+    Attributes:
+        calls: what waits, by its key; others only ask whether there is any, which every call does.
     """
 
     def __init__(self) -> None:
         self._lock, self._shut = threading.Lock(), False
-        self._calls: dict[CallKey, Waiting] = {}
+        self.calls: dict[CallKey, Waiting] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._calls)
+        return bool(self.calls)
 
     def put(self, key: CallKey, waiting: Waiting) -> Reservation | None:
         """Let a call wait, in place of what waited under its key; return what has to be given back."""
         with self._lock:
             if self._shut:
                 return _taken(waiting)
-            before = self._calls.get(key)
-            self._calls[key] = waiting
+            before = self.calls.get(key)
+            self.calls[key] = waiting
             return _taken(before)
 
     def find(self, key: CallKey) -> Waiting | None:
         """Return the call that waits under a key."""
         with self._lock:
-            return self._calls.get(key)
+            return self.calls.get(key)
 
     def take(self, key: CallKey) -> Reservation | None:
         """Return what a call had reserved, which whoever asks settles from now on; it waits on without."""
         with self._lock:
-            return _taken(self._calls.get(key))
+            return _taken(self.calls.get(key))
 
     def drop(self, key: CallKey) -> Reservation | None:
         """A call waits no longer; return what it had reserved."""
         with self._lock:
-            return _taken(self._calls.pop(key, None))
+            return _taken(self.calls.pop(key, None))
 
     def lapsed(self, now: float) -> list[Reservation]:
         """Return what calls had reserved whose question has expired; they are told when they are made again."""
         with self._lock:
-            late = [waiting for waiting in self._calls.values() if now >= waiting.expires_at]
+            late = [waiting for waiting in self.calls.values() if now >= waiting.expires_at]
             return [found for waiting in late if (found := _taken(waiting)) is not None]
 
     def full(self, now: float) -> bool:
         """Whether no more may wait; those whose question has expired, and that hold nothing, make room."""
         with self._lock:
-            if len(self._calls) >= MOST:
-                kept = {key: one for key, one in self._calls.items() if one.reservation or now < one.expires_at}
-                self._calls = kept
-            return len(self._calls) >= MOST
+            if len(self.calls) >= MOST:
+                kept = {key: one for key, one in self.calls.items() if one.reservation or now < one.expires_at}
+                self.calls = kept
+            return len(self.calls) >= MOST
 
     def clear(self) -> list[Reservation]:
         """Nothing waits any more; return what was reserved."""
         with self._lock:
             self._shut = True
-            found = [reservation for waiting in self._calls.values() if (reservation := _taken(waiting)) is not None]
-            self._calls.clear()
+            found = [reservation for waiting in self.calls.values() if (reservation := _taken(waiting)) is not None]
+            self.calls.clear()
             return found
 
     def open(self, now: float) -> bool:
         """Whether a call waits whose question can still be answered."""
         with self._lock:
-            return any(now < waiting.expires_at for waiting in self._calls.values())
+            return any(now < waiting.expires_at for waiting in self.calls.values())
 
     def items(self) -> list[tuple[CallKey, Waiting]]:
         """Return all that wait."""
         with self._lock:
-            return list(self._calls.items())
+            return list(self.calls.items())
 
     def shut(self) -> None:
         """From here on nothing comes to wait: what waits is written down as it is."""
@@ -117,12 +120,12 @@ class WaitingCalls:
     def restore(self, calls: Iterable[tuple[CallKey, Waiting]]) -> None:
         """Take over what waited when it was written down, in place of what waits here."""
         with self._lock:
-            self._calls, self._shut = dict(calls), False
+            self.calls, self._shut = dict(calls), False
 
     def renew(self) -> None:
         """In a forked child: the parent's calls wait there, and a lock that another thread held stays held."""
         self._lock, self._shut = threading.Lock(), False
-        self._calls = {}
+        self.calls = {}
 
 
 async def give_back(budgets: Budgets, reservations: Iterable[Reservation]) -> None:

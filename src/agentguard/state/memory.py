@@ -92,9 +92,17 @@ class MemoryBudgets:
             taken: list[Charge] = []
             retried = False
             for level, candidates in enumerate(levels):
-                if candidates and self._fits(candidates[0], taken):
-                    chosen.append(0)
-                    continue
+                # What most candidates ask for is taken here: one more, up to so many, for as long as the counter is.
+                if candidates and not candidates[0].retry_key and len(candidates[0].charges) == 1:
+                    charge = candidates[0].charges[0]
+                    if charge.amount == "1" and not charge.per and not charge.value and charge.least == "0":
+                        counter = self._by_key.get(charge.key) or self._counter(charge.key)
+                        total = _EXACT.add(counter.total, _ONE)
+                        if total <= _number(charge.limit):
+                            counter.total = total
+                            taken.append(charge)
+                            chosen.append(0)
+                            continue
                 short: Charge | None = None
                 for index, candidate in enumerate(candidates):
                     short = self._short(candidate, now, fresh, taken)
@@ -108,21 +116,6 @@ class MemoryBudgets:
             if not retried:
                 return Reservation(fresh, tuple(chosen), tuple(taken))
             return self._reserved([options[i] for options, i in zip(levels, chosen, strict=True)], chosen, taken, fresh)
-
-    def _fits(self, candidate: Candidate, taken: list[Charge]) -> bool:
-        """Take what most candidates ask for, one more up to so many; False, and nothing taken, for any other."""
-        if len(candidate.charges) != 1 or candidate.retry_key:
-            return False
-        (charge,) = candidate.charges
-        if charge.amount != "1" or charge.per or charge.value or charge.least != "0":
-            return False
-        counter = self._by_key.get(charge.key) or self._counter(charge.key)
-        total = _EXACT.add(counter.total, _ONE)
-        if total > _number(charge.limit):
-            return False
-        counter.total = total
-        taken.append(charge)
-        return True
 
     def _short(self, candidate: Candidate, now: float, fresh: str, taken: list[Charge]) -> Charge | None:
         """Take all charges of a candidate, or none, and return the one that does not fit; a retry takes nothing."""
