@@ -116,6 +116,14 @@ class Binder:
                     continue  # such a default equals nothing: a step must mention the argument
         return found
 
+    def by_names(self, defaults: Mapping[str, Canonical]) -> tuple[str, ...] | None:
+        """Return the parameters that may be passed by position, where names alone say what binds; else None.
+
+        They do where every parameter is visible, and those that may be left out are those with a default.
+        """
+        optional = self._all - self._required
+        return self._positional if self._plain and not self._splits and optional == defaults.keys() else None
+
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Bound:
         """Bind a call.
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from time import time_ns
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from msgspec.structs import replace
 
@@ -104,42 +104,57 @@ class Running:
     def intercept(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Bind once; make the canonical form, which is compared, and the run copy, which the tool gets."""
         guard, tool = self.guard, self.tool
+        form, shortest = tool.plain, guard.secrets.shortest
+        hidden: dict[str, Any] = {}
+        given: dict[str, Canonical] | None = None
+        # Plain arguments cannot change and hold no secret, so what they are bound to is their run copy too.
+        plain = form.of(args, kwargs, shortest) if form.binds else None
+        if plain is None:
+            plain, hidden, given = self._bound(args, kwargs)
+        copy, arguments, sha256 = plain
+        caller = _caller.get() or _NOBODY
+        self.call = ToolCall(
+            id=self.id, spec=tool.spec, arguments=arguments, given=frozenset(copy if given is None else given),
+            digest=sha256, call_id=caller.call_id, agent=caller.agent, run_id=caller.run_id,
+        )  # fmt: skip
+        self.hash = guard.pseudonyms.digest(sha256)
+        if self.span.on:
+            self.span.bound(self.call, self.hash)
+        self._copies = (copy, hidden)
+        if given is not None and not _too_short(given.values(), shortest):
+            self._refuse_secrets(given)
+
+    def _bound(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[_Formed, dict[str, Any], dict[str, Canonical] | None]:
+        """Bind arguments of any kind; return them formed, those that are hidden, and what has to be searched."""
+        tool = self.tool
         try:
             bound = tool.binder.bind(args, kwargs)
-            plain = tool.plain.of(bound.visible, guard.secrets.shortest)
-            if plain is None:
-                given = self._canonical(bound.visible)
-                copy, self._mutable = run_copy(bound.visible)
+            if not tool.plain.binds:
+                plain = tool.plain.of((), bound.visible, self.guard.secrets.shortest)
+                if plain is not None:
+                    return plain, bound.hidden, None
+            given = self._canonical(bound.visible)
+            copy, self._mutable = run_copy(bound.visible)
         except NotCanonical as error:
             raise Refusal(Reason.INVALID_ARGUMENTS, self._cleaned(str(error))) from None
         except TypeError as error:
             why = self._cleaned(f"the call does not fit the tool's signature: {error}")
             raise Refusal(Reason.INVALID_ARGUMENTS, why) from None
-        if plain is None:
-            self._intercept_any(given, copy, bound.hidden)
-            return
-        # Plain arguments cannot change and hold no secret, and what was bound is the call's own: it is the run copy.
-        self._copies = (bound.visible, bound.hidden)
-        self._said(plain[0], frozenset(bound.visible), plain[1])
-
-    def _intercept_any(self, given: dict[str, Canonical], copy: dict[str, Any], hidden: dict[str, Any]) -> None:
-        defaults = self.tool.spec.defaults
+        defaults = tool.spec.defaults
         arguments = {**defaults, **given} if defaults else given
-        self._said(arguments, frozenset(given), digest(arguments))
-        self._copies = (copy, hidden)
-        if not _too_short(given.values(), self.guard.secrets.shortest):
-            self._refuse_secrets(given)
+        return (copy, arguments, digest(arguments)), bound.hidden, given
 
-    def _said(self, arguments: Mapping[str, Canonical], given: frozenset[str], sha256: str) -> None:
-        """Make the call's value, with what the framework says about it."""
+    def _name(self) -> None:
+        """Make the value of a call that does not bind: it has no arguments, and no hash of them."""
         caller = _caller.get() or _NOBODY
         self.call = ToolCall(
-            id=self.id, spec=self.tool.spec, arguments=arguments, given=given, digest=sha256,
+            id=self.id, spec=self.tool.spec, arguments={}, given=frozenset(), digest="",
             call_id=caller.call_id, agent=caller.agent, run_id=caller.run_id,
         )  # fmt: skip
-        self.hash = self.guard.pseudonyms.digest(sha256) if sha256 else ""
         if self.span.on:
-            self.span.bound(self.call, self.hash)
+            self.span.bound(self.call, "")
 
     def _canonical(self, visible: Mapping[str, Any]) -> dict[str, Canonical]:
         takes_bytes = self.tool.spec.bytes
@@ -489,7 +504,7 @@ class Running:
         task, reason = self.task, refusal.reason
         self.refused = True
         if self.call is _UNBOUND:
-            self._said({}, frozenset(), "")
+            self._name()
         self.decision = Decision(
             outcome=Outcome.ASK if reason is Reason.APPROVAL_REQUIRED else Outcome.DENY, reason=reason,
             tool=self.tool.spec.name, level=refusal.level, miss=refusal.miss,
@@ -506,6 +521,9 @@ class Running:
             self.decision = _recorded(self.decision, position.id)
         return ApprovalRequired(self.decision, self.waits.question) if self.waits is not None else Denied(self.decision)
 
+
+# The run copy, the canonical form with the defaults of what was left out, and its digest.
+_Formed: TypeAlias = tuple[dict[str, Any], dict[str, Canonical], str]
 
 _log: Final = logging.getLogger("agentguard")
 _PLAIN: Final = frozenset({type(None), bool, int, float, Decimal})

@@ -41,7 +41,8 @@ class Tool:
         elif name == "plain":
             from agentguard.model.plain import PlainForm
 
-            made = PlainForm(self.spec.defaults, self.spec.parameters)
+            defaults = self.spec.defaults
+            made = PlainForm(defaults, self.spec.parameters, self.binder.by_names(defaults))
         else:
             raise AttributeError(f"a tool has no {name!r}")
         object.__setattr__(self, name, made)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agentguard.errors import NotCanonical
+from agentguard.binding import Binder
 from agentguard.model.canonical import canonical, digest, run_copy
 from agentguard.model.plain import PlainForm
 
@@ -45,28 +45,84 @@ def test_form_and_digest_are_those_of_the_general_way(
     plain: dict[str, Any], arguments: dict[str, Any], shortest: int
 ) -> None:
     defaults: dict[str, Any] = {name: canonical(value) for name, value in plain.items()}
-    form = PlainForm(defaults, None)
-    try:
-        found = form.of(arguments, shortest)
-    except NotCanonical as error:
-        with pytest.raises(NotCanonical) as caught:
-            general(defaults, arguments)
-        assert str(caught.value) == str(error)
-        return
+    found = PlainForm(defaults, None, None).of((), arguments, shortest)
+
     if found is not None:
-        wanted, sha256 = general(defaults, arguments)
-        assert repr(found[0]) == repr(wanted)  # the same types, in the same order
-        assert found[1] == sha256
-        assert run_copy(arguments) == (arguments, False)
+        copy, formed, sha256 = found
+        wanted, known = general(defaults, arguments)
+        assert repr(formed) == repr(wanted)  # the same types, in the same order
+        assert sha256 == known
+        assert repr(run_copy(arguments)) == repr((copy, False))
 
 
 @given(st.dictionaries(st.sampled_from(sorted(NAMES)), st.text(max_size=4) | st.integers() | st.booleans() | st.none()))
 def test_plain_arguments_take_the_quick_way(arguments: dict[str, Any]) -> None:
+    found = PlainForm({}, NAMES, None).of((), arguments, 5)
+
+    assert (found is None) == any(type(value) is int and abs(value) >= 1 << 63 for value in arguments.values())
+
+
+def simple(a: str, b: str = "x", *, c: str = "y") -> None: ...
+
+
+def odd(a: str, *rest: str, c: str = "y", **more: str) -> None: ...
+
+
+def first(a: str, /, b: str = "x", c: str = "y") -> None: ...
+
+
+SIGNATURES: list[Any] = [simple, odd, first]
+
+
+@pytest.mark.control("1 a call binds as in Python, once")
+@given(
+    st.sampled_from(SIGNATURES),
+    st.lists(st.sampled_from("pq"), max_size=4),
+    st.dictionaries(st.sampled_from("abcd"), st.sampled_from("pq"), max_size=4),
+)
+def test_what_binds_is_what_the_binder_binds(fn: Any, args: list[str], kwargs: dict[str, str]) -> None:
+    binder = Binder(fn)
+    form = PlainForm(binder.defaults, binder.names, binder.by_names(binder.defaults))
+    assert form.binds == (fn is simple)
+    if not form.binds:
+        return
+    found = form.of(tuple(args), kwargs, 0)
     try:
-        assert PlainForm({}, NAMES).of(arguments, 5) is not None
-    except NotCanonical:
-        with pytest.raises(NotCanonical):
-            canonical(arguments)
+        bound = binder.bind(tuple(args), kwargs)
+    except TypeError:
+        assert found is None
+        return
+    assert found is not None
+    assert list(found[0].items()) == list(bound.visible.items())
+
+
+def test_what_is_bound_is_a_copy_of_what_was_passed() -> None:
+    passed = {"account": "acme"}
+    found = PlainForm({}, frozenset({"account"}), ()).of((), passed, 0)
+
+    assert found is not None
+    passed["account"] = "evil"
+    assert found[0] == {"account": "acme"}
+
+
+def holds_self(self: object, a: str) -> None: ...
+
+
+def takes_list(a: str, b: list[str] = []) -> None: ...  # noqa: B006  # on purpose
+
+
+@pytest.mark.parametrize("fn", [holds_self, takes_list])
+def test_signature_with_more_than_names_is_left_to_the_binder(fn: Any) -> None:
+    binder = Binder(fn)
+
+    assert binder.by_names(binder.defaults) is None
+
+
+def test_default_that_only_the_declaration_knows_binds_nothing() -> None:
+    binder = Binder(simple)
+
+    assert binder.by_names({**binder.defaults, "a": "declared"}) is None
+    assert binder.by_names({}) is None
 
 
 @pytest.mark.parametrize(
@@ -82,30 +138,30 @@ def test_plain_arguments_take_the_quick_way(arguments: dict[str, Any]) -> None:
     ],
 )
 def test_anything_else_is_left_to_the_general_way(arguments: dict[str, Any]) -> None:
-    assert PlainForm({}, NAMES).of(arguments, 0) is None
+    assert PlainForm({}, NAMES, None).of((), arguments, 0) is None
 
 
 @pytest.mark.control("secrets in arguments are found")
 def test_text_that_could_hold_a_secret_is_left_to_the_general_way() -> None:
-    form = PlainForm({}, NAMES)
+    form = PlainForm({}, NAMES, None)
 
-    assert form.of({"account": "x" * 20}, 20) is None
-    assert form.of({"account": "x" * 19}, 20) is not None
-    assert form.of({"account": "x" * 1025}, 2000) is None
+    assert form.of((), {"account": "x" * 20}, 20) is None
+    assert form.of((), {"account": "x" * 19}, 20) is not None
+    assert form.of((), {"account": "x" * 1025}, 2000) is None
 
 
 def test_any_name_is_looked_at_where_a_tool_takes_any() -> None:
     for name in ("$n", "n" * 1025):
-        assert PlainForm({}, None).of({name: "1"}, 0) is None
-        assert PlainForm({}, frozenset({name})).of({name: "1"}, 0) is None
+        assert PlainForm({}, None, None).of((), {name: "1"}, 0) is None
+        assert PlainForm({}, frozenset({name}), None).of((), {name: "1"}, 0) is None
 
 
 def test_defaults_are_never_changed_by_a_call() -> None:
-    form = PlainForm({"account": "acme"}, NAMES)
+    form = PlainForm({"account": "acme"}, NAMES, None)
 
-    assert form.of({"account": "evil"}, 0) is not None
-    found = form.of({}, 0)
+    assert form.of((), {"account": "evil"}, 0) is not None
+    found = form.of((), {}, 0)
     assert found is not None
-    assert found[0] == {"account": "acme"}
-    found[0]["account"] = "evil"
-    assert form.of({}, 0) == ({"account": "acme"}, digest({"account": "acme"}))
+    assert found[1] == {"account": "acme"}
+    found[1]["account"] = "evil"
+    assert form.of((), {}, 0) == ({}, {"account": "acme"}, digest({"account": "acme"}))

@@ -1,4 +1,4 @@
-"""The form and the digest of plain arguments, made in one loop: the quick way of `canonical` and `digest`.
+"""Plain arguments bound, formed and digested in one loop: a quick way of `bind`, `canonical` and `digest`.
 
 INVARIANT: it says what they say, or None; it never takes what they refuse. A test compares them.
 """
@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from agentguard.errors import NotCanonical
 from agentguard.model.canonical import FEW, SHORT, SHORT_INT, Canonical, number, number_text
 from agentguard.model.digests import jcs, tagged
 
@@ -24,30 +25,41 @@ class PlainForm:
 
     Args:
         defaults: canonical, by argument.
-        parameters: names of all visible parameters; None where it takes any name.
+        names: all visible parameters; None where it takes any name.
+        positional: those that may be passed by position, in order; None for a signature that only the binder knows:
+            then arguments come bound, by name.
     """
 
-    __slots__ = ("_any_name", "_defaults", "_tagged")
+    __slots__ = ("_any_name", "_defaults", "_names", "_positional", "_tagged", "binds")
 
-    def __init__(self, defaults: Mapping[str, Canonical], parameters: frozenset[str] | None) -> None:
+    def __init__(
+        self, defaults: Mapping[str, Canonical], names: frozenset[str] | None, positional: tuple[str, ...] | None
+    ) -> None:
         self._defaults = dict(defaults)
         self._tagged: dict[str, Any] = tagged(self._defaults)
-        names = {"$", *self._defaults} if parameters is None else parameters.union(self._defaults)
-        self._any_name = not all(map(_is_plain_name, names))
+        self._any_name = names is None or not all(map(_is_plain_name, names.union(self._defaults)))
+        self.binds = positional is not None and not self._any_name
+        self._names, self._positional = names, positional or ()
 
-    def of(self, given: Mapping[str, Any], shortest: int) -> tuple[dict[str, Canonical], str] | None:
-        """Return the arguments, with the defaults of those that were left out, and their digest.
+    def of(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], shortest: int
+    ) -> tuple[dict[str, Any], dict[str, Canonical], str] | None:
+        """Return what was given by name, the arguments with the defaults of those that were left out, their digest.
 
-        None for what has to be walked, copied for the tool or searched for secrets: anything but a few short texts,
-        numbers, bools and null.
+        None, and never an exception, for what does not bind, and for what has to be walked, copied for the tool or
+        searched for secrets: anything but a few short texts, numbers, bools and null.
 
         Args:
-            given: the arguments by name.
+            args: the arguments by position.
+            kwargs: and those by name.
             shortest: no text below this length can hold a secret; 0 where nothing is watched.
-
-        Raises:
-            NotCanonical: NaN, an infinity, or a number beyond the bounds.
         """
+        given = kwargs.copy()
+        if args:
+            given = dict(zip(self._positional, args, strict=False))
+            given.update(kwargs)
+            if len(given) != len(args) + len(kwargs):  # too many, or one of them twice
+                return None
         if len(given) > FEW or (self._any_name and not all(map(_is_plain_name, given))):
             return None
         longest = shortest - 1 if 0 < shortest <= SHORT else SHORT
@@ -64,16 +76,22 @@ class PlainForm:
                 arguments[name], digested[name] = Decimal(item), {"$n": str(item)}
             elif item is None or kind is bool:
                 arguments[name] = digested[name] = item
-            elif kind is int or kind is Decimal or kind is float:
-                exact = arguments[name] = number(item, name)
+            elif kind is Decimal or kind is float:
+                try:
+                    exact = arguments[name] = number(item)
+                except NotCanonical:
+                    return None
                 digested[name] = {"$n": number_text(exact)}
             else:
                 return None
+        # What is left out has a default, and nothing else is there.
+        if self.binds and arguments.keys() != self._names:
+            return None
         try:
             text = _encoded(digested)
         except ValueError:  # a lone surrogate has a digest too
             text = b"\xff"
-        return arguments, _sha256(text if text.isascii() else jcs(digested)).hexdigest()
+        return given, arguments, _sha256(text if text.isascii() else jcs(digested)).hexdigest()
 
 
 def _is_plain_name(name: str) -> bool:
