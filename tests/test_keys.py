@@ -12,10 +12,14 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from hypothesis import example, given
+from hypothesis import strategies as st
 from joserfc.jwk import ECKey, OKPKey
 
 from agentguard.errors import ConfigurationError
 from agentguard.keys import KeySet, SigningKey
+from agentguard.keys.signing import _signer
 
 PEM = serialization.Encoding.PEM
 PKCS8 = serialization.PrivateFormat.PKCS8
@@ -50,6 +54,29 @@ def test_signatures_verify_with_pyjwt(algorithm: str) -> None:
         signature = key.sign(str(n).encode())
         assert len(signature) == 64
         assert verifier.verify(str(n).encode(), key.public.key, signature)
+
+
+class Fixed:
+    """A private key that answers everything with one signature."""
+
+    def __init__(self, r: int, s: int) -> None:
+        self._der = encode_dss_signature(r, s)
+
+    def sign(self, data: bytes, algorithm: Any) -> bytes:
+        return self._der
+
+
+NUMBERS = st.integers(1, 256).flatmap(lambda bits: st.integers(2 ** (bits - 1), 2**bits - 1))
+
+
+@given(NUMBERS, NUMBERS)
+@example(1, 2**256 - 1)
+@example(2**255, 2**255 - 1)
+@example(2**247, 2**248 - 1)
+def test_signature_is_both_numbers_of_the_pair_in_32_bytes_each(r: int, s: int) -> None:
+    private: Any = Fixed(r, s)
+
+    assert _signer(private)(b"") == r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "RS256", "none", "es256", "Ed25519", "", None])

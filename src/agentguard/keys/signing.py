@@ -8,7 +8,6 @@ from typing import Any, Final, NoReturn, Self
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from agentguard._jwk import PublicKey, public_key
 from agentguard.errors import ConfigurationError
@@ -124,8 +123,11 @@ def _signer(private: Private) -> Callable[[bytes], bytes]:
     algorithm = ec.ECDSA(hashes.SHA256())
 
     def sign(data: bytes) -> bytes:
-        r, s = decode_dss_signature(private.sign(data, algorithm))
-        return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+        # A SEQUENCE of two INTEGERs (RFC 3279 section 2.2.3), all so short that each length is one byte: r begins at 4,
+        # s two behind its end. A first bit that is set has a zero before it; zeros that lead a number are left out.
+        der = private.sign(data, algorithm)
+        end = 4 + der[3]
+        return der[4:end][-32:].rjust(32, b"\0") + der[end + 2 :][-32:].rjust(32, b"\0")
 
     return sign
 

@@ -158,18 +158,17 @@ class Secret:
     is a method of it, which shows as an address and costs a sixth of a closure.
     """
 
-    __slots__ = ("_reveal",)
+    __slots__ = ("reveal",)
+
+    reveal: Callable[[], str]
+    """Return the text; call it only where it is sent."""
 
     def __init__(self, text: str) -> None:
-        self._reveal: Callable[[], str] = text.__str__
-
-    def reveal(self) -> str:
-        """Return the text; call it only where it is sent."""
-        return self._reveal()
+        self.reveal = text.__str__
 
     def fingerprint(self) -> str:
         """16 base16 digits of its SHA-256."""
-        return hashlib.sha256(self._reveal().encode()).hexdigest()[:16]
+        return hashlib.sha256(self.reveal().encode()).hexdigest()[:16]
 
     def __repr__(self) -> str:
         return "<Secret>"
