@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import json
 import os
 import string
 import threading
@@ -19,7 +21,7 @@ from msgspec import structs
 from agentguard._drive import drive
 from agentguard.credentials.local import LocalIssuer
 from agentguard.errors import ConfigurationError, CredentialUnavailable
-from agentguard.keys import SigningKey
+from agentguard.keys import KeySet, SigningKey
 from agentguard.model.lease import Grant, Issued, LeaseKey
 from agentguard.model.principal import Agent, Chain, Proof, Subject
 from agentguard.ports import Issuer
@@ -386,3 +388,49 @@ def test_tokens_one_after_the_other_say_what_each_would_say_alone(calls: list[tu
     for resource, sub, detailed in calls:
         of = grant(resource=resource, subject=Subject(sub), details=({"type": "t", "n": 1},) if detailed else ())
         assert {**said(minted(issuer, of)), "jti": ""} == {**said(minted(LocalIssuer(KEY), of)), "jti": ""}
+
+
+@given(
+    issuer=NAMES,
+    tool=NAMES,
+    details=st.lists(st.fixed_dictionaries({"type": NAMES, "values": VALUES}), max_size=2),
+)
+def test_token_is_the_compact_form_of_its_claims_in_one_order_wherever_it_was_cut(
+    issuer: str, tool: str, details: list[dict[str, Any]]
+) -> None:
+    local, of = LocalIssuer(KEY, issuer), grant(tool, resource="", details=tuple(details))
+    names = ["iss", "sub", "aud", "client_id", "txn", "intent_s256", "scope", "act", "iat", "exp", "jti"]
+
+    for issued in (minted(local, of), minted(local, of)):  # the first is encoded as a whole, the second is put together
+        payload = base64.urlsafe_b64decode(issued.secret.reveal().split(".")[1] + "==").decode()
+        claims = json.loads(payload)
+
+        assert list(claims) == [*names, *(["authorization_details"] if details else [])]
+        assert payload == json.dumps(claims, separators=(",", ":"), ensure_ascii=False)
+
+
+class Turns:
+    """Keys that take turns, as a ring's do."""
+
+    suspends = waits = False
+
+    def __init__(self, *keys: SigningKey) -> None:
+        self.keys = list(keys)
+
+    async def current(self, now: float) -> SigningKey:
+        return self.keys[0]
+
+    def published(self, now: float) -> KeySet:
+        return KeySet.of(self.keys[0])
+
+
+@pytest.mark.control("10 keys overlap")
+def test_token_is_signed_and_headed_by_the_key_whose_turn_it_is() -> None:
+    turns = Turns(SigningKey.generate(), SigningKey.generate())
+    issuer, of = LocalIssuer(turns), grant(resource="")
+
+    for _ in range(3):
+        issued = minted(issuer, of)
+        assert jwt.get_unverified_header(issued.secret.reveal())["kid"] == turns.keys[0].kid
+        assert verifier(issuer).verify(issued.secret.reveal(), NOW).jti == issued.lease.id
+        turns.keys.reverse()

@@ -46,7 +46,8 @@ class Alive:
         block, place = divmod(number, _BLOCK)
         with self._lock:
             now = self._clock()
-            self._prune(now)
+            if now >= self._pruned + 1:
+                self._prune(now)
             ends = self._blocks.get(block)
             if ends is None:
                 ends = self._blocks[block] = array("d", _EMPTY)
@@ -88,8 +89,6 @@ class Alive:
         return number if jti == f"{self._prefix}{number:x}" else 0  # there is one way to write it
 
     def _prune(self, now: float) -> None:
-        if now < self._pruned + 1:
-            return
         self._pruned = now
         for block, ends in list(self._blocks.items()):
             if max(ends) > now or -min(ends) > now:

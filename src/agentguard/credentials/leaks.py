@@ -47,9 +47,10 @@ class LiveSecrets:
 
     def add(self, issued: Issued) -> None:
         """Watch a secret."""
-        shortest = shortest_of(issued.secret.reveal())
+        secret = issued.secret
+        shortest = shortest_of(secret.reveal())
         with self._lock:
-            self._fresh[issued.lease.id] = issued.secret
+            self._fresh[issued.lease.id] = secret
             if shortest < self.shortest or not self.shortest:
                 self.shortest = shortest
 

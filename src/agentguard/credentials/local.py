@@ -9,6 +9,7 @@ Claims: `iss`, `sub`, `aud`, `client_id`, `iat`, `exp`, `jti`; `scope`; `act`, t
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import os
 import re
@@ -19,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from agentguard._jwt import MAX_ACTORS, MAX_TOKEN
 from agentguard.credentials.alive import Alive
@@ -27,13 +29,38 @@ from agentguard.keys import KeySet, Signer, Signers, SigningKey
 from agentguard.model.lease import LEEWAY, Ending, Grant, Issued, Lease, LeaseKey, Secret
 from agentguard.model.principal import Chain, checked_name
 
-_MOST_PREFIXES: Final = 64
+_MOST_BEGUN: Final = 64
 MAX_LIFETIME: Final = 30  # exp + leeway stays within a minute of the issue
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _URLSAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 
 _issuers: Final[weakref.WeakSet[LocalIssuer]] = weakref.WeakSet()
+
+
+class _Begun(msgspec.Struct, frozen=True):
+    """How all tokens of a chain begin that are signed by one key for one tool.
+
+    Args:
+        chain, intent_s256, header: what the lease key does not hold, and the tokens say.
+        encoded: the header, and of the claims as many as are whole in base64.
+        rest: those that are not: up to two bytes.
+    """
+
+    chain: Chain
+    intent_s256: str
+    header: bytes
+    encoded: bytes
+    rest: bytes
+
+
+class _Own(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one token alone says."""
+
+    iat: int
+    exp: int
+    jti: str
+    authorization_details: tuple[Mapping[str, Any], ...] = ()
 
 
 class LocalIssuer:
@@ -75,7 +102,7 @@ class LocalIssuer:
             self.suspends, self.waits = self._signers.suspends, self._signers.waits
             self.remote = self.waits
         self._alive, self._second = Alive(monotonic), 0
-        self._prefixes: dict[LeaseKey, tuple[Chain, str, bytes]] = {}
+        self._begun: dict[LeaseKey, _Begun] = {}
         _issuers.add(self)
 
     @property
@@ -125,16 +152,14 @@ class LocalIssuer:
         if (lease.key is not grant.key and lease.key != grant.key) or lease.issuer != self._issuer:
             raise CredentialUnavailable("the lease was prepared for another grant")
         key = self._key
-        token = self._mint(grant, lease, key, self._header) if key else await self._minted(grant, lease, now)
-        if not isinstance(token, str):
-            raise token or CredentialUnavailable(
+        issued = self._mint(grant, lease, key, self._header) if key else await self._minted(grant, lease, now)
+        if not isinstance(issued, Issued):
+            raise issued or CredentialUnavailable(
                 f"no token could be made: at most {MAX_ACTORS} actors, {MAX_TOKEN} characters and JSON details"
             )
-        secret = Secret(token)
-        del token
         if not self._alive.issue(lease.id):
             raise CredentialUnavailable("the lease was revoked, has expired or belongs to another process")
-        return Issued(_with_fingerprint(lease, secret), secret)
+        return issued
 
     async def revoke(self, lease: Lease, handle: Secret | None = None) -> Ending:
         """End a lease, issued or only prepared; once more changes nothing."""
@@ -154,32 +179,41 @@ class LocalIssuer:
         assert self._signers is not None  # noqa: S101  # an issuer without a key of its own has them
         return self._signers
 
-    def _mint(self, grant: Grant, lease: Lease, key: SigningKey, header: bytes) -> str | None:
-        if len(grant.chain.agents) > MAX_ACTORS:
+    def _mint(self, grant: Grant, lease: Lease, key: SigningKey, header: bytes) -> Issued | None:
+        chain = grant.chain
+        if len(chain.agents) > MAX_ACTORS:
             return None
         try:
-            payload = self._shared(grant, lease) + _own(grant, lease)
-            signed = header + b2a_base64(payload, newline=False).translate(_URLSAFE).rstrip(b"=")
-            signature = b2a_base64(key.sign(signed), newline=False).translate(_URLSAFE).rstrip(b"=")
+            begun = self._begun.get(grant.key)
+            # INVARIANT: the key does not hold all that the claims say, so what it does not hold is compared.
+            if (
+                begun is None
+                or begun.chain is not chain
+                or begun.intent_s256 != grant.intent_s256
+                or begun.header != header
+            ):
+                begun = self._begin(grant, lease, header)
+            own = _Own(int(lease.issued_at), int(lease.expires_at), lease.id, grant.authorization_details)
+            claims = begun.rest + _ENCODER.encode(own)[1:]
+            signed = begun.encoded + b2a_base64(claims, newline=False).translate(_URLSAFE, b"=")
+            token = signed + b"." + b2a_base64(key.sign(signed), newline=False).translate(_URLSAFE, b"=")
+            return _issued(lease, token)
         except Exception:  # the error's frames hold the payload, so it goes no further
             return None
-        return f"{signed.decode()}.{signature.decode()}" if len(signed) + len(signature) < MAX_TOKEN else None
 
-    def _shared(self, grant: Grant, lease: Lease) -> bytes:
-        """What all tokens under one lease key say, encoded once; the end of the object is left open."""
-        if grant.key.resource:  # there are as many as there are resources, and most come once
-            return _ENCODER.encode(_shared_claims(grant, lease))[:-1]
-        known = self._prefixes.get(grant.key)
-        # INVARIANT: the key does not hold all that the claims say, so what it does not hold is compared.
-        if known is not None and known[0] is grant.chain and known[1] == grant.intent_s256:
-            return known[2]
-        if len(self._prefixes) >= _MOST_PREFIXES:
-            self._prefixes.clear()
-        encoded = _ENCODER.encode(_shared_claims(grant, lease))[:-1]
-        self._prefixes[grant.key] = grant.chain, grant.intent_s256, encoded
-        return encoded
+    def _begin(self, grant: Grant, lease: Lease, header: bytes) -> _Begun:
+        """Encode what all tokens under one lease key say; it is kept for the next of them."""
+        shared = _shared(grant, lease)
+        whole = len(shared) // 3 * 3
+        encoded = header + b2a_base64(shared[:whole], newline=False).translate(_URLSAFE)
+        begun = _Begun(grant.chain, grant.intent_s256, header, encoded, shared[whole:])
+        if not grant.key.resource:  # there are as many as there are resources, and most come once
+            if len(self._begun) >= _MOST_BEGUN:
+                self._begun.clear()
+            self._begun[grant.key] = begun
+        return begun
 
-    async def _minted(self, grant: Grant, lease: Lease, now: float) -> str | CredentialUnavailable | None:
+    async def _minted(self, grant: Grant, lease: Lease, now: float) -> Issued | CredentialUnavailable | None:
         """Mint by the key whose turn it is; what must not be raised with its frames is returned."""
         try:
             key = await self._turns.current(now)
@@ -192,28 +226,28 @@ class LocalIssuer:
             return None
 
 
-async def _signed_by(key: Signer, grant: Grant, lease: Lease) -> str | None:
+async def _signed_by(key: Signer, grant: Grant, lease: Lease) -> Issued | None:
     if len(grant.chain.agents) > MAX_ACTORS:
         return None
-    signed = _header(key) + _base64url(_claims(grant, lease))
-    token = signed + b"." + _base64url(await key.signature(signed))
-    return token.decode("ascii") if len(token) <= MAX_TOKEN else None
+    own = _Own(int(lease.issued_at), int(lease.expires_at), lease.id, grant.authorization_details)
+    signed = _header(key) + _base64url(_shared(grant, lease) + _ENCODER.encode(own)[1:])
+    return _issued(lease, signed + b"." + _base64url(await key.signature(signed)))
+
+
+def _issued(lease: Lease, token: bytes) -> Issued | None:
+    if len(token) > MAX_TOKEN:
+        return None
+    fingerprint = hashlib.sha256(token).hexdigest()[:16]
+    return Issued(replace(lease, fingerprint=fingerprint), Secret(token.decode("ascii")))
 
 
 def _header(key: Signer) -> bytes:
     return _base64url(msgspec.json.encode({"alg": key.algorithm, "typ": "at+jwt", "kid": key.kid})) + b"."
 
 
-def _claims(grant: Grant, lease: Lease) -> bytes:
-    return _ENCODER.encode(_shared_claims(grant, lease))[:-1] + _own(grant, lease)
-
-
-def _own(grant: Grant, lease: Lease) -> bytes:
-    """What one token alone says, as the end of a JSON object; its id is of our own making and needs no escape."""
-    own = b',"iat":%d,"exp":%d,"jti":"%b"' % (int(lease.issued_at), int(lease.expires_at), lease.id.encode("ascii"))
-    if grant.authorization_details:
-        return own + b',"authorization_details":' + _ENCODER.encode(grant.authorization_details) + b"}"
-    return own + b"}"
+def _shared(grant: Grant, lease: Lease) -> bytes:
+    """What all tokens under one lease key say, as the beginning of a JSON object."""
+    return _ENCODER.encode(_shared_claims(grant, lease))[:-1] + b","
 
 
 def _shared_claims(grant: Grant, lease: Lease) -> dict[str, Any]:
@@ -261,19 +295,6 @@ _ENCODER: Final = msgspec.json.Encoder(enc_hook=_plain)
 
 def _base64url(data: bytes) -> bytes:
     return b2a_base64(data, newline=False).translate(_URLSAFE).rstrip(b"=")
-
-
-def _with_fingerprint(lease: Lease, secret: Secret) -> Lease:
-    return Lease(
-        id=lease.id,
-        issuer=lease.issuer,
-        key=lease.key,
-        task=lease.task,
-        issued_at=lease.issued_at,
-        expires_at=lease.expires_at,
-        fingerprint=secret.fingerprint(),
-        type=lease.type,
-    )
 
 
 def _after_fork() -> None:

@@ -40,9 +40,11 @@ def watched(secret: str) -> tuple[str, ...]:
 def shortest_of(secret: str) -> int:
     """Length of the shortest text that gives a secret away; its own where that is too short to be looked for."""
     if secret.startswith("eyJ") and secret.count(".") == 2:  # a token, as most are
-        _, payload, signature = secret.split(".")
-        if len(payload) >= SHORTEST and len(signature) >= SHORTEST:
-            return min(len(payload), len(signature))
+        second = secret.rindex(".")
+        payload, signature = second - secret.index(".") - 1, len(secret) - second - 1
+        shortest = signature if signature < payload else payload
+        if shortest >= SHORTEST:
+            return shortest
     return min([len(secret), *[len(needle) for needle in watched(secret)]])
 
 
