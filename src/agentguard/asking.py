@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from agentguard.approval.rendering import rendered, rendered_value
+from agentguard.credentials.held import Key, key_of
 from agentguard.intent import Step
 from agentguard.intent.provenance import Candidate, From
 from agentguard.intent.tree import hash_of, step_tree
@@ -13,12 +17,13 @@ from agentguard.matching import Level, levels_of
 from agentguard.model.call import Effect, ToolCall, ToolSpec
 from agentguard.model.canonical import canonical, readable
 from agentguard.model.decision import Outcome
-from agentguard.model.lease import Grant, LeaseKey
+from agentguard.model.lease import Grant, LeaseKey, SubjectToken
 from agentguard.model.principal import Chain
 from agentguard.policy.obligations import NOTHING, Obligations
 from agentguard.ports import ApprovalRequest, Origin
 
 if TYPE_CHECKING:
+    from agentguard.running import Running
     from agentguard.task import Task
 
 _MOST: Final = 20
@@ -70,74 +75,90 @@ def _candidate(value: Candidate) -> str:
     return value if isinstance(value, str) and len(value) <= _LONGEST else rendered_value(value)
 
 
-def grant_for(
-    task: Task, call: ToolCall, arguments_hash: str, now: float, steps: Sequence[str] | None = None,
-    obligations: Obligations = NOTHING,
-) -> Grant:  # fmt: skip
+def grant_for(running: Running) -> Grant:
     """What the issuer is asked for.
 
     Where a policy obliges to it, the credential is single-use, or lives no longer than so many seconds; then it serves
-    only calls under the same bound. A single-use credential carries the call's values (RFC 9396), and where `steps` are
-    given each one carries the steps that admitted it, with their bounds; then it serves only calls that the same steps
-    admit.
+    only calls under the same bound. A single-use credential carries the call's values (RFC 9396), and for an issuer
+    that puts them into its tokens each one carries the steps that admitted it, with their bounds; then it serves only
+    calls that the same steps admit.
     """
-    spec, chain = call.spec, task.chain
+    task, call, guard, judged = running.task, running.call, running.guard, running.judged
+    spec, chain, obligations = call.spec, task.chain, judged.obligations if judged is not None else NOTHING
+    asked: Asked | None = task.cache.get(("asked", spec.name))
+    if asked is None or asked.spec is not spec or asked.chain is not chain:
+        asked = asked_for(task, spec)
+    steps = running.decision.steps if guard.details else None
     resource = spec.resource_of(call.arguments) if spec.resource else ""
-    key = _key(task, spec, chain, resource)
+    single_use = asked.single_use or obligations.per_call_lease
     details: tuple[Mapping[str, Any], ...] = ()
-    single_use, left = spec.single_use or obligations.per_call_lease, task.remaining()
     if single_use or steps is not None:
-        said = {"type": DETAILS_TYPE, "actions": [spec.name], "locations": [spec.audience]}
+        said = {**asked.said}
         if resource:
             said["identifier"] = resource
         if steps:
             said |= _bounds(task, call, steps)
         if single_use:
-            said |= _values(call, arguments_hash)
+            # The values of this one call, so that the resource server can check them again.
+            shown = said["arguments"] = {}
+            for name, value in call.arguments.items():
+                if name not in spec.secret:
+                    shown[name] = value if type(value) is str else readable(value)
+            said["arguments_hash"] = running.hash
         details = (said,)
+    left, most = task.deadline - guard.monotonic(), obligations.max_ttl
+    if left < 0.0:
+        left = 0.0
     return Grant(
-        key=key, chain=chain, task=task.id, intent_s256=_s256(task), authorization_details=details,
-        details_s256=_tells_apart(task, steps, obligations) if steps or obligations.max_ttl else "",
-        single_use=single_use,
-        reads=spec.effect is Effect.READ, deadline=now + (min(left, ttl) if (ttl := obligations.max_ttl) else left),
-        max_ttl=obligations.max_ttl, subject_token=task.subject_token,
+        key=replace(asked.key, resource=resource) if resource else asked.key, chain=chain, task=task.id,
+        intent_s256=asked.intent_s256, authorization_details=details,
+        details_s256=_tells_apart(task, steps, obligations) if steps or most else "",
+        single_use=single_use, reads=asked.reads, deadline=guard.now() + (min(left, most) if most else left),
+        max_ttl=most, subject_token=asked.subject_token,
     )  # fmt: skip
 
 
-def _s256(task: Task) -> str:
-    found: str = task.cache.get("s256") or task.cache.setdefault("s256", task.intent.s256)
-    return found
+class Asked(Struct, frozen=True):
+    """What is asked for all calls of one tool in one task.
+
+    Args:
+        spec, chain: what it was made from.
+        key: the lease key, without the resource of a call.
+        kept: the key under which a credential is kept for the next call, or None where a call is asked for by itself.
+        said: how the authorization details begin.
+        single_use, reads, intent_s256, subject_token: as in `Grant`.
+    """
+
+    spec: ToolSpec
+    chain: Chain
+    key: LeaseKey
+    kept: Key | None
+    said: Mapping[str, Any]
+    single_use: bool
+    reads: bool
+    intent_s256: str
+    subject_token: SubjectToken | None
 
 
-def _key(task: Task, spec: ToolSpec, chain: Chain, resource: str) -> LeaseKey:
-    """The lease key; that of a tool without a resource is the same for all its calls, and made once."""
-    slot = ("key", spec.name, spec.audience, spec.scopes)
-    key: LeaseKey | None = task.cache.get(slot) if not resource else None
-    if key is None:
-        names = chain.names()
-        key = LeaseKey(
-            tenant=chain.subject.tenant, subject=names[0], root=task.tree.root, chain=names,
-            tool=spec.name, audience=spec.audience, scopes=spec.scopes, resource=resource,
-        )  # fmt: skip
-        if not resource:
-            task.cache[slot] = key
-    return key
+def asked_for(task: Task, spec: ToolSpec) -> Asked:
+    """What is asked for every call of a tool; made once per task and tool."""
+    chain = task.chain
+    names = chain.names()
+    key = LeaseKey(
+        tenant=chain.subject.tenant, subject=names[0], root=task.tree.root, chain=names,
+        tool=spec.name, audience=spec.audience, scopes=spec.scopes, resource="",
+    )  # fmt: skip
+    asked = task.cache[("asked", spec.name)] = Asked(
+        spec, chain, key, None if spec.single_use or spec.resource else key_of(key, task.id, ""),
+        {"type": DETAILS_TYPE, "actions": [spec.name], "locations": [spec.audience]}, spec.single_use,
+        spec.effect is Effect.READ, task.intent.s256, task.subject_token,
+    )  # fmt: skip
+    return asked
 
 
 def _tells_apart(task: Task, steps: Sequence[str] | None, obligations: Obligations) -> str:
     bound = (f"max_ttl={obligations.max_ttl}",) if obligations.max_ttl else ()
     return _hash_of(task, (*(steps or ()), *bound))
-
-
-def _values(call: ToolCall, arguments_hash: str) -> dict[str, Any]:
-    """The values of this one call, so that the resource server can check them again."""
-    secret = call.spec.secret
-    shown = {
-        name: value if type(value) is str else readable(value)
-        for name, value in call.arguments.items()
-        if name not in secret
-    }
-    return {"arguments": shown, "arguments_hash": arguments_hash}
 
 
 def _bounds(task: Task, call: ToolCall, steps: Sequence[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from agentguard._drive import run_shielded
 from agentguard.access import Caller, CurrentCall, _caller
 from agentguard.approving import approved_by, give_back_waiting, settle_waiting
-from agentguard.asking import grant_for
+from agentguard.asking import Asked, asked_for, grant_for
 from agentguard.credentials.held import Use
 from agentguard.credentials.leaks import MARK, Search, clean_exception
 from agentguard.deciding import Judged, judge, notify, refuse_denied, still_decided
@@ -25,7 +25,7 @@ from agentguard.matching import levels_of, match
 from agentguard.model.call import Effect, ToolCall, ToolSpec
 from agentguard.model.canonical import Canonical, canonical, digest, run_copy
 from agentguard.model.decision import Decision, Outcome, Reason
-from agentguard.model.lease import Grant
+from agentguard.model.lease import Credential
 from agentguard.model.record import Event, Record
 from agentguard.policy.obligations import NOTHING
 from agentguard.policy.redact import REDACTED, redacted
@@ -275,45 +275,53 @@ class Running:
     # 7 -------------------------------------------------------------------------------------------------------
     async def lease(self) -> None:
         """For a tool with an audience, a credential under its lease key: issued, or reused."""
-        credential = None
-        if self.tool.spec.audience:
-            if self.guard.leases is None:
+        guard, task, spec = self.guard, self.task, self.tool.spec
+        credential: Credential | None = None
+        if not spec.audience:
+            names = task.chain.names()
+        else:
+            leases = guard.leases
+            if leases is None:
                 raise Refusal(
                     Reason.CREDENTIAL_UNAVAILABLE, "this guard has no issuer, and the tool needs a credential"
                 )
-            await self._refuse_stopped()
+            # A call that the gate is going to refuse obtains no credential; the gate itself looks again.
+            try:
+                stopped = await guard.suspensions.suspended(task.cache.get("keys") or suspension_keys(task))
+            except Exception as error:
+                raise Refusal(Reason.SUSPENDED, f"the suspensions cannot be read ({_cause(error)})") from None
+            if stopped:
+                raise Refusal(Reason.SUSPENDED, f"{stopped} is suspended", level=stopped)
+            asked: Asked | None = task.cache.get(("asked", spec.name))
+            if asked is None or asked.spec is not spec:
+                asked = asked_for(task, spec)
+            use: Use | None = None
             try:
                 if self.span.parts:
                     with self.span.phase(spans.CREDENTIAL_ISSUE) as phase:
-                        use = self._use = await self.guard.leases.obtain(self._grant())
+                        use = self._use = await leases.obtain(grant_for(self))
                         phase.obtained(use.credential.lease, use.cached)
                 else:
-                    use = self._use = await self.guard.leases.obtain(self._grant())
+                    # A credential that is kept for all calls of the tool is found before there is a grant. INVARIANT:
+                    # none is, where its token says something of a call, or a policy says how it must be.
+                    obligations = self.judged.obligations if self.judged is not None else NOTHING
+                    if asked.kept is not None and not (
+                        guard.details or obligations.per_call_lease or obligations.max_ttl
+                    ):
+                        use = self._use = leases.reuse(asked.kept, task.id)
+                    if use is None:
+                        use = self._use = await leases.obtain(grant_for(self))
             except CredentialUnavailable as error:
                 raise Refusal(Reason.CREDENTIAL_UNAVAILABLE, str(error)) from None
-            credential = use.credential
+            names, credential = asked.key.chain, use.credential
             credential.renewed_by(self.renew)
-            self.task.counts.issued += not use.cached
+            task.counts.issued += not use.cached
             if self.span.on:
                 self.span.credential(credential.lease, use.cached)
-        retried = self.reservation.id if self.reservation else self.call.id
-        names = self.task.chain.names()
-        self.visible = CurrentCall(self.call.id, self.tool.spec.name, self.task.id, names, retried, credential)
+        call = self.call.id
+        retried = self.reservation.id if self.reservation is not None else call
+        self.visible = CurrentCall(call, spec.name, task.id, names, retried, credential)
         self.arguments = self.tool.binder.call_arguments(*self._copies, credential)
-
-    async def _refuse_stopped(self) -> None:
-        """A call that the gate is going to refuse obtains no credential; the gate itself looks again."""
-        try:
-            stopped = await self.guard.suspensions.suspended(suspension_keys(self.task))
-        except Exception as error:
-            raise Refusal(Reason.SUSPENDED, f"the suspensions cannot be read ({_cause(error)})") from None
-        if stopped:
-            raise Refusal(Reason.SUSPENDED, f"{stopped} is suspended", level=stopped)
-
-    def _grant(self) -> Grant:
-        steps = self.decision.steps if self.guard.details else None
-        obligations = self.judged.obligations if self.judged is not None else NOTHING
-        return grant_for(self.task, self.call, self.hash, self.guard.now(), steps, obligations)
 
     async def renew(self) -> None:
         """Obtain another credential for the running call, because its target refused the one it has, or it ends.
@@ -333,7 +341,7 @@ class Running:
             raise CredentialUnavailable(f"the call may not go on: {no.reason}") from None
         if stopped := await self.guard.suspensions.suspended(suspension_keys(self.task)):
             raise CredentialUnavailable(f"{stopped} is suspended")
-        fresh = await leases.replace(use, self._grant())
+        fresh = await leases.replace(use, grant_for(self))
         self._use = replace(fresh, credential=use.credential)
         use.credential.take(fresh.held.issued)
         self.task.counts.issued += not fresh.cached
@@ -415,7 +423,12 @@ class Running:
         """Give everything back, the credential first; what fails is logged and keeps nothing else from its release."""
         if self._use is not None:
             try:
-                await self._release_lease(self._use)
+                assert self.guard.leases is not None  # noqa: S101  # the use is one of its leases
+                began = time_ns() if self.span.on else 0
+                status = await self.guard.leases.release(self._use)
+                if self.span.on:
+                    self.span.released(status, self.guard.now(), began)
+                self.task.counts.revoked += status == "revoked"
             except Exception as error:
                 self._not_done("release of its credential", error)
         for lease in self.hits:
@@ -436,14 +449,6 @@ class Running:
 
     def _not_done(self, what: str, error: Exception) -> None:
         _log.error("call %s: its %s failed: %s", self.id, what, type(error).__name__)
-
-    async def _release_lease(self, use: Use) -> None:
-        assert self.guard.leases is not None  # noqa: S101  # the use is one of its leases
-        began = time_ns()
-        status = await self.guard.leases.release(use)
-        if self.span.on:
-            self.span.released(status, self.guard.now(), began)
-        self.task.counts.revoked += status == "revoked"
 
     async def _revoke_leaked(self, lease: str) -> None:
         if self.guard.leases is not None:

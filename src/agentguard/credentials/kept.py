@@ -48,10 +48,14 @@ class Kept:
 
     def get(self, key: Key, task: str) -> Held | None:
         """Return the lease under a key, whole; it is the last one that is folded again."""
-        for order in (self._plain, self._others):
-            if order and (held := order.get(key)) is not None:
-                order.move_to_end(key)
-                return held
+        order = self._plain
+        held = order.get(key)
+        if held is None and self._others:
+            order = self._others
+            held = order.get(key)
+        if held is not None:
+            order.move_to_end(key)
+            return held
         home = self._homes.get(task) if self._with_folded else None
         folded = home.fold.take(key) if home is not None else None
         if home is None or folded is None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -96,17 +97,29 @@ class Leases:
                 ended meanwhile (then what was issued is revoked).
         """
         if grant.single_use:
-            return _use(await self._issue(grant, grant.key), cached=False)
+            return await self._issue(grant, grant.key)
         key = key_of(grant.key, grant.task, grant.details_s256)
         while True:
             held, flight, leads = self._look(key, grant.task)
             if held is not None:
-                return _use(held, cached=True)
+                return Use(held, Credential(held.issued), cached=True)
             if leads:
                 return await self._lead(grant, key)
             if driven() and loop_running():  # whoever asks may need this very loop: it is not waited for
-                return _use(await self._issue(grant, key), cached=False)
+                return await self._issue(grant, key)
             await wait_for(flight)
+
+    def reuse(self, key: Key, task: str) -> Use | None:
+        """Return a kept credential that is not to be refreshed yet, or None: then `obtain` is asked.
+
+        It is what `obtain` would return for every grant with this key, found before there is a grant.
+        """
+        with self._lock:
+            held = self._kept.get(key, task)
+            if held is None or held.revoked or self._clock() >= held.refresh_at:
+                return None
+            held.users += 1
+        return Use(held, Credential(held.issued), cached=True)
 
     def _look(self, key: Key, task: str) -> tuple[Held | None, Future[None], bool]:
         with self._lock:
@@ -128,11 +141,13 @@ class Leases:
         failure: CredentialUnavailable | None = None
         try:
             renewed = await self._renewed(key, grant.task, grant.deadline) if grant.parent else None
-            return _use(renewed or await self._issue(grant, key), cached=False)
+            if renewed is not None:
+                return Use(renewed, Credential(renewed.issued), cached=False)
+            return await self._issue(grant, key)
         except Exception as error:
             kept = self._still_good(grant, key, error)
             if kept is not None:
-                return _use(kept, cached=True)
+                return Use(kept, Credential(kept.issued), cached=True)
             failure = CredentialUnavailable(str(error) or type(error).__name__)
             raise
         finally:
@@ -187,9 +202,14 @@ class Leases:
             held.issued, held.users, held.refresh_at = renewed, held.users + 1, refresh_time(renewed.lease, now)
         return held
 
-    async def _issue(self, grant: Grant, key: Key) -> Held:
+    async def _issue(self, grant: Grant, key: Key) -> Use:
+        """Ask for a credential, and keep it under its key.
+
+        INVARIANT: the order: the ledger, the issuer, what texts are searched for, the ledger, the record.
+        """
         parent = await self._parent(grant) if self._parents is not None else None
         now = self._clock()
+        # A task that ends, is parked or suspended from here on has another home then, or none.
         home = self._all.get(grant.task)
         lease = self._issuer.prepare(grant, now)
         if parent is not None:
@@ -208,16 +228,24 @@ class Leases:
                     f"a policy lets the credential live {grant.max_ttl} seconds, and its issuer made a longer one"
                 )
             await self._ledger.active(issued.lease, issued.handle)
-            self._record(Event.CREDENTIAL_ISSUED, _issued_fields(issued.lease))
-            held, idle = self._keep(grant, Held.new(issued, key, grant.single_use, parent), home)
+            lease = issued.lease
+            self._record(Event.CREDENTIAL_ISSUED, _issued_fields(lease))
+            # Nobody else is ever given one that is for one call.
+            refresh_at = 0.0 if grant.single_use else refresh_time(lease, lease.issued_at)
+            held = Held(issued, key, refresh_at, grant.single_use, users=1, parent=parent)
+            with self._lock:
+                if home is None or self._all.get(grant.task) is not home:
+                    raise CredentialUnavailable("the task ended or was stopped while its credential was being issued")
+                home.leases[lease.id] = held
+                idle = () if grant.single_use else self._kept.put(held)
         except BaseException as error:
-            await self._shielded(lambda: self._roll_back(lease, issued, parent))
+            await self._shielded(partial(self._roll_back, lease, issued, parent))
             if isinstance(error, Exception) and not isinstance(error, CredentialUnavailable):
                 raise _failure(error) from None
             raise
         for other in idle:
-            await self._shielded(lambda other=other: self._end(other, "refreshed"))  # type: ignore[misc]  # bound now
-        return held
+            await self._shielded(partial(self._end, other, "refreshed"))
+        return Use(held, Credential(issued), cached=False)
 
     async def _parent(self, grant: Grant) -> Held | None:
         """The credential that this one is to hang under; the lease is one more user of it."""
@@ -235,7 +263,8 @@ class Leases:
                 issued.lease if issued else lease, issued.handle if issued else None, "rolled_back"
             )
         finally:
-            await self._let_go(parent)
+            if parent is not None:
+                await self._let_go(parent)
 
     async def _shielded(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """A cancelled caller ends after its clean-up; one that takes too long is owed, and asked for again."""
@@ -246,18 +275,6 @@ class Leases:
         with suppress(TimeoutError):
             await run_shielded(whole, suspends=self._waits)
 
-    def _keep(self, grant: Grant, held: Held, home: Home | None) -> tuple[Held, list[Held]]:
-        """Keep a new lease under its key; return it, and those that nobody uses any more.
-
-        `home` is where the task's leases were when this one was asked for: a task that ended, was parked or suspended
-        meanwhile has another one, or none.
-        """
-        with self._lock:
-            if home is None or self._all.get(grant.task) is not home:
-                raise CredentialUnavailable("the task ended or was stopped while its credential was being issued")
-            home.leases[held.issued.lease.id] = held
-            return held, [] if grant.single_use else self._kept.put(held)
-
     # --- ending -----------------------------------------------------------------------------------------------
 
     async def release(self, use: Use) -> str:
@@ -267,17 +284,21 @@ class Leases:
             `kept`, `revoked`, `expires` or `failed`.
         """
         use.credential.release()
-        return await self._let_go(use.held)
-
-    async def _let_go(self, held: Held | None) -> str:
-        if held is None:
-            return "kept"
+        held = use.held
         with self._lock:
             held.users -= 1
-            ends = held.users <= 0 and (held.single_use or held.retired) and not held.revoked
+            ends = held.users <= 0 and (held.single_use or held.retired)
         if held.revoked:
             return held.status or "revoked"
         return await self._end(held, "call_end") if ends else "kept"
+
+    async def _let_go(self, held: Held) -> None:
+        """Someone who held it without a call needs it no longer: a lease under it, or whoever prolonged it."""
+        with self._lock:
+            held.users -= 1
+            ends = held.users <= 0 and (held.single_use or held.retired)
+        if ends:
+            await self._end(held, "call_end")
 
     async def replace(self, use: Use, grant: Grant) -> Use:
         """Return another credential for a call whose target refused the one it has; nobody is given that one again."""
@@ -289,25 +310,24 @@ class Leases:
         return fresh
 
     async def _end(self, held: Held, why: str) -> str:
+        lease = held.issued.lease
         with self._lock:
             if held.revoked:
                 return held.status or "revoked"
             held.revoked = True
-            self._leave(held)
+            home = self._all.get(lease.task)
+            if home is not None:
+                home.leases.pop(lease.id, None)
+                if not home.leases:
+                    home.leases = {}  # a table that was large stays large
+            if not held.single_use:  # that was never kept
+                self._kept.drop(held)
         try:
-            held.status = await self._revocations.end(held.issued.lease, held.issued.handle, why)
+            held.status = await self._revocations.end(lease, held.issued.handle, why)
         finally:
             if held.parent is not None:
                 await self._let_go(held.parent)
         return held.status
-
-    def _leave(self, held: Held) -> None:
-        """It is kept no longer; the lock is held."""
-        home = self._all.get(held.issued.lease.task)
-        if home is not None:
-            home.drop(held.issued.lease.id)
-        if not held.single_use:  # that was never kept
-            self._kept.drop(held)
 
     async def revoke(self, lease_id: str, why: str) -> None:
         """Revoke one lease now, whoever uses it."""
@@ -422,9 +442,13 @@ class Leases:
             if not held.over(self._clock()):
                 return
             held.revoked, held.status = True, "expires"
-            self._leave(held)
+            home = self._all.get(held.issued.lease.task)
+            if home is not None:
+                home.drop(held.issued.lease.id)
+            self._kept.drop(held)
             self._revocations.owe(held.issued.lease, held.issued.handle)
-        await self._let_go(held.parent)
+        if held.parent is not None:
+            await self._let_go(held.parent)
 
     async def recover(self) -> int:
         """Take over what dead processes left in the ledger, and end it; return how many leases that were."""
@@ -483,10 +507,6 @@ def _failure(error: Exception) -> CredentialUnavailable:
 _NO_FLIGHT: Final[Future[None]] = Future()
 
 
-def _use(held: Held, *, cached: bool) -> Use:
-    return Use(held, Credential(held.issued), cached)
-
-
 def _issued_fields(lease: Lease) -> Mapping[str, Any]:
     key = lease.key
     fields: dict[str, Any] = {
@@ -495,7 +515,7 @@ def _issued_fields(lease: Lease) -> Mapping[str, Any]:
         "fingerprint": lease.fingerprint,
     }  # fmt: skip
     if not lease.lasts:
-        fields["expires_by"] = int(lease.expires_by)
+        fields["expires_by"] = int(lease.expires_at + lease.verifier_leeway)
     if lease.jti or lease.name or lease.parent:
         fields |= {name: value for name in ("jti", "name", "parent") if (value := getattr(lease, name))}
     return fields

@@ -68,17 +68,45 @@ class Revocations:
     def __len__(self) -> int:
         return len(self._debts)
 
-    async def end(self, lease: Lease, handle: Secret | None, why: str) -> str:
+    async def end(self, lease: Lease, handle: Secret | None, why: str, owed: _Debt | None = None) -> str:
         """End a lease now.
+
+        Args:
+            lease, handle: what is to be ended.
+            why: for its record.
+            owed: it was to be ended before.
 
         Returns:
             `revoked`, `expires` (its server cannot revoke it) or `failed` (it is asked for again).
         """
-        debt = _Debt(lease, handle, busy=True)
-        with self._lock:
-            self._debts[lease.id] = debt
+        debt = owed
+        if debt is None:
+            debt = _Debt(lease, handle, busy=True)
+            with self._lock:
+                self._debts[lease.id] = debt
         try:
-            return await self._ask(debt, why)
+            try:
+                ending = await self._issuer.revoke(lease, handle)
+                if ending is Ending.REVOKED:
+                    self._secrets.discard(lease.id)
+                await self._ledger.ended(lease, ending)
+            except Exception as error:
+                await self._failed(debt, why, error)
+                return "failed"
+            if ending is not Ending.REVOKED:
+                return self._left(debt, ending, why)
+            # What `_settled` does for all others, without the way there.
+            with self._lock:
+                self._debts.pop(lease.id, None)
+                if not self._debts:
+                    self._debts = {}  # a table that was large stays large
+            try:
+                self._record(Event.CREDENTIAL_REVOKED, {"lease": lease.id, "task": lease.task, "why": why})
+            except Exception:  # noqa: S110  # as in `_try_record`
+                pass
+            if self._debts:
+                await self._with_parent(lease)
+            return "revoked"
         finally:
             debt.busy = False
 
@@ -129,7 +157,7 @@ class Revocations:
             self._secrets.discard(debt.lease.id)
             self._settled(debt, Event.CREDENTIAL_EXPIRED, {"expires_by": int(debt.lease.expires_by)})
         else:
-            await self._ask(debt, "retried" if debt.attempts else "recovered")
+            await self.end(debt.lease, debt.handle, "retried" if debt.attempts else "recovered", debt)
 
     def adopt(self, rows: Iterable[Owed]) -> None:
         """Take over what a dead process left behind; `retry` ends it."""
@@ -138,23 +166,6 @@ class Revocations:
                 waits = row.state is LeaseState.EXPIRES
                 # A new process asks anew: whatever stood in the way may be gone.
                 self._debts.setdefault(row.lease.id, _Debt(row.lease, row.handle, waits=waits))
-
-    async def _ask(self, debt: _Debt, why: str) -> str:
-        lease = debt.lease
-        try:
-            ending = await self._issuer.revoke(lease, debt.handle)
-            if ending is Ending.REVOKED:
-                self._secrets.discard(lease.id)
-            await self._ledger.ended(lease, ending)
-        except Exception as error:
-            await self._failed(debt, why, error)
-            return "failed"
-        if ending is not Ending.REVOKED:
-            return self._left(debt, ending, why)
-        self._settled(debt, Event.CREDENTIAL_REVOKED, {"why": why})
-        if self._debts:
-            await self._with_parent(lease)
-        return "revoked"
 
     def _left(self, debt: _Debt, ending: Ending, why: str) -> str:
         """Nobody can end it: it is never said to be revoked, and it is watched until it is dead."""
