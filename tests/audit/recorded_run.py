@@ -7,15 +7,14 @@ import runpy
 import sys
 
 from agentguard.audit import chain
-from agentguard.audit.form import Body
-from agentguard.model.record import Position
+from agentguard.model.record import Position, Record
 
 FILE, MODULE = sys.argv[1:3]
 _link = chain.link
 
 
-def link(head: Position, now_ns: int, body: Body) -> tuple[bytes, Position]:
-    line, position = _link(head, now_ns, body)
+def link(head: Position, now_ns: int, record: Record) -> tuple[bytes, Position]:
+    line, position = _link(head, now_ns, record)
     fd = os.open(FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(fd, line)
     os.close(fd)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentguard.audit.chain import link, start
-from agentguard.audit.form import prepare
-from agentguard.model.record import Event, Record
+from agentguard.model.record import Event, Facts, Position, Record
 
 NOW = 1_795_300_000_123_456_789
 
@@ -18,11 +17,16 @@ def record(n: int = 0, event: Event = Event.CALL_PERMITTED, **fields: Any) -> Re
     return Record(event, {"call": f"call-{n}", "tool": "refund.create", **fields})
 
 
+def linked(event: str, fields: Mapping[Any, Any], facts: Facts | None = None) -> tuple[bytes, Position]:
+    """The first record of a chain, whatever its event is called."""
+    return link(start("c"), NOW, Record(event, fields, facts))  # type: ignore[arg-type]  # what a form must stand
+
+
 def chained(records: Iterable[Record], chain: str = "c" * 32) -> list[bytes]:
     """The lines of a chain."""
     head, lines = start(chain), []
     for number, each in enumerate(records):
-        line, head = link(head, NOW + number, prepare(each.event, each.fields))
+        line, head = link(head, NOW + number, each)
         lines.append(line)
     return lines
 

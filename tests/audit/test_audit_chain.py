@@ -13,12 +13,11 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentguard.audit.chain import FRESH, ZEROS, link, read, start, timestamp
+from agentguard.audit.chain import FRESH, ZEROS, read, timestamp
 from agentguard.audit.fields import MAX_TEXT, RESERVED
-from agentguard.audit.form import prepare
 from agentguard.errors import AuditUnavailable
 from agentguard.model.record import Event, Position
-from tests.audit.samples import NOW, chained, record
+from tests.audit.samples import chained, linked, record
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 scalars = st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | texts
@@ -27,13 +26,13 @@ fields = st.dictionaries(texts.filter(lambda name: name not in RESERVED), values
 
 
 def one(event: str = "call.permitted", **members: Any) -> dict[str, Any]:
-    line, _ = link(start("c"), NOW, prepare(event, members))
+    line, _ = linked(event, members)
     return dict(json.loads(line))
 
 
 @given(fields)
 def test_line_is_the_rfc_8785_form_and_its_hash_the_rfc_9162_leaf_hash(members: dict[str, Any]):
-    line, position = link(start("c"), NOW, prepare("call.permitted", members))
+    line, position = linked("call.permitted", members)
 
     stated = json.loads(line)
     without = {name: value for name, value in stated.items() if name != "hash"}
@@ -44,7 +43,7 @@ def test_line_is_the_rfc_8785_form_and_its_hash_the_rfc_9162_leaf_hash(members: 
 
 @given(fields)
 def test_what_was_linked_can_be_read_back(members: dict[str, Any]):
-    line, position = link(start("c"), NOW, prepare("call.permitted", members))
+    line, position = linked("call.permitted", members)
 
     assert read(line, FRESH)[1] == position
 
@@ -65,7 +64,7 @@ def test_time_is_rfc_3339_in_utc_with_microseconds():
 @pytest.mark.parametrize("name", sorted(RESERVED))
 def test_field_with_a_name_of_the_records_own_is_refused(name: str):
     with pytest.raises(AuditUnavailable, match="record's own"):
-        prepare("call.permitted", {name: "x"})
+        linked("call.permitted", {name: "x"})
 
 
 @pytest.mark.parametrize(
@@ -76,17 +75,17 @@ def test_field_with_a_name_of_the_records_own_is_refused(name: str):
 )  # fmt: skip
 def test_value_that_has_no_exact_form_is_refused(value: object):
     with pytest.raises(AuditUnavailable, match="field 'amount'"):
-        prepare("call.permitted", {"amount": value})
+        linked("call.permitted", {"amount": value})
 
 
 def test_field_name_that_is_no_text_is_refused():
     with pytest.raises(AuditUnavailable, match="keys are text"):
-        prepare("call.permitted", {1: "x"})  # type: ignore[dict-item]  # what a careless caller does
+        linked("call.permitted", {1: "x"})  # type: ignore[dict-item]  # what a careless caller does
 
 
 def test_refusal_names_the_type_and_never_the_value():
     with pytest.raises(AuditUnavailable) as caught:
-        prepare("call.permitted", {"amount": [b"hunter2"]})
+        linked("call.permitted", {"amount": [b"hunter2"]})
 
     assert "hunter2" not in str(caught.value)
 
@@ -96,14 +95,12 @@ def test_value_that_holds_itself_is_refused():
     circle.append(circle)
 
     with pytest.raises(AuditUnavailable, match="holds itself"):
-        prepare("call.permitted", {"x": circle})
+        linked("call.permitted", {"x": circle})
 
 
 def test_record_over_one_mebibyte_is_refused():
-    body = prepare("call.permitted", {"x": ["\x1b" * 4000] * 50})
-
     with pytest.raises(AuditUnavailable, match="longer than 1 MiB"):
-        link(start("c"), NOW, body)
+        linked("call.permitted", {"x": ["\x1b" * 4000] * 50})
 
 
 def test_enums_tuples_and_text_subclasses_are_recorded_as_what_they_are():
@@ -122,7 +119,7 @@ def test_enums_tuples_and_text_subclasses_are_recorded_as_what_they_are():
     "text", ["a\nb", "a\r\nb", "\x1b[31mred", "a\x00b", "a\u2028b", "a\u2029b", "\u202egnp.exe", "\x85", "\ud83d\ude00"]
 )
 def test_hostile_text_stays_one_line_of_json(text: str):
-    line, _ = link(start("c"), NOW, prepare("call.denied", {"shown": text, text: 1}))
+    line, _ = linked("call.denied", {"shown": text, text: 1})
 
     assert 1 == line.count(b"\n")
     assert line.endswith(b"}\n")

@@ -13,7 +13,6 @@ from agentguard.audit.chain import link, start
 from agentguard.audit.checkpoint import read, read_notes
 from agentguard.audit.checkpoints import Checkpoints
 from agentguard.audit.fields import RESERVED
-from agentguard.audit.form import prepare
 from agentguard.audit.log import FileLog
 from agentguard.audit.note import NoteRejected, b64
 from agentguard.audit.proof import prove, verify_proof
@@ -21,7 +20,7 @@ from agentguard.audit.trusted import Held, Trusted
 from agentguard.audit.verify import ChainBroken, verify
 from agentguard.errors import ConfigurationError
 from agentguard.keys import SigningKey
-from agentguard.model.record import Position
+from agentguard.model.record import Position, Record
 from tests.audit.samples import NOW, record, records_in
 
 SETTINGS = Checkpoints(key=SigningKey.generate("EdDSA"), every=4, seconds=3600)
@@ -65,7 +64,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], object], first: int
     for number, each in enumerate(records[first - 1 :], first - 1):
         change(each)
         fields = {name: value for name, value in each.items() if name not in RESERVED}
-        lines[number], head = link(head, NOW + number, prepare(each["event"], fields))
+        lines[number], head = link(head, NOW + number, Record(each["event"], fields))
     path.write_bytes(b"".join(lines))
 
 
@@ -159,7 +158,7 @@ def test_log_under_another_name_is_a_missing_chain(path: Path, directory: Path) 
     records = records_in(path)
     lines, head = [], start("d" * 32)
     for each in records:
-        line, head = link(head, NOW, prepare(each["event"], {}))
+        line, head = link(head, NOW, Record(each["event"], {}))
         lines.append(line)
     path.write_bytes(b"".join(lines))
 

@@ -15,14 +15,16 @@ from typing import Any, Final
 
 import msgspec
 
-from agentguard.audit.form import MARK, VERSION, Body, quoted
+from agentguard.audit.fields import MAX_INT, MAX_TEXT
+from agentguard.audit.form import MARK, NO_FACTS, VERSION, encoded, form_of, json_of, quoted, shared_of, strictly
 from agentguard.errors import AuditUnavailable
 from agentguard.model.canonical import jcs
-from agentguard.model.record import Position
+from agentguard.model.record import Position, Record
 
 ZEROS: Final = "0" * 64
 MAX_LINE: Final = 1 << 20  # bytes, newline included; what a reader must be ready to hold
 _SECOND: Final = 1_000_000_000  # nanoseconds
+_TEXTS: Final = {str}
 _TYPES: Final[Mapping[str, type]] = {
     "v": int, "chain": str, "seq": int, "time": str, "event": str, "prev": str, "hash": str,
 }  # fmt: skip
@@ -46,26 +48,56 @@ def timestamp(now_ns: int) -> str:
     return f"{_second(seconds)}.{rest // 1000:06d}Z"
 
 
-def link(head: Position, now_ns: int, body: Body) -> tuple[bytes, Position]:
+def link(head: Position, now_ns: int, record: Record) -> tuple[bytes, Position]:
     """Chain one record behind another one.
 
     Args:
         head: where the chain stands.
         now_ns: nanoseconds since the epoch.
-        body: what `prepare` returned; its parts are filled in here, so it is good once.
+        record: its fields and facts are text, whole numbers below 2^53, booleans, None, lists and mappings with text
+            as keys.
 
     Returns:
         The line, with its newline, and where the chain stands behind it.
 
     Raises:
-        AuditUnavailable: the line would be longer than 1 MiB.
+        AuditUnavailable: a field cannot be recorded, or uses a name of the record's own, or the line would be longer
+            than 1 MiB.
     """
-    form, parts = body
+    fields, facts = record.fields, record.facts
+    shared = (facts.prepared or shared_of(facts)) if facts else NO_FACTS
+    form = shared.latest.get(record.event)
+    if form is None or form.names != (*fields,):
+        form = form_of(record, shared)
+    # The values as they stand in the line, most of them as they are. `more` is what a look at them must find to escape.
+    values, more = [*fields.values()], 2
+    try:
+        for at in form.others:
+            value, kind = values[at], type(values[at])
+            if kind is list or kind is tuple:
+                items = (*value,)
+                values[at] = '["' + '","'.join(items) + '"]' if items else "[]"
+                more += 2 * len(items)
+            elif kind is int and -MAX_INT < value < MAX_INT:
+                values[at] = str(value)
+            elif kind is dict and {*map(type, value), *map(type, value.values())} == _TEXTS:
+                values[at] = encoded(value).decode()
+                more += 4 * len(value)
+            else:
+                values[at] = text = json_of(value, form.names[at])
+                more += len(encoded(text)) - len(text) - 2
+        # One look at all of them: quotes are all that is added to a text, unless a character needs an escape.
+        plain = "".join(values)
+        if len(encoded(plain)) != len(plain) + more or len(plain) > MAX_TEXT:
+            form, values = strictly(record, shared)
+    except (TypeError, UnicodeEncodeError):  # something else stands where there was text, or text that is none
+        form, values = strictly(record, shared)
+    # Its place in the chain.
     seq = head.seq + 1
     seconds, rest = divmod(now_ns, _SECOND)
-    at_chain, at_prev, at_seq, at_second, at_part = form.own
-    parts[at_chain], parts[at_prev], parts[at_seq] = quoted(head.chain), head.hash, str(seq)
-    parts[at_second], parts[at_part] = _second(seconds), str(_SECOND + rest)[1:7]
+    values += (quoted(head.chain), head.hash, str(seq), _second(seconds), str(_SECOND + rest)[1:7])
+    parts = [*form.parts]
+    parts[1::2] = form.order(values)
     below, _, above = "".join(parts).partition(MARK)
     digest = hashlib.sha256(f"\x00{below},{above}".encode()).hexdigest()
     line = f'{below},"hash":"{digest}",{above}\n'.encode()

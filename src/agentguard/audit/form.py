@@ -8,26 +8,26 @@ itself, which the form quotes; everything else goes through `clean` and `jcs`.
 
 from __future__ import annotations
 
-import json.encoder
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final, TypeAlias, TypeVar
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from agentguard.audit.fields import MAX_INT, MAX_TEXT, RESERVED, clean, name_of
+from agentguard.audit.fields import MAX_TEXT, RESERVED, clean, name_of
 from agentguard.errors import AuditUnavailable
 from agentguard.model.canonical import jcs
-from agentguard.model.record import Facts
+from agentguard.model.record import Facts, Record
 
 VERSION: Final = 1
 MARK: Final = "\x00"  # where `hash` goes; no JSON holds it
 _HOLE: Final = "\x01"  # nor this
-_BLANK: Final = ("",) * 5  # chain, prev, seq, the second and its part: what the record's place in its chain says
+_OWN: Final = 5  # chain, prev, seq, the second and its part: what the record's place in its chain says
 _KEPT: Final = 256  # forms of a kind; there are a few dozen
-_escaped: Final[Callable[[str], str]] = json.encoder.encode_basestring_ascii
+encoded: Final[Callable[[object], bytes]] = msgspec.json.Encoder(order="sorted").encode
 _Values: TypeAlias = Sequence[Any]
 _Names: TypeAlias = tuple[str, ...]
 _Key: TypeAlias = tuple[Any, ...]  # event and names, with types where those are to be told apart
@@ -39,22 +39,15 @@ class Form(Struct, frozen=True):
 
     Args:
         parts: what stays, and between every two of them an empty one for what changes.
-        order: picks what changes, from the values of the fields and `_BLANK`.
-        own: where the parts are that `_BLANK` leaves to the chain.
-        texts: picks the values that are text; the parts have their quotes.
-        others: places of the values that are not.
+        order: picks what changes, from the values of the fields and the five of the record's own.
+        others: places of the values that are no text; of the others the parts have the quotes.
         names: of all values.
     """
 
     parts: Sequence[str]
-    order: Callable[[_Values], Iterable[str]]
-    own: tuple[int, ...]
-    texts: Callable[[_Values], Iterable[str]]
+    order: Callable[[Sequence[str]], Iterable[str]]
     others: tuple[int, ...]
     names: _Names
-
-
-Body: TypeAlias = tuple[Form, list[str]]  # a record before it is chained: its form, and the parts with all fields
 
 
 class _Layout(Struct, frozen=True):
@@ -78,78 +71,62 @@ class _Kin(Struct, frozen=True):
     layouts: dict[_Key, _Layout]
 
 
-class _Shared(Struct, frozen=True):
-    """Facts: their kin, their values as they are recorded, and the forms of the records that hold them."""
+class Shared(Struct, frozen=True):
+    """Facts: their kin, their values as they are recorded, the forms of the records that hold them, the latest ones."""
 
     kin: _Kin
     values: Sequence[str]
     forms: dict[_Key, Form]
+    latest: dict[str, Form]
 
 
-_NO_FACTS: Final = _Shared(_Kin((), {}), (), {})
+NO_FACTS: Final = Shared(_Kin((), {}), (), {}, {})
 _KIN: Final[dict[_Names, _Kin]] = {}
 
 
-def prepare(event: str, fields: Mapping[str, Any], facts: Facts | None = None) -> Body:
-    """Return what of a record does not depend on where it will stand.
+def form_of(record: Record, shared: Shared) -> Form:
+    """The form of records that have this one's event and names, as its values' types suggest it."""
+    names, values = (*record.fields,), (*record.fields.values(),)
+    key = (record.event, *names)
+    form = shared.forms.get(key) or _formed(record.event, names, values, shared, key)
+    return _kept(shared.latest, record.event, form)
 
-    Args:
-        event: the event code.
-        fields: text, whole numbers below 2^53, booleans, None, lists and mappings with text as keys.
-        facts: more of them, shared by many records; they are looked at once.
+
+def strictly(record: Record, shared: Shared) -> tuple[Form, list[str]]:
+    """Its form and its values by the rules alone: nothing is taken for what it was in another record.
 
     Raises:
-        AuditUnavailable: a field cannot be recorded, or uses a name of the record's own.
+        AuditUnavailable: a field cannot be recorded.
     """
-    given = [*fields.values(), *_BLANK]
-    values: _Values = given
-    shared = _NO_FACTS if not facts else facts.prepared or _shared(facts)
-    key = (event, *fields)
-    form = shared.forms.get(key) or _formed(event, (*fields,), given, shared, key)
-    try:
-        plain = "".join(form.texts(given))
-        if form.others:
-            values = filled = [*given]
-            for at in form.others:
-                value, kind = given[at], type(given[at])
-                if kind is list or kind is tuple:
-                    items = (*value,)
-                    plain += "".join(items)
-                    filled[at] = '["' + '","'.join(items) + '"]' if items else "[]"
-                elif kind is int and -MAX_INT < value < MAX_INT:
-                    filled[at] = str(value)
-                else:
-                    filled[at] = _json(value, form.names[at])
-        # One look at all texts: quotes around them are all that is added, unless a character needs an escape.
-        if len(_escaped(plain)) != len(plain) + 2 or len(plain) > MAX_TEXT:
-            form, values = _strictly(event, (*fields,), given, shared)
-    except TypeError:  # something else stands where there was text
-        form, values = _strictly(event, (*fields,), given, shared)
-    parts = [*form.parts]
-    parts[1::2] = form.order(values)
-    return form, parts
-
-
-def _strictly(event: str, names: _Names, given: _Values, shared: _Shared) -> tuple[Form, _Values]:
-    """The same by the rules alone: nothing is taken for what it was in another record."""
-    key = (event, *names, *map(type, given))
-    form = shared.forms.get(key) or _formed(event, names, given, shared, key)
-    values = [_json(value, name) for name, value in zip(names, given, strict=False)]
+    names, given = (*record.fields,), (*record.fields.values(),)
+    key = (record.event, *names, *map(type, given))
+    form = shared.forms.get(key) or _formed(record.event, names, given, shared, key)
+    values = [json_of(value, name) for name, value in zip(names, given, strict=True)]
     for at in {*range(len(names))} - {*form.others}:
         values[at] = values[at][1:-1]
-    return form, [*values, *_BLANK]
+    return form, values
 
 
-def _json(value: object, name: str) -> str:
-    if type(value) is str and len(value) <= MAX_TEXT and len(_escaped(value)) == len(value) + 2:
+def json_of(value: object, name: str) -> str:
+    """The RFC 8785 form of a field's value.
+
+    Raises:
+        AuditUnavailable: it cannot be recorded.
+    """
+    if type(value) is str and value.isascii() and len(value) <= MAX_TEXT and len(encoded(value)) == len(value) + 2:
         return f'"{value}"'
     return jcs(clean(value, name)).decode()
 
 
-def _shared(facts: Facts) -> _Shared:
+def shared_of(facts: Facts) -> Shared:
+    """What is known of facts, which are looked at once.
+
+    Raises:
+        AuditUnavailable: they cannot be recorded, or use a name of the record's own.
+    """
     names = (*facts,)
     kin = _KIN.get(names) or _kept(_KIN, names, _Kin((*map(_name, names),), {}))
-    facts.prepared = _Shared(kin, [_json(value, name) for name, value in facts.items()], {})
+    facts.prepared = Shared(kin, [json_of(value, name) for name, value in facts.items()], {}, {})
     return facts.prepared  # type: ignore[no-any-return]  # any sink may keep its own form there
 
 
@@ -160,7 +137,7 @@ def _kept(kept: dict[Any, _T], key: Any, value: _T) -> _T:
     return value
 
 
-def _formed(event: str, names: _Names, values: _Values, shared: _Shared, key: _Key) -> Form:
+def _formed(event: str, names: _Names, values: _Values, shared: Shared, key: _Key) -> Form:
     kin = shared.kin
     layout = kin.layouts.get(key) or _kept(kin.layouts, key, _laid_out(event, names, values, kin.names))
     return _kept(shared.forms, key, layout.of(shared.values))
@@ -174,18 +151,15 @@ def _name(given: str) -> str:
 
 def _laid_out(event: str, names: _Names, values: _Values, facts: _Names) -> _Layout:
     texts = [at for at in range(len(names)) if type(values[at]) is str]
-    first, prev, seq, second, part = own = range(len(names), len(names) + len(_BLANK))
+    first, prev, seq, second, part = range(len(names), len(names) + _OWN)
     members: dict[str, tuple[str | int, ...]] = {name: (~number,) for number, name in enumerate(facts)}
     members |= {_name(name): ('"', at, '"') if at in texts else (at,) for at, name in enumerate(names)}
     members |= {
-        "chain": (first,), "event": (_json(str.__str__(event), "event"),), "prev": ('"', prev, '"'), "seq": (seq,),
+        "chain": (first,), "event": (json_of(str.__str__(event), "event"),), "prev": ('"', prev, '"'), "seq": (seq,),
         "time": ('"', second, ".", part, 'Z"'), "v": (str(VERSION),),
     }  # fmt: skip
     pieces, order = _in_order(members)
-    form = Form(
-        (), itemgetter(*order), tuple(2 * order.index(at) + 1 for at in own), _picking(texts, len(names)),
-        tuple(at for at in range(len(names)) if at not in texts), names,
-    )  # fmt: skip
+    form = Form((), itemgetter(*order), tuple(at for at in range(len(names)) if at not in texts), names)
     return _Layout(pieces, form)
 
 
@@ -197,7 +171,7 @@ def _in_order(members: Mapping[str, Sequence[str | int]]) -> tuple[list[str | in
     for number, name in enumerate(names):
         if number:
             pieces.append(MARK if names[number - 1] < "hash" < name else ",")
-        pieces.append(f"{_json(name, name)}:")
+        pieces.append(f"{json_of(name, name)}:")
         for piece in members[name]:
             if isinstance(piece, int) and piece >= 0:
                 order.append(piece)
@@ -205,16 +179,6 @@ def _in_order(members: Mapping[str, Sequence[str | int]]) -> tuple[list[str | in
             else:
                 pieces.append(piece)
     return [*pieces, "}"], order
-
-
-def _picking(places: list[int], of: int) -> Callable[[_Values], Iterable[str]]:
-    if len(places) == of:
-        return itemgetter(slice(of))
-    if len(places) > 1:
-        return itemgetter(*places)
-    # Never one value by itself: a list of texts in its place would pass for texts.
-    first = places[0] if places else 0
-    return itemgetter(slice(first, first + len(places)))
 
 
 @lru_cache(maxsize=64)

@@ -18,7 +18,6 @@ from agentguard.audit.checkpoints import Checkpointer, Checkpoints
 from agentguard.audit.commit import Committer, Leadership
 from agentguard.audit.directory import file_name, make_directory
 from agentguard.audit.fork import tell_of_forks
-from agentguard.audit.form import Body, prepare
 from agentguard.audit.segment import Segment, opened
 from agentguard.errors import AuditUnavailable, ConfigurationError
 from agentguard.model.record import Event, Position, Record
@@ -130,21 +129,20 @@ class FileLog:
         Raises:
             AuditUnavailable: nothing was written, so nothing may be done.
         """
-        body = prepare(record.event, record.fields, record.facts)
         with self._lock:
             segment = self._segment
             if self._closed or segment is None or segment.poisoned or segment.tip[0] >= self._max_bytes:
                 segment = self._ready()
             # The chain lock is held over the write: the order of lines is the order of seq, and a failed write leaves
             # no gap. A queue with one writer measured no faster: whoever appends has to wait for the write anyway.
-            line, position = link(segment.tip[1], self._clock(), body)
+            line, position = link(segment.tip[1], self._clock(), record)
             segment.write(line, position)
             if self._notes is not None:
                 self._notes.add(position)
             return position
 
-    def _write(self, segment: Segment, body: Body) -> None:
-        line, position = link(segment.tip[1], self._clock(), body)
+    def _write(self, segment: Segment, record: Record) -> None:
+        line, position = link(segment.tip[1], self._clock(), record)
         segment.write(line, position)
         if self._notes is not None:
             self._notes.add(position)
@@ -172,7 +170,7 @@ class FileLog:
         """Continue the chain in another file; what fails here is tried again by the next append."""
         if not old.poisoned and not old.next:
             name = file_name(old.head, self._clock())
-            self._write(old, prepare(Event.LOG_ROTATED, {"next": name}))
+            self._write(old, Record(Event.LOG_ROTATED, {"next": name}))
             old.next = name
         with self._sync_lock:
             with suppress(AuditUnavailable):  # poisoned then, and the new file says so
@@ -238,7 +236,7 @@ class FileLog:
                 return
             try:
                 if self._segment is not None:
-                    self._write(self._ready(), prepare(Event.LOG_CLOSED, {}))
+                    self._write(self._ready(), Record(Event.LOG_CLOSED, {}))
                     self._commit()
                     if self._notes is not None:
                         self._notes.close()

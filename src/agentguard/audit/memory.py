@@ -11,7 +11,6 @@ from typing import Any
 
 from agentguard.audit.chain import decode, link, start
 from agentguard.audit.fork import tell_of_forks
-from agentguard.audit.form import prepare
 from agentguard.errors import AuditUnavailable, ConfigurationError
 from agentguard.model.record import Position, Record
 
@@ -59,11 +58,10 @@ class MemoryLog:
         Raises:
             AuditUnavailable: a field cannot be recorded, or the log is closed.
         """
-        body = prepare(record.event, record.fields, record.facts)
         with self._lock:
             if self._closed:
                 raise AuditUnavailable("the audit log is closed")
-            line, position = link(self._head, self._clock(), body)
+            line, position = link(self._head, self._clock(), record)
             # INVARIANT: the head moves last, and an interrupted append is overwritten in place by the next one.
             while self._kept and self._kept[-1][0].seq > self._head.seq:
                 self._kept.pop()

@@ -11,11 +11,10 @@ from typing import Any
 
 from agentguard.audit.chain import FRESH, link
 from agentguard.audit.directory import sync_directory, unavailable
-from agentguard.audit.form import prepare
 from agentguard.audit.segment import Segment
 from agentguard.audit.verify import TornLine, lines, sibling
 from agentguard.errors import AuditUnavailable
-from agentguard.model.record import Event, Position
+from agentguard.model.record import Event, Position, Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +158,6 @@ def _begin_next(segment: Segment, last: Mapping[str, Any], clock: Callable[[], i
 
 
 def _record(segment: Segment, fields: Mapping[str, Any], clock: Callable[[], int]) -> Position:
-    line, position = link(segment.head, clock(), prepare(Event.LOG_REPAIRED, fields))
+    line, position = link(segment.head, clock(), Record(Event.LOG_REPAIRED, fields))
     segment.write(line, position)
     return position

@@ -12,9 +12,8 @@ from typing import Any, Final
 
 from agentguard.audit.chain import link
 from agentguard.audit.directory import sync_directory, unavailable
-from agentguard.audit.form import Body, prepare
 from agentguard.errors import AuditUnavailable
-from agentguard.model.record import Event, Position
+from agentguard.model.record import Event, Position, Record
 
 if sys.platform != "win32":
     import fcntl
@@ -202,10 +201,10 @@ def _open(path: Path, flags: int) -> int:
     return fd
 
 
-def opened(origin: Mapping[str, Any]) -> Body:
+def opened(origin: Mapping[str, Any]) -> Record:
     """The first record of a file: which process writes it, and what it continues or was forked from."""
     host = os.uname().nodename if hasattr(os, "uname") else ""
-    return prepare(Event.LOG_OPENED, {"pid": os.getpid(), "host": host, "version": _version(), **origin})
+    return Record(Event.LOG_OPENED, {"pid": os.getpid(), "host": host, "version": _version(), **origin})
 
 
 def _version() -> str:
