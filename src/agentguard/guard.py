@@ -402,7 +402,10 @@ class Guard:
 
     def record(self, event: Event, fields: Mapping[str, Any]) -> None:
         """Write a record that something waits for; a raise means that it was not written."""
-        self.append(Record(event, fields))
+        if time.monotonic() < self.telemetry.quiet_until:
+            self.audit.append(Record(event, fields))
+        else:
+            self.telemetry.append(self.audit, Record(event, fields))
 
     def append(self, record: Record) -> Position:
         """Write a record that something waits for, and return where it stands; a raise means that it was not."""
@@ -413,7 +416,9 @@ class Guard:
     def try_append(self, record: Record) -> Position | None:
         """Write a record that nothing waits for; a failure is logged, and the next call is denied by it."""
         try:
-            return self.append(record)
+            if time.monotonic() < self.telemetry.quiet_until:
+                return self.audit.append(record)
+            return self.telemetry.append(self.audit, record)
         except Exception as error:
             _log.error("audit record %s was not written: %s", record.event, type(error).__name__)
             return None

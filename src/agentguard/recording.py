@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agentguard.audit.recording_file import Recorded
 from agentguard.model.call import ToolSpec
 from agentguard.model.canonical import readable
 from agentguard.model.decision import Decision
+from agentguard.model.record import Event, Record
 from agentguard.refusal import event_of
 
 if TYPE_CHECKING:
     from agentguard.running import Running
 
 
-def call_fields(running: Running) -> dict[str, Any]:
-    """What is this call's own; arguments stand in clear only where the tool or a policy says so."""
-    call = running.call
+def call_record(running: Running, event: Event, more: Mapping[str, Any]) -> Record:
+    """A record of a call: what is its own, and more of it; arguments stand in clear only where tool or policy say so."""
+    call, task, spec = running.call, running.task, running.tool.spec
     fields: dict[str, Any] = {"call": call.id, "arguments_hash": running.hash}
-    names = running.tool.spec.record if running.judged is None else _in_clear(running)
+    names = spec.record if running.judged is None else _in_clear(running)
     if names:
         redactor = running.guard.redactor
         shown = {name: readable(call.arguments[name]) for name in names if name in call.arguments}
         fields["arguments"] = {name: redactor.member(name, item) for name, item in shown.items()} if redactor else shown
     if call.call_id or call.agent or call.run_id:
         fields["framework"] = {"call": call.call_id, "agent": call.agent, "run": call.run_id}
-    trace, span = running.span.ids if running.span is not None else ("", "")
-    if trace:
-        fields["trace"], fields["span"] = trace, span
-    return fields
+    if running.span is not None and running.span.on:
+        trace, span = running.span.ids
+        if trace:
+            fields["trace"], fields["span"] = trace, span
+    fields.update(more)
+    return Record(event, fields, task.cache.get(("facts", spec.name)) or running.guard.call_facts(task, spec))
 
 
 def _in_clear(running: Running) -> tuple[str, ...]:
@@ -55,6 +58,9 @@ def full_values(running: Running) -> Recorded:
     )  # fmt: skip
 
 
+_NAMING: Final = ("chain", "subject")  # how the keys of stops begin that can name a subject
+
+
 def denial_fields(decision: Decision, public: Callable[[str], str]) -> dict[str, Any]:
     """Why a call was denied: the nearest miss by name, never a value.
 
@@ -62,9 +68,10 @@ def denial_fields(decision: Decision, public: Callable[[str], str]) -> dict[str,
         decision: the denial.
         public: makes of the key of a stop, which names a subject, what records may hold.
     """
-    miss = decision.miss
+    miss, level = decision.miss, decision.level
     return {
-        "outcome": str(decision.outcome), "reason": str(decision.reason), "level": public(decision.level),
+        "outcome": str(decision.outcome), "reason": str(decision.reason),
+        "level": public(level) if level.startswith(_NAMING) else level,
         "miss": {"step": miss.step, "argument": miss.argument, "kind": miss.kind},
     }  # fmt: skip
 

@@ -30,7 +30,7 @@ from agentguard.model.record import Event, Record
 from agentguard.policy.obligations import NOTHING
 from agentguard.policy.redact import REDACTED, redacted
 from agentguard.ports import Reservation
-from agentguard.recording import call_fields, denial_fields
+from agentguard.recording import call_record, denial_fields
 from agentguard.refusal import NOT_RUN, Ended, Refusal, event_of, settlement_of
 from agentguard.results import MAX_CANDIDATES
 from agentguard.stopping import suspension_keys
@@ -252,19 +252,12 @@ class Running:
         if self.judged is not None and self.judged.obligations.notify:
             await notify(self, self.judged, self.decision.id)
 
-    def _policy_fields(self) -> Mapping[str, Any]:
-        return self.judged.fields() if self.judged is not None else {}
-
     def append(self, event: Event, fields: Mapping[str, Any]) -> None:
         """INVARIANT: no record, no action: a failed write refuses the call."""
         try:
-            self._position = self.guard.append(self._record(event, fields))
+            self._position = self.guard.append(call_record(self, event, fields))
         except Exception as error:
             raise Refusal(Reason.AUDIT_UNAVAILABLE, f"the audit record was not written ({_cause(error)})") from None
-
-    def _record(self, event: Event, fields: Mapping[str, Any]) -> Record:
-        facts = self.guard.call_facts(self.task, self.tool.spec)
-        return Record(event, {**call_fields(self), **fields}, facts)
 
     async def _flush(self) -> None:
         try:
@@ -470,7 +463,7 @@ class Running:
 
     def _close(self) -> None:
         if self.hits:
-            self.guard.try_append(self._record(Event.SECRET_REMOVED, {"leases": sorted(self.hits)}))
+            self.guard.try_append(call_record(self, Event.SECRET_REMOVED, {"leases": sorted(self.hits)}))
         if not self.task.tree.results.idle:
             keep_result(self)
         if self.task.tree.pending:
@@ -517,11 +510,13 @@ class Running:
         self.span.decided(self.decision)  # before the record asks for the span's ids, so that a sampler sees it
         for link in task.path:
             link.counts.denied += reason is not Reason.APPROVAL_REQUIRED
-        waits = {"question": self.waits.question} if self.waits is not None else {}
+        fields = denial_fields(self.decision, self.guard.stopping.public)
         if self.waits is not None:
+            fields["question"] = self.waits.question
             self.guard.telemetry.waits(self.waits.question, self.waits.expires_at - self.guard.now())
-        fields = {**denial_fields(self.decision, self.guard.stopping.public), **waits, **self._policy_fields()}
-        position = self.guard.try_append(self._record(Event.CALL_DENIED, fields))
+        if self.judged is not None:
+            fields |= self.judged.fields()
+        position = self.guard.try_append(call_record(self, Event.CALL_DENIED, fields))
         if position is not None:
             self.decision = _recorded(self.decision, position.id)
         return ApprovalRequired(self.decision, self.waits.question) if self.waits is not None else Denied(self.decision)
