@@ -278,7 +278,8 @@ def _known(call: ToolCall, levels: Levels) -> _Known | None:
         id(admit(call)) in level.made for level, admit in zip(levels.levels, admits, strict=True)
     ):
         return found
-    return structs.replace(found, candidates=candidates, counted=_are_counted(candidates))
+    always = tuple([tuple(level) for level in candidates])
+    return structs.replace(found, candidates=always, counted=_are_counted(always))
 
 
 def _option(step: Step) -> Option:
@@ -299,7 +300,7 @@ def _asked(call: ToolCall, levels: Levels, known: _Known) -> Sequence[Sequence[C
             return None
         made = level.made.get(id(admitted))
         candidates.append(made[1] if made is not None else _candidates(call, level, admitted))
-    return (*candidates, *levels.limits)
+    return [*candidates, *levels.limits]
 
 
 def _are_counted(candidates: Sequence[Sequence[Candidate]]) -> bool:

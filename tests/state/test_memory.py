@@ -282,3 +282,149 @@ def test_any_of_the_keys_stops_a_start_until_it_is_lifted() -> None:
     drive(stops.lift("agent:a"))
     assert drive(stops.suspended(["agent:a"])) == ""
     assert drive(stops.start("4", ["agent:a"])) == ""
+
+
+# what is asked again as it is ------------------------------------------------------------------------------
+
+
+def asked(*keys: str, limit: str = "3") -> Any:
+    """A tuple of tuples, as a task keeps it for a tool."""
+    return tuple([(Candidate(key, (charge(key, limit=limit, per=0.0),)),) for key in keys])
+
+
+def times_taken(budgets: MemoryBudgets, levels: Any, tries: int = 9) -> int:
+    return sum(isinstance(drive(budgets.reserve(levels, 0.0)), Reservation) for _ in range(tries))
+
+
+@control
+def test_what_is_asked_again_fits_no_more_often_than_its_limit() -> None:
+    budgets, levels = MemoryBudgets(), asked("a/count", "b/count")
+
+    assert times_taken(budgets, levels) == 3
+    assert drive(budgets.standing(["a/count", "b/count"])) == ["3", "3"]
+
+
+@control
+def test_what_does_not_fit_at_one_level_is_taken_at_none() -> None:
+    budgets, levels = MemoryBudgets(), asked("a/count", "b/count", "c/count")
+    assert times_taken(budgets, levels, 1) == 1
+    took(budgets, Candidate("b", (charge("b/count", limit="9", amount="2", per=0.0),)))
+    found = drive(budgets.reserve(levels, 0.0))
+    assert isinstance(found, Exhausted)
+    assert (found.level, found.step) == (1, "b/count")
+    assert drive(budgets.standing(["a/count", "b/count", "c/count"])) == ["1", "3", "1"]
+
+
+@control
+def test_counter_that_two_levels_share_is_taken_twice() -> None:
+    budgets, levels = MemoryBudgets(), asked("a/count", "a/count")
+
+    assert times_taken(budgets, levels) == 1
+    assert drive(budgets.standing(["a/count"])) == ["2"]
+
+
+@control
+def test_what_is_given_back_may_be_asked_again() -> None:
+    budgets, levels = MemoryBudgets(), asked("a/count", limit="1")
+
+    for _ in range(4):
+        reserved = drive(budgets.reserve(levels, 0.0))
+        assert isinstance(reserved, Reservation)
+        assert times_taken(budgets, levels) == 0
+        settle(budgets, reserved, Settlement.NOT_RUN)
+
+
+@control
+def test_scope_that_was_forgotten_begins_again_and_its_counters_are_found() -> None:
+    budgets, levels = MemoryBudgets(), asked("a/count", "b/count")
+    assert times_taken(budgets, levels, 1) == 1
+    drive(budgets.forget("a"))
+    drive(budgets.forget("b"))
+
+    assert times_taken(budgets, levels, 2) == 2
+    assert drive(budgets.standing(["a/count", "b/count"])) == ["2", "2"]
+
+
+@control
+@pytest.mark.parametrize(
+    "odd",
+    [
+        Charge("b/x", "9", "2"),
+        Charge("b/x", "9", per=5.0),
+        Charge("b/x", "9", value="v"),
+        Charge("b/x", "9", least="1"),
+    ],
+)
+def test_what_asks_for_more_than_one_more_is_counted_as_it_says(odd: Charge) -> None:
+    kept, fresh = MemoryBudgets(), MemoryBudgets()
+    levels = (*asked("a/count", limit="9"), (Candidate("odd", (odd,)),))
+    seen: list[Any] = []
+
+    for budgets, question in ((kept, levels), (fresh, [list(level) for level in levels])):
+        first: Any = took(budgets, Candidate("x", (Charge("b/x", "99"),)))
+        found: list[Any] = [drive(budgets.reserve(question, 0.0)) for _ in range(3)]
+        for reserved in (first, *found):
+            settle(budgets, reserved, Settlement.NOT_RUN)
+        found += [drive(budgets.reserve(question, 0.0)) for _ in range(2)]
+        seen.append(([type(one) for one in found], drive(budgets.standing(["a/count", "b/x"]))))
+
+    assert seen[0] == seen[1]
+    assert not kept._again
+
+
+@control
+def test_attempts_are_granted_each_time_they_are_asked_for() -> None:
+    again = Candidate("again", (charge("a/count", limit="1"),), "a/again:x", 2)
+    budgets, levels = MemoryBudgets(), ((again, Candidate("b", (charge("b/count"),))),)
+    first = drive(budgets.reserve(levels, 0.0))
+    drive(budgets.reserve(levels, 0.0))
+    assert isinstance(first, Reservation)
+    settle(budgets, first, Settlement.NOT_RUN)
+
+    found = drive(budgets.reserve(levels, 0.0))
+
+    assert isinstance(found, Reservation)
+    assert (found.chosen, len(found.retries)) == ((0,), 1)
+
+
+@control
+def test_questions_that_come_and_go_are_not_taken_for_each_other() -> None:
+    budgets = MemoryBudgets()
+
+    for number in range(50):
+        assert times_taken(budgets, asked(f"a/{number}"), 1) == 1
+
+    assert all(id(kept.levels) == key for key, kept in budgets._again.items())
+    assert set(drive(budgets.standing([f"a/{number}" for number in range(50)]))) == {"1"}
+
+
+@control
+def test_list_that_changes_between_two_questions_is_read_each_time() -> None:
+    budgets, levels = MemoryBudgets(), [[Candidate("a", (charge("a/count", limit="9"),))]]
+    drive(budgets.reserve(levels, 0.0))
+    levels[0] = [Candidate("b", (charge("b/count", limit="9"),))]
+    drive(budgets.reserve(levels, 0.0))
+    tuples = [(Candidate("a", (charge("a/count", limit="9"),)),)]
+    drive(budgets.reserve(tuples, 0.0))
+    tuples[0] = (Candidate("b", (charge("b/count", limit="9"),)),)
+    drive(budgets.reserve(tuples, 0.0))
+    mixed = ([Candidate("a", (charge("a/count", limit="9"),))],)
+    drive(budgets.reserve(mixed, 0.0))
+    mixed[0][0] = Candidate("b", (charge("b/count", limit="9"),))
+    drive(budgets.reserve(mixed, 0.0))
+
+    assert drive(budgets.standing(["a/count", "b/count"])) == ["3", "3"]
+
+
+def test_what_is_kept_does_not_grow_for_ever() -> None:
+    budgets, known = MemoryBudgets(), [asked("a/count", limit="99999") for _ in range(1500)]
+
+    assert sum(times_taken(budgets, levels, 2) for levels in known) == 3000
+    assert len(budgets._again) <= 1000
+
+
+def test_no_two_reservations_have_one_id() -> None:
+    levels = asked("a/count", limit="99999")
+    budgets = [MemoryBudgets(), MemoryBudgets()]
+
+    assert len({took(each, *levels).id for each in budgets for _ in range(50)}) == 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -9,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentguard.ports import Candidate, Charge, Exhausted, Reservation, Settlement, Stop
 
@@ -70,6 +71,20 @@ class _Counter:
                 return
 
 
+class _Again(NamedTuple):
+    """What was asked before, with its counters and their limits."""
+
+    levels: tuple[Sequence[Candidate], ...]
+    counters: tuple[tuple[_Counter, Decimal], ...]
+    chosen: tuple[int, ...]
+    charges: tuple[Charge, ...]
+
+
+def _is_one_more(charge: Charge) -> bool:
+    return charge.amount == "1" and not charge.per and not charge.value and charge.least == "0"
+
+
+_MOST_KEPT: Final = 1_000
 _NO_COUNTERS: Final[Mapping[str, _Counter]] = {}
 
 
@@ -83,26 +98,33 @@ class MemoryBudgets:
         self._scopes: dict[str, dict[str, _Counter]] = {}
         self._by_key: dict[str, _Counter] = {}  # the same ones, by their whole key
         self._retries: dict[str, dict[str, tuple[int, str]]] = {}
+        self._again: dict[int, _Again] = {}
+        # The ids of reservations: no other counters have the prefix, and a forked process makes others.
+        self._prefix, self._numbers = os.urandom(8).hex(), itertools.count(1)
 
     async def reserve(self, levels: Sequence[Sequence[Candidate]], now: float) -> Reservation | Exhausted:
         """Choose for every level its first candidate with budget left and take them all, or none (see the port)."""
-        fresh = os.urandom(8).hex()
+        fresh = f"{self._prefix}{next(self._numbers):x}"
         with self._lock:
+            known = self._again.get(id(levels))
+            if known is not None:
+                fitting = 0
+                for counter, limit in known.counters:
+                    total = _EXACT.add(counter.total, _ONE)
+                    if total > limit:
+                        break
+                    counter.total = total
+                    fitting += 1
+                else:
+                    return Reservation(fresh, known.chosen, known.charges)
+                self._give_back(known.charges[:fitting], fresh)
             chosen: list[int] = []
             taken: list[Charge] = []
             retried = False
             for level, candidates in enumerate(levels):
-                # What most candidates ask for is taken here: one more, up to so many, for as long as the counter is.
-                if candidates and not candidates[0].retry_key and len(candidates[0].charges) == 1:
-                    charge = candidates[0].charges[0]
-                    if charge.amount == "1" and not charge.per and not charge.value and charge.least == "0":
-                        counter = self._by_key.get(charge.key) or self._counter(charge.key)
-                        total = _EXACT.add(counter.total, _ONE)
-                        if total <= _number(charge.limit):
-                            counter.total = total
-                            taken.append(charge)
-                            chosen.append(0)
-                            continue
+                if candidates and self._fits(candidates[0], taken):
+                    chosen.append(0)
+                    continue
                 short: Charge | None = None
                 for index, candidate in enumerate(candidates):
                     short = self._short(candidate, now, fresh, taken)
@@ -114,8 +136,41 @@ class MemoryBudgets:
                     self._give_back(taken, fresh)
                     return Exhausted(level, candidates[-1].step if candidates else "", short or _NOTHING)
             if not retried:
+                if known is None and type(levels) is tuple:
+                    self._keep(levels)
                 return Reservation(fresh, tuple(chosen), tuple(taken))
             return self._reserved([options[i] for options, i in zip(levels, chosen, strict=True)], chosen, taken, fresh)
+
+    def _keep(self, levels: tuple[Sequence[Candidate], ...]) -> None:
+        """Keep the counters of what is asked again as it is, where each first candidate takes one more, up to so many.
+
+        INVARIANT: what is kept holds the levels, which are tuples and so never change: no other has their id.
+        """
+        charges: list[Charge] = []
+        for candidates in levels:
+            if type(candidates) is not tuple or candidates[0].retry_key:
+                return
+            charges += candidates[0].charges
+        if all(map(_is_one_more, charges)):
+            if len(self._again) >= _MOST_KEPT:
+                self._again.clear()
+            counters = tuple([(self._counter(charge.key), _number(charge.limit)) for charge in charges])
+            self._again[id(levels)] = _Again(levels, counters, (0,) * len(levels), tuple(charges))
+
+    def _fits(self, candidate: Candidate, taken: list[Charge]) -> bool:
+        """Take what most candidates ask for, one more up to so many; False, and nothing taken, for any other."""
+        if len(candidate.charges) != 1 or candidate.retry_key:
+            return False
+        (charge,) = candidate.charges
+        if not _is_one_more(charge):
+            return False
+        counter = self._by_key.get(charge.key) or self._counter(charge.key)
+        total = _EXACT.add(counter.total, _ONE)
+        if total > _number(charge.limit):
+            return False
+        counter.total = total
+        taken.append(charge)
+        return True
 
     def _short(self, candidate: Candidate, now: float, fresh: str, taken: list[Charge]) -> Charge | None:
         """Take all charges of a candidate, or none, and return the one that does not fit; a retry takes nothing."""
@@ -178,6 +233,7 @@ class MemoryBudgets:
     async def forget(self, scope: str) -> None:
         """Drop all counters of a scope."""
         with self._lock:
+            self._again.clear()  # INVARIANT: what is kept is a counter that stands
             for name in self._scopes.pop(scope, _NO_COUNTERS):
                 self._by_key.pop(f"{scope}/{name}", None)
             self._retries.pop(scope, None)
