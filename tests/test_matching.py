@@ -31,7 +31,7 @@ def levels_with(*chain: Intent) -> Levels:
         Level(f"agent-{n}", f"task:{n}", compile_intent(intent), cast("Any", object()), None, frozenset(), None, {})
         for n, intent in enumerate(chain)
     ]
-    return Levels(tuple(levels), (), {})
+    return Levels(tuple(levels), (), {}, {})
 
 
 def answered(ask: Any, call: ToolCall, levels: Levels, facts: Facts, budgets: MemoryBudgets) -> Any:

@@ -107,6 +107,7 @@ class Levels(NamedTuple):
     levels: tuple[Level, ...]
     limits: tuple[tuple[Candidate, ...], ...]
     known: dict[int, _Known]
+    counts: dict[tuple[str, int], list[tuple[Level, Candidate]]]  # what `counted` says, made once
 
 
 class _Known(Struct, frozen=True):
@@ -154,7 +155,7 @@ def _levels(task: Task) -> Levels:
         if link.agent.calls is not None:
             most, per = link.agent.calls
             limits.append((Candidate("limits", (Charge(f"agent:{scope}/calls", str(most), per=per),)),))
-    return Levels(tuple(found), tuple(limits), {})
+    return Levels(tuple(found), tuple(limits), {}, {})
 
 
 def _level(label: str, scope: str, home: str, intent: CompiledIntent, link: Task, task: Task) -> Level:
@@ -372,6 +373,14 @@ def counted(levels: Levels, word: str, *, spare: int = 0) -> list[tuple[Level, C
         word: `denials` or `asks`.
         spare: how many fewer than the limit still fit.
     """
+    known = levels.counts.get((word, spare))
+    if known is not None:
+        return known
+    found = levels.counts[word, spare] = _counted(levels, word, spare)
+    return found
+
+
+def _counted(levels: Levels, word: str, spare: int) -> list[tuple[Level, Candidate]]:
     found = []
     for level in levels.levels:
         limit = getattr(level.intent.limits, word)

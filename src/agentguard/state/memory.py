@@ -221,6 +221,8 @@ class MemoryBudgets:
 
     async def settle(self, reservation: Reservation, settlement: Settlement) -> None:
         """Give the reservation back if the call never ran; keep it open for another attempt if the tool raised."""
+        if settlement is Settlement.RAN:
+            return
         with self._lock:
             if settlement is Settlement.NOT_RUN:
                 self._give_back(reservation.charges, reservation.id)
