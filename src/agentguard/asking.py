@@ -18,7 +18,6 @@ from agentguard.model.call import Effect, ToolCall, ToolSpec
 from agentguard.model.canonical import canonical, readable
 from agentguard.model.decision import Outcome
 from agentguard.model.lease import Grant, LeaseKey, SubjectToken
-from agentguard.model.principal import Chain
 from agentguard.policy.obligations import NOTHING, Obligations
 from agentguard.ports import ApprovalRequest, Origin
 
@@ -86,7 +85,7 @@ def grant_for(running: Running) -> Grant:
     task, call, guard, judged = running.task, running.call, running.guard, running.judged
     spec, chain, obligations = call.spec, task.chain, judged.obligations if judged is not None else NOTHING
     asked: Asked | None = task.cache.get(("asked", spec.name))
-    if asked is None or asked.spec is not spec or asked.chain is not chain:
+    if asked is None or asked.spec is not spec:
         asked = asked_for(task, spec)
     steps = running.decision.steps if guard.details else None
     resource = spec.resource_of(call.arguments) if spec.resource else ""
@@ -122,7 +121,7 @@ class Asked(Struct, frozen=True):
     """What is asked for all calls of one tool in one task.
 
     Args:
-        spec, chain: what it was made from.
+        spec: what it was made from; another tool may be called like it.
         key: the lease key, without the resource of a call.
         kept: the key under which a credential is kept for the next call, or None where a call is asked for by itself.
         said: how the authorization details begin.
@@ -130,7 +129,6 @@ class Asked(Struct, frozen=True):
     """
 
     spec: ToolSpec
-    chain: Chain
     key: LeaseKey
     kept: Key | None
     said: Mapping[str, Any]
@@ -149,7 +147,7 @@ def asked_for(task: Task, spec: ToolSpec) -> Asked:
         tool=spec.name, audience=spec.audience, scopes=spec.scopes, resource="",
     )  # fmt: skip
     asked = task.cache[("asked", spec.name)] = Asked(
-        spec, chain, key, None if spec.single_use or spec.resource else key_of(key, task.id, ""),
+        spec, key, None if spec.single_use or spec.resource else key_of(key, task.id, ""),
         {"type": DETAILS_TYPE, "actions": [spec.name], "locations": [spec.audience]}, spec.single_use,
         spec.effect is Effect.READ, task.intent.s256, task.subject_token,
     )  # fmt: skip

@@ -483,6 +483,13 @@ def test_double_end_and_release_after_the_end_revoke_once(room: Room) -> None:
     assert room.issuer.revoked == ["lease-1"]
 
 
+def test_credential_of_one_call_leaves_its_task_when_the_call_ends(room: Room) -> None:
+    drive(room.leases.release(drive(room.leases.obtain(grant(single_use=True)))))
+
+    assert room.nothing_is_left()
+    assert drive(room.leases.end_task("t")) == 0
+
+
 @pytest.mark.control("5 no ambient credential")
 def test_released_credential_holds_nothing_although_its_lease_is_kept(room: Room) -> None:
     use = drive(room.leases.obtain(grant()))
