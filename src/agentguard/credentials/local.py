@@ -128,7 +128,9 @@ class LocalIssuer:
                 f"scopes {grant.key.scopes!r}: a scope is printable ASCII without space, quote, backslash"
             )
         # The lease knows the exact time; `iat` is its whole seconds, and the lifetime counts from there.
-        expires_at = math.ceil(min(math.floor(now) + self._lifetime, grant.deadline))
+        expires_at = math.floor(now) + self._lifetime
+        if grant.deadline < expires_at:
+            expires_at = math.ceil(grant.deadline)
         # What ends in one second shares one number.
         expires_at = self._second = self._second if self._second == expires_at else expires_at
         return Lease(

@@ -304,7 +304,11 @@ class MemorySuspensions:
     async def suspended(self, keys: Sequence[str]) -> str:
         """Return the first suspended key, or ""."""
         with self._lock:
-            return next((key for key in keys if key in self._stopped), "") if self._stopped else ""
+            if self._stopped:
+                for key in keys:
+                    if key in self._stopped:
+                        return key
+            return ""
 
     async def standing(self) -> Sequence[Stop]:
         """Return every stop that stands, the oldest first."""
