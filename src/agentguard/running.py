@@ -119,7 +119,7 @@ class Running:
         )  # fmt: skip
         self.hash = guard.pseudonyms.digest(sha256)
         if self.span.on:
-            self.span.bound(self.call, self.hash)
+            self.span.call, self.span.hash = self.call, self.hash
         self._copies = (copy, hidden)
         if given is not None and not _too_short(given.values(), shortest):
             self._refuse_secrets(given)
@@ -154,7 +154,7 @@ class Running:
             call_id=caller.call_id, agent=caller.agent, run_id=caller.run_id,
         )  # fmt: skip
         if self.span.on:
-            self.span.bound(self.call, "")
+            self.span.call, self.span.hash = self.call, ""
 
     def _canonical(self, visible: Mapping[str, Any]) -> dict[str, Canonical]:
         takes_bytes = self.tool.spec.bytes
@@ -240,7 +240,7 @@ class Running:
         Then whoever a policy names is told.
         """
         if self.span.on:
-            self.span.decided(self.decision)
+            self.span.decision = self.decision
         fields = {"outcome": "permit", "reason": str(self.decision.reason), "steps": list(self.decision.steps)}
         if self.judged is not None:
             fields |= self.judged.fields()
@@ -310,7 +310,7 @@ class Running:
             credential.renewed_by(self.renew)
             task.counts.issued += not use.cached
             if self.span.on:
-                self.span.credential(credential.lease, use.cached)
+                self.span.lease, self.span.cached = credential.lease, use.cached
         call = self.call.id
         retried = self.reservation.id if self.reservation is not None else call
         self.visible = CurrentCall(call, spec.name, task.id, names, retried, credential)
@@ -363,7 +363,7 @@ class Running:
             _refuse_closed(task, now)
         task.counts.permitted += 1
         if self.span.on:
-            self.span.tool_began()
+            self.span.tool_since = time_ns()
 
     def _refuse_changes(self) -> None:
         try:
@@ -378,7 +378,7 @@ class Running:
     def search(self, ended: Ended) -> Ended:
         """Return how the tool ended, without live credentials, and without what a policy takes out of its value."""
         if self.span.on:
-            self.span.tool_ended()
+            self.span.tool_until = time_ns()
         if self.judged is not None and ended.error is None and self._redact:
             ended = Ended(self._redacted(ended.value))
         if ended.error is None and _too_short((ended.value,), self.guard.secrets.shortest):
@@ -420,7 +420,7 @@ class Running:
                 began = time_ns() if self.span.on else 0
                 status = await self.guard.leases.release(self._use)
                 if self.span.on:
-                    self.span.released(status, self.guard.now(), began)
+                    self.span.release = status, self.guard.now(), began
                 self.task.counts.revoked += status == "revoked"
             except Exception as error:
                 self._not_done("release of its credential", error)
@@ -480,7 +480,7 @@ class Running:
         if self.span is not None and self.span.on:
             given_up = not self.started and not self.refused
             if self._recorded or not given_up:  # else nobody decided: what stands there is no answer
-                self.span.decided(self.decision)
+                self.span.decision = self.decision
             error = self.ended.error if self.started else None
             if self.guard.telemetry.captures and not self.hits and self.hash:
                 returned = self.started and error is None
@@ -507,7 +507,8 @@ class Running:
             outcome=Outcome.ASK if reason is Reason.APPROVAL_REQUIRED else Outcome.DENY, reason=reason,
             tool=self.tool.spec.name, level=refusal.level, miss=refusal.miss,
         )  # fmt: skip
-        self.span.decided(self.decision)  # before the record asks for the span's ids, so that a sampler sees it
+        if self.span.on:
+            self.span.decision = self.decision  # before the record asks for the span's ids, so that a sampler sees it
         for link in task.path:
             link.counts.denied += reason is not Reason.APPROVAL_REQUIRED
         fields = denial_fields(self.decision, self.guard.stopping.public)

@@ -32,10 +32,10 @@ def test_a_permitted_call_says_who_what_and_with_which_credential(
 ) -> None:
     span = begin()
     span.decided(permit)
-    span.credential(lease, cached=False)
+    span.lease = lease
     span.attach()
     span.detach()
-    span.released("revoked", now=1002.5)
+    span.release = "revoked", 1002.5, 0
     span.end()
 
     done = traced.only()
@@ -206,8 +206,8 @@ def test_a_span_ends_once(traced: Traced, begin: Begin, permit: Decision, lease:
 
     span.end("late")
     span.decided(permit)
-    span.credential(lease, cached=False)
-    span.released("revoked")
+    span.lease = lease
+    span.release = "revoked", 1002.5, 0
     span.attach()
     span.detach()
 

@@ -114,10 +114,10 @@ def test_a_call_goes_on_when_tracing_fails(
     with caplog.at_level(logging.DEBUG):
         span = start_call(spec.name, task, tool_attributes(spec), None, "h", provider=provider)
         span.decided(permit)
-        span.credential(lease, cached=False)
+        span.lease = lease
         span.attach()
         assert all(isinstance(text, str) for text in span.ids)
-        span.released("revoked")
+        span.release = "revoked", 1002.5, 0
         span.decided(deny(Reason.SUSPENDED))
         span.end("ValueError")
         agent = start_agent("a", task, provider=provider)
@@ -136,8 +136,8 @@ def test_a_call_goes_on_when_it_is_given_nonsense(traced: Traced, spec: ToolSpec
 
     span = start_call(spec.name, task, tool_attributes(spec), None, "", provider=traced.provider)
     span.decided(nonsense)
-    span.credential(nonsense, cached=False)
-    span.released(nonsense)
+    span.lease = nonsense
+    span.release = nonsense
     span.end()
     start_call(spec.name, nonsense, nonsense, nonsense, nonsense, provider=traced.provider).end()
     start_agent(nonsense, task, provider=traced.provider).end(nonsense)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -11,7 +12,7 @@ from opentelemetry.util.types import AttributeValue
 
 from agentguard.model.call import ToolSpec
 from agentguard.model.decision import Decision, Outcome, Reason
-from agentguard.model.lease import Lease, LeaseState
+from agentguard.model.lease import Lease, LeaseKey, LeaseState
 from agentguard.model.principal import MAX_HOPS, Chain, Proof
 from agentguard.telemetry import semconv as name
 
@@ -29,7 +30,7 @@ _ERROR_TYPES: Final[Mapping[Reason, str]] = MappingProxyType({
 _FOR_THE_MODEL: Final = " Do not call it again for this."
 _RELEASED: Final[Mapping[str, str]] = MappingProxyType({"kept": LeaseState.ACTIVE.value})
 _PERSONAL: Final = frozenset({"subject", "chain"})
-_GONE: Final = frozenset({LeaseState.REVOKED, LeaseState.EXPIRED})
+GONE: Final = frozenset({LeaseState.REVOKED, LeaseState.EXPIRED})
 _ROLL_UPS: Final[Mapping[str, str]] = MappingProxyType({
     "permitted": name.AGENTGUARD_DECISIONS_PERMITTED,
     "denied": name.AGENTGUARD_DECISIONS_DENIED,
@@ -43,17 +44,40 @@ _ROLL_UPS: Final[Mapping[str, str]] = MappingProxyType({
 _LEFT_OUT: Final = frozenset({name.AGENTGUARD_INTENT_S256})
 
 
+class CallAttributes:
+    """What the spans of all calls of a tool in a task have in common. INVARIANT: a span copies it, and never writes it.
+
+    Attributes:
+        of: `tool_attributes(spec)` of the tool.
+        title: the spans' name.
+        known: the attributes that they begin with.
+        permitted: those that the span of a permitted call begins with; what differs between calls is not filled in.
+        ended: for leases of one key and type with one end, those that it ends with, not filled in either, and the
+            text that its output begins with.
+    """
+
+    __slots__ = ("ended", "known", "of", "permitted", "title")
+
+    def __init__(self, of: Attributes, title: str, known: dict[str, AttributeValue]) -> None:
+        self.of, self.title, self.known = of, title, known
+        permit = Decision(outcome=Outcome.PERMIT, reason=Reason.DECLARED, tool="", steps=("",))
+        self.permitted = {**known, name.AGENTGUARD_ARGUMENTS_HASH: "", **decision_attributes(permit, enforced=True)}
+        self.ended: tuple[LeaseKey | None, str, str, dict[str, AttributeValue], str] = None, "", "", {}, ""
+
+
 class TaskAttributes(dict[str, AttributeValue]):
     """What every span of a task carries, and what is made of it once.
 
     Attributes:
-        calls: what the spans of its calls begin with, for each tool; `call_attributes` keeps it.
+        calls: what the spans of its calls begin with, by tool, `full` and `shown`; `call_attributes` keeps it.
+        compact: the same for spans as they are by default, by tool alone.
         home: the context in which the agent's own span is current, where it is.
     """
 
     def __init__(self, known: Attributes) -> None:
         super().__init__(known)
-        self.calls: dict[tuple[str, bool, bool], tuple[Attributes, Attributes]] = {}
+        self.calls: dict[tuple[str, bool, bool], CallAttributes] = {}
+        self.compact: dict[str, CallAttributes] = {}
         self.home: Context | None = None
 
 
@@ -100,7 +124,7 @@ def tool_attributes(spec: ToolSpec) -> Attributes:
 
 def call_attributes(
     tool: str, task_attrs: Attributes, tool_attrs: Attributes, *, full: bool, shown: bool
-) -> tuple[Attributes, Attributes]:
+) -> CallAttributes:
     """Make what the span of a call begins with, of its task and its tool, and keep it with the task.
 
     Args:
@@ -109,17 +133,16 @@ def call_attributes(
         tool_attrs: `tool_attributes(spec)`.
         full: whether it repeats all that stands on its agent's span.
         shown: whether lists show the chain as the span's input.
-
-    Returns:
-        Of which tool it is, and what was made.
     """
-    kept = task_attrs.calls if isinstance(task_attrs, TaskAttributes) else {}
     made = {key: value for key, value in {**task_attrs, **tool_attrs}.items() if full or key not in _LEFT_OUT}
     if shown and name.AGENTGUARD_DELEGATION_CHAIN_TEXT in made:
         made[name.INPUT_VALUE] = made[name.AGENTGUARD_DELEGATION_CHAIN_TEXT]
-    if len(kept) < MAX_TOOLS:
-        kept[tool, full, shown] = tool_attrs, made
-    return tool_attrs, made
+    common = CallAttributes(tool_attrs, f"{name.EXECUTE_TOOL} {tool}", made)
+    if isinstance(task_attrs, TaskAttributes) and len(task_attrs.calls) < MAX_TOOLS:
+        task_attrs.calls[tool, full, shown] = common
+        if shown and not full:
+            task_attrs.compact[tool] = common
+    return common
 
 
 def decision_attributes(decision: Decision, enforced: bool, *, asked: bool = False) -> dict[str, AttributeValue]:
@@ -150,8 +173,13 @@ def decision_error(decision: Decision, enforced: bool) -> tuple[str, str] | None
     """Return error.type and a sentence for a denial that is enforced; a pending question is no error."""
     if not enforced or decision.outcome is not Outcome.DENY:
         return None
-    sentence = decision.public.removesuffix(_FOR_THE_MODEL)
-    return _ERROR_TYPES.get(decision.reason, name.ERROR_DENIED), cut(f"denied: {decision.reason.value}: {sentence}")
+    return _denial(decision.reason, decision.tool)
+
+
+@lru_cache(maxsize=1024)
+def _denial(reason: Reason, tool: str) -> tuple[str, str]:
+    sentence = Decision(outcome=Outcome.DENY, reason=reason, tool=tool).public.removesuffix(_FOR_THE_MODEL)
+    return _ERROR_TYPES.get(reason, name.ERROR_DENIED), cut(f"denied: {reason.value}: {sentence}")
 
 
 def lease_attributes(lease: Lease, cached: bool, *, full: bool = True) -> dict[str, AttributeValue]:
@@ -181,7 +209,7 @@ def release_attributes(lease: Lease, status: str, now: float) -> dict[str, Attri
     """Return how a credential was released, and how long it lived if it is gone: one that may live has no life yet."""
     status = _RELEASED.get(status, status)
     attributes: dict[str, AttributeValue] = {name.AGENTGUARD_CREDENTIAL_REVOCATION_STATUS: str(status)[:MAX_TEXT]}
-    if status in _GONE:
+    if status in GONE:
         attributes[name.AGENTGUARD_CREDENTIAL_LIFE] = max(0.0, float(now - lease.issued_at))
     return attributes
 

@@ -31,6 +31,7 @@ from agentguard.telemetry.links import traceparent
 
 SCHEMA: Final = "https://opentelemetry.io/schemas/1.44.0"
 _log: Final = logging.getLogger(__name__)
+_last = (0, "")  # the trace that was last asked for, and its text: that of the next call is mostly the same
 
 
 class Current:
@@ -48,6 +49,9 @@ class Current:
     _token: Token[Context] | None = None
     _attached: tuple[Context, Context] | None = None
     _error: tuple[str, str] | None = None
+    _span: Span | None = None
+    _borrowed = _idle = False
+    _started = 0
 
     def __init__(
         self,
@@ -59,10 +63,12 @@ class Current:
     ) -> None:
         self._tracer, self._title, self._parent = tracer, title, parent
         self._attributes = {} if attributes is None else attributes
-        self._span = borrowed
-        self._borrowed = borrowed is not None
-        self._idle = tracer is None and borrowed is None
-        self._started = 0 if self._idle else time_ns()
+        if borrowed is not None:
+            self._span, self._borrowed = borrowed, True
+        elif tracer is None:
+            self._idle = True
+            return
+        self._started = time_ns()
 
     @property
     def ids(self) -> tuple[str, str]:
@@ -73,7 +79,13 @@ class Current:
             if self._span is None:
                 return "", ""
             trace_id, span_id = self._span.get_span_context()[:2]  # a tuple; its properties cost a call each
-            return (f"{trace_id:032x}", f"{span_id:016x}") if trace_id and span_id else ("", "")
+            if not trace_id or not span_id:
+                return "", ""
+            global _last  # one tuple in place of another: whoever reads it has a pair that belongs together
+            last = _last
+            if last[0] != trace_id:
+                last = _last = trace_id, f"{trace_id:032x}"
+            return last[1], f"{span_id:016x}"
         except Exception as error:
             dropped(error)
             return "", ""

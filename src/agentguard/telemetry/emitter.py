@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from sys import modules
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.context import get_current
+from opentelemetry.trace import ProxyTracer, ProxyTracerProvider, Tracer
 
 from agentguard.model.record import Position, Record
 from agentguard.ports import AuditSink
 from agentguard.telemetry import semconv as name
+from agentguard.telemetry.attributes import TaskAttributes
 from agentguard.telemetry.counting import Counting
-from agentguard.telemetry.current import dropped
+from agentguard.telemetry.current import dropped, tracer_for
+from agentguard.telemetry.enclosing import OPENINFERENCE
 from agentguard.telemetry.metrics import Metrics
 from agentguard.telemetry.pending import Pending
 from agentguard.telemetry.settings import Telemetry
-from agentguard.telemetry.spans import Attributes, CallSpan, start_call
+from agentguard.telemetry.spans import NO_CALL, Attributes, CallSpan, start_call
 from agentguard.telemetry.watched import WatchedCall
 
 if TYPE_CHECKING:
     from agentguard.telemetry.events import Events
+
+
+# The API's stand-in: its tracers are stand-ins too for as long as the application has set no provider, and asking it
+# costs a third of asking for the provider.
+_NO_PROVIDER: Final = ProxyTracerProvider()
 
 
 class Emitter:
@@ -35,6 +46,9 @@ class Emitter:
         self.quiet_until = 0.0
         self.captures = settings.content.on_spans
         self._full = settings.spans == "full"
+        self._plain = not self._full and not self.captures
+        self._tracer: Tracer | None = None  # the global provider's, which is set once; looked at anew once a second
+        self._known_until = 0.0  # monotonic seconds until which that, and that nobody measures, is taken as known
         self._metrics = Metrics()
         self._pending = Pending()
         self._counting = Counting(self._metrics, self._pending)
@@ -46,8 +60,28 @@ class Emitter:
 
     def start_call(self, tool: str, task_attrs: Attributes, tool_attrs: Attributes) -> CallSpan:
         """Begin the span of one call, and the measurements where anybody wants them."""
+        # The short way is for a call that nobody measures, with the span that is made by default, right below its
+        # agent's own or below none: there is no framework's span to look for. It makes what `spans.start_call` would.
+        if self._plain and monotonic() < self._known_until and OPENINFERENCE not in modules:
+            try:
+                context, tracer = get_current(), self._tracer
+                if isinstance(task_attrs, TaskAttributes) and (not context or context is task_attrs.home):
+                    if tracer is None:
+                        if isinstance(_NO_PROVIDER.get_tracer("agentguard"), ProxyTracer):
+                            return NO_CALL
+                    elif (common := task_attrs.compact.get(tool)) is not None and common.of is tool_attrs:
+                        span = CallSpan(tracer, common.title, context)
+                        span.common = common
+                        return span
+            except Exception as error:
+                dropped(error)
+        return self._start_call(tool, task_attrs, tool_attrs)
+
+    def _start_call(self, tool: str, task_attrs: Attributes, tool_attrs: Attributes) -> CallSpan:
         full, shown = self._full, not self.captures
         measured = monotonic() >= self.quiet_until and self._listens()
+        if not measured:
+            self._tracer, self._known_until = self._found(), self.quiet_until
         if not measured and not full:
             return start_call(tool, task_attrs, tool_attrs, None, "", full=False, shown=shown)
         span = start_call(tool, task_attrs, tool_attrs, None, "", kind=WatchedCall, full=full, shown=shown)
@@ -59,6 +93,14 @@ class Emitter:
         except Exception as error:
             dropped(error)
         return span
+
+    @staticmethod
+    def _found() -> Tracer | None:
+        try:
+            return tracer_for(None)
+        except Exception as error:
+            dropped(error)
+            return None
 
     def _listens(self) -> bool:
         """Whether anybody measures; looked at anew once a second while nobody does."""

@@ -5,14 +5,13 @@ A call's span begins when its decision is recorded, as the record holds its ids;
 
 from __future__ import annotations
 
-import time
 from sys import modules
 from time import time_ns
 from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.context import get_current
-from opentelemetry.trace import TracerProvider
+from opentelemetry.trace import StatusCode, TracerProvider
 from opentelemetry.util.types import AttributeValue
 
 from agentguard.model.call import ToolCall
@@ -22,8 +21,10 @@ from agentguard.telemetry import enclosing
 from agentguard.telemetry import semconv as name
 from agentguard.telemetry.agent_span import AgentSpan, start_agent
 from agentguard.telemetry.attributes import (
+    GONE,
     MAX_TEXT,
     Attributes,
+    CallAttributes,
     TaskAttributes,
     call_attributes,
     decision_attributes,
@@ -49,35 +50,41 @@ __all__ = [
 class CallSpan(Current):
     """The span of one guarded call.
 
-    What the guard tells is kept as it is, and becomes attributes when the span begins and when it ends: once each.
+    What the guard tells is kept as it is, and becomes attributes when the span begins and when it ends: once each. What
+    it tells in every call it stores here itself, as a method for each would cost more than what is stored.
 
     Attributes:
-        on: whether anybody is told; where not, whoever calls may leave it out.
+        on: whether anybody is told; where not, whoever calls has to leave it out.
         parts: whether `phase` looks at more than what a person takes; where not, it may be left out too.
         full: whether the span repeats all that stands on its agent's span, and its credential's times.
-        apart: nanoseconds that were not the guard's own.
+        apart: nanoseconds that were not the guard's own, beside the tool's.
+        call, hash: the call once its arguments are bound, and their keyed hash.
+        decision: what was decided; the last one counts. A denial that is enforced marks the span as failed.
+        lease, cached: the credential the tool runs with, by its lease, and whether an earlier call obtained it.
+        release: how the credential was released (a `LeaseState`, `kept`, or `failed` where it is tried again), at how
+            many seconds since the epoch by the clock that the lease was issued by, and at how many nanoseconds since
+            the epoch the release began; 0 where nobody looked.
+        common: what the span has in common with those of other calls of the tool in the task; None for one without.
+        tool_since, tool_until: from when to when the time was the tool's, in nanoseconds since the epoch.
     """
 
     on = True
     parts = False
-    full = True
+    full = False
     apart = 0
-    _decision: Decision | None = None
+    call: ToolCall | None = None
+    hash = ""
+    decision: Decision | None = None
+    lease: Lease | None = None
+    cached = False
+    release: tuple[str, float, int] | None = None
+    tool_since = tool_until = 0
+    common: CallAttributes | None = None
     _enforced = True
     _told: tuple[Decision, bool] | None = None  # what the span began with
-    _asked = _returned = _cached = False
-    _lease: Lease | None = None
-    _release: tuple[str, float] | None = None
-    _tool_since = 0
-
-    def bound(self, call: ToolCall, arguments_hash: str) -> None:
-        """Note the call once its arguments are bound: their hash, and the framework's id of the call."""
-        if self._idle:
-            return
-        if arguments_hash:
-            self._attributes[name.AGENTGUARD_ARGUMENTS_HASH] = arguments_hash
-        if call.call_id:
-            self._attributes[name.GEN_AI_TOOL_CALL_ID] = call.call_id[:MAX_TEXT]
+    _plain: Decision | None = None  # the same, of a span that began by the short way
+    _asked = _returned = False
+    _special = False  # asked about, not enforced, or full
 
     def phase(self, title: str, live: bool = True) -> Phase:
         """Return a context manager for one part of the call.
@@ -87,17 +94,6 @@ class CallSpan(Current):
             live: whether what happens in it nests below it, where it is a span at all.
         """
         return Apart(self) if title == APPROVAL and not self._idle else NO_PHASE
-
-    def tool_began(self) -> None:
-        """From here on the time is the tool's."""
-        if not self._idle:
-            self._tool_since = time_ns()
-
-    def tool_ended(self) -> None:
-        """From here on the time is the guard's again; without `tool_began`, and twice, it does nothing."""
-        if self._tool_since:
-            self.apart += time_ns() - self._tool_since
-            self._tool_since = 0
 
     def captured(
         self, call: ToolCall, result: object = None, returned: bool = False, redactor: Redacting | None = None
@@ -122,7 +118,7 @@ class CallSpan(Current):
             dropped(error)
 
     def decided(self, decision: Decision, enforced: bool = True) -> None:
-        """Note the decision; the last one counts. A denial that is enforced marks the span as failed.
+        """Note a decision that is a question to a person, or is not enforced; any other may be stored.
 
         Args:
             decision: what was decided.
@@ -130,29 +126,18 @@ class CallSpan(Current):
         """
         if self._idle:
             return
-        before = self._decision
-        if before is not None and before.outcome is Outcome.ASK:
-            self._asked = True
-        self._decision, self._enforced = decision, enforced
+        if getattr(decision, "outcome", None) is Outcome.ASK:
+            self._asked = self._special = True
+        self._special = self._special or not enforced
+        self.decision, self._enforced = decision, enforced
 
-    def credential(self, lease: Lease, cached: bool) -> None:
-        """Note the credential the tool runs with, by its lease.
-
-        Args:
-            lease: everything about the credential but its secret.
-            cached: whether an earlier call obtained it.
-        """
-        self._lease, self._cached = lease, cached
-
-    def released(self, status: str, now: float | None = None, began: int = 0) -> None:
-        """Note how the credential was released.
-
-        Args:
-            status: a `LeaseState`, `kept`, or `failed` where the revocation failed and is tried again.
-            now: seconds since the epoch, by the clock that the lease was issued by; default the system's.
-            began: nanoseconds since the epoch at which the release began; 0 where nobody looked.
-        """
-        self._release = status, time.time() if now is None else now
+    def outside(self) -> int:
+        """Nanoseconds that were not the guard's own; a tool that has not ended ends now."""
+        if not self.tool_since:
+            return self.apart
+        if not self.tool_until:
+            self.tool_until = time_ns()
+        return self.apart + self.tool_until - self.tool_since
 
     def end(self, error_type: str = "", description: str = "", *, cancelled: bool = False) -> None:
         """End the span, once; a denial that was decided outranks the error it was raised as.
@@ -164,10 +149,116 @@ class CallSpan(Current):
         """
         if self._token is not None:
             self.detach()
+        span, told, decision, lease = self._span, self._plain, self.decision, self.lease
+        # The short way is for a call whose span began with what was decided for good: a denial, or a permit whose call
+        # came to no error and has released what it was lent; and that shows no result. It writes what `_end` would.
+        if (
+            span is None or told is None or decision is None or cancelled or self._special or self._attributes
+            or decision.outcome is not told.outcome or decision.steps is not told.steps or not decision.id
+            or ((error_type or (lease is None) is not (self.release is None)) if decision.outcome is Outcome.PERMIT
+                else (lease is not None or decision.reason is not told.reason or decision.level != told.level))
+        ):  # fmt: skip
+            self._end(error_type, description, cancelled)
+            return
+        try:
+            recording, failure = span.is_recording(), ""
+            if recording:
+                known = self._permitted(lease)
+                if decision.outcome is not Outcome.PERMIT:
+                    known[name.OUTPUT_VALUE] = decision_line(decision)[:MAX_LINE]
+                    known[name.ERROR_TYPE], failure = decision_error(decision, enforced=True) or ("", "")
+                known[name.AGENTGUARD_DECISION_ID] = decision.id[:MAX_TEXT]
+                outside = self.apart + self.tool_until - self.tool_since if self.tool_until else self.outside()
+                known[name.AGENTGUARD_OVERHEAD_DURATION] = max(0, time_ns() - self._started - outside) / 1e9
+        except Exception:  # what is no lease, say: the other way writes what it can
+            self._end(error_type, description, cancelled)
+            return
+        self._idle, self._span = True, None
+        try:
+            if recording:
+                span.set_attributes(known)
+                if failure:
+                    span.set_status(StatusCode.ERROR, failure)
+        except Exception as error:
+            dropped(error)
+        try:
+            span.end()
+        except Exception as error:
+            dropped(error)
+
+    def _permitted(self, lease: Lease | None) -> dict[str, AttributeValue]:
+        """What the short way ends with, of a permitted call and of what it was lent."""
+        if lease is None or self.release is None or self.common is None:
+            return {name.OUTPUT_VALUE: "permit"}
+        (key, kind, ends, ended, line), (status, now, _) = self.common.ended, self.release
+        if key is not lease.key or kind != lease.type or ends != status:
+            ended, line = _lease_ended(lease, status)
+            self.common.ended = lease.key, lease.type, status, ended, line
+        known = ended.copy()
+        known[name.AGENTGUARD_CREDENTIAL_ID] = lease.id[:MAX_TEXT]
+        known[name.AGENTGUARD_CREDENTIAL_CACHED] = self.cached
+        if status in GONE:
+            lived = max(0.0, float(now - lease.issued_at))
+            known[name.AGENTGUARD_CREDENTIAL_LIFE] = lived
+            known[name.OUTPUT_VALUE] = (
+                f"{line}{lived * 1000:.0f} ms" if lived < 1
+                else f"permit; {lease_line(lease, status, now)}"[:MAX_LINE]
+            )  # fmt: skip
+        return known
+
+    def _begin(self) -> None:
+        """INVARIANT: a decision that is known stands on the span from its start, so that a sampler can keep denials."""
+        tracer, self._tracer = self._tracer, None
+        if tracer is None:
+            return
+        decision, common, told = self.decision, self.common, None
+        try:
+            # The short way is for a bound call that a step permits, or that is denied, with nobody asked.
+            if (
+                common is None or decision is None or decision.outcome is Outcome.ASK or not self.hash
+                or self._special or self._attributes or decision.id
+            ):  # fmt: skip
+                known = self._known()
+            else:
+                told = decision
+                if decision.outcome is Outcome.PERMIT and decision.steps:
+                    known = common.permitted.copy()
+                    known[name.AGENTGUARD_INTENT_STEP] = decision.steps[-1][:MAX_TEXT]
+                else:
+                    known = {**common.known, **decision_attributes(decision, enforced=True)}
+                known[name.AGENTGUARD_ARGUMENTS_HASH] = self.hash
+                if self.call is not None and self.call.call_id:
+                    known[name.GEN_AI_TOOL_CALL_ID] = self.call.call_id[:MAX_TEXT]
+        except Exception:  # what is no decision, say: the other way writes what it can
+            known, told = self._known(), None
+        self._span = tracer.start_span(self._title, self._parent, attributes=known, start_time=self._started)
+        self._plain = told
+
+    def _known(self) -> dict[str, AttributeValue]:
+        """What is known of any call when its span begins."""
+        known = {**self.common.known} if self.common is not None else {}
+        try:
+            known.update(self._bound())
+            known.update(self._attributes)
+            self._attributes = {}
+            if self.decision is not None:
+                known.update(decision_attributes(self.decision, self._enforced, asked=self._asked))
+                self._told = self.decision, self._enforced
+        except Exception as error:
+            dropped(error)
+        return known
+
+    def _bound(self) -> dict[str, AttributeValue]:
+        known: dict[str, AttributeValue] = {}
+        if self.hash:
+            known[name.AGENTGUARD_ARGUMENTS_HASH] = self.hash
+        if self.call is not None and self.call.call_id:
+            known[name.GEN_AI_TOOL_CALL_ID] = self.call.call_id[:MAX_TEXT]
+        return known
+
+    def _end(self, error_type: str, description: str, cancelled: bool) -> None:
         if self._idle:
             return
-        if self._tool_since:
-            self.tool_ended()
         recording = False
         try:
             recording = self._span is not None and self._span.is_recording()
@@ -177,23 +268,11 @@ class CallSpan(Current):
             dropped(error)
         self._finish(recording=recording)
 
-    def _begin(self) -> None:
-        """INVARIANT: a decision that is known stands on the span from its start, so that a sampler can keep denials."""
-        tracer, self._tracer = self._tracer, None
-        if tracer is None:
-            return
-        known, self._attributes = self._attributes, {}
-        try:
-            if self._decision is not None:
-                known.update(decision_attributes(self._decision, self._enforced, asked=self._asked))
-                self._told = self._decision, self._enforced
-        except Exception as error:
-            dropped(error)
-        self._span = tracer.start_span(self._title, self._parent, attributes=known, start_time=self._started)
-
     def _conclude(self, error_type: str, description: str, cancelled: bool) -> None:
-        attributes, decision, lease = self._attributes, self._decision, self._lease
-        attributes[name.AGENTGUARD_OVERHEAD_DURATION] = max(0, time_ns() - self._started - self.apart) / 1e9
+        attributes, decision, lease = self._attributes, self.decision, self.lease
+        if self._borrowed:
+            attributes.update(self._bound())
+        attributes[name.AGENTGUARD_OVERHEAD_DURATION] = max(0, time_ns() - self._started - self.outside()) / 1e9
         if error_type and not cancelled:
             self._error = error_type, description
         if decision is not None:
@@ -203,16 +282,17 @@ class CallSpan(Current):
                 self._retell(decision)
         became = ""
         if lease is not None:
-            attributes.update(lease_attributes(lease, self._cached, full=self.full))
-            if self._release is not None:
-                attributes.update(release_attributes(lease, *self._release))
-                became = lease_line(lease, *self._release)
+            attributes.update(lease_attributes(lease, self.cached, full=self.full))
+            if self.release is not None:
+                status, now, _ = self.release
+                attributes.update(release_attributes(lease, status, now))
+                became = lease_line(lease, status, now)
         if not self._returned and not self._borrowed:
             attributes[name.OUTPUT_VALUE] = self._line(error_type, cancelled, became)
 
     def _retell(self, decision: Decision) -> None:
         """Write what is new of the decision: most of the time its id, as it is recorded after the span began."""
-        told, enforced = self._told, self._enforced
+        told, enforced = self._told if self._plain is None else (self._plain, True), self._enforced
         same = told is not None and told[1] is enforced and told[0].outcome is decision.outcome
         if told is None or not same or told[0].reason is not decision.reason or told[0].level != decision.level:
             self._attributes.update(decision_attributes(decision, enforced, asked=self._asked))
@@ -221,7 +301,7 @@ class CallSpan(Current):
 
     def _line(self, error_type: str, cancelled: bool, became: str) -> str:
         """What came of the call; a framework's span, and one that shows a result, has an output of its own."""
-        decision = self._decision
+        decision = self.decision
         permitted = decision is not None and decision.outcome is Outcome.PERMIT
         line = (
             "permit" if permitted and not self._asked
@@ -234,9 +314,25 @@ class CallSpan(Current):
         return f"{line}; {became}"[:MAX_LINE] if became else line[:MAX_LINE]
 
 
+def _lease_ended(lease: Lease, status: str) -> tuple[dict[str, AttributeValue], str]:
+    """What the span of a permitted call ends with, not filled in, and its output but for the life of what is gone."""
+    line = f"permit; {lease_line(lease, status, lease.issued_at)}"[:MAX_LINE]
+    ended = {
+        **lease_attributes(lease, cached=False, full=False),
+        **release_attributes(lease, status, lease.issued_at),
+        name.AGENTGUARD_CREDENTIAL_ID: "", name.AGENTGUARD_DECISION_ID: "",
+        name.AGENTGUARD_OVERHEAD_DURATION: 0.0, name.OUTPUT_VALUE: line,
+    }  # fmt: skip
+    return ended, line.removesuffix("0 ms")
+
+
+class _NoCall(CallSpan):
+    on = False
+    ids = "", ""
+
+
 # Where spans go nowhere all calls share this one: every method of it returns at once.
-_NO_CALL: Final = CallSpan(None)
-_NO_CALL.on = False
+NO_CALL: Final = _NoCall(None)
 
 
 def start_call(
@@ -274,28 +370,20 @@ def start_call(
         elif context:
             parent, borrowed = enclosing.place(context, tool)
         if tracer is None and borrowed is None:
-            return _NO_CALL if kind is CallSpan else kind(None)
-        if known is None or known[0] is not tool_attrs:
+            return NO_CALL if kind is CallSpan else kind(None)
+        if known is None or known.of is not tool_attrs:
             known = call_attributes(tool, task_attrs, tool_attrs, full=full, shown=shown)
-        attributes = {**known[1]}
         if borrowed is not None:
-            span = kind(None, borrowed=enclosing.claimed(borrowed, attributes))
+            span = kind(None, borrowed=enclosing.claimed(borrowed, known.known))
         else:
-            span = kind(tracer, f"{name.EXECUTE_TOOL} {tool}", parent, attributes)
-        span.full = full
-        if call is not None or arguments_hash:
-            _noted(span, call, arguments_hash)
+            span = kind(tracer, known.title, parent)
+            span.common = known
+        span.full = span._special = full
+        span.call, span.hash = call, arguments_hash
         return span
     except Exception as error:
         dropped(error)
-        return _NO_CALL
-
-
-def _noted(span: CallSpan, call: ToolCall | None, arguments_hash: str) -> None:
-    if call is not None:
-        span.bound(call, arguments_hash)
-    elif arguments_hash:
-        span.add({name.AGENTGUARD_ARGUMENTS_HASH: arguments_hash})
+        return NO_CALL
 
 
 def delegated(

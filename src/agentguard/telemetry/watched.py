@@ -39,8 +39,9 @@ class WatchedCall(CallSpan):
         self._source: Tracer | None = None
         self._about: dict[str, AttributeValue] = {}
         self._authorized: tuple[float, str] | None = None
-        self._decision: Decision | None = None
-        self._enforced = True
+        self._last: Decision | None = None
+        self._times = [0, 0]  # of the tool, by the clock
+        self._end_of: tuple[str, float, int] | None = None
         self._issues: list[tuple[float, dict[str, AttributeValue]]] = []
         self._revoked: tuple[float, str] | None = None
         self._later: list[Past] = []
@@ -64,11 +65,19 @@ class WatchedCall(CallSpan):
 
     # --- what the pipeline tells ---------------------------------------------------------------------------------
 
-    def decided(self, decision: Decision, enforced: bool = True) -> None:
-        self._decision, self._enforced = decision, enforced
-        super().decided(decision, enforced)
-        if self._authorized is None:  # refused before it came to the decision points
+    @property
+    def decision(self) -> Decision | None:
+        return self._last
+
+    @decision.setter
+    def decision(self, decision: Decision | None) -> None:
+        self._last = decision
+        if decision is not None and self._authorized is None:  # refused before it came to the decision points
             self.authorized(decision)
+
+    def decided(self, decision: Decision, enforced: bool = True) -> None:
+        super().decided(decision, enforced)
+        self.decision, self._enforced = decision, enforced  # of a call without a span too
 
     def authorized(self, decision: Decision, version: str = "", *, told: bool = False) -> None:
         """Note that a call is decided, for now: what follows is approval, credential and gate.
@@ -91,20 +100,34 @@ class WatchedCall(CallSpan):
             dropped(error)
             return NO_PHASE
 
-    def tool_began(self) -> None:
-        super().tool_began()
-        self._tool_began = perf_counter()
+    @property
+    def tool_since(self) -> int:
+        return self._times[0]
 
-    def tool_ended(self) -> None:
-        super().tool_ended()
+    @tool_since.setter
+    def tool_since(self, since: int) -> None:
+        self._times[0], self._tool_began = since, perf_counter()
+
+    @property
+    def tool_until(self) -> int:
+        return self._times[1]
+
+    @tool_until.setter
+    def tool_until(self, until: int) -> None:
+        self._times[1] = until
         if self._tool_began:
             self._ran, self._tool_began = perf_counter() - self._tool_began, 0.0
 
-    def released(self, status: str, now: float | None = None, began: int = 0) -> None:
-        super().released(status, now)
-        if status in _KEPT or not began:
+    @property
+    def release(self) -> tuple[str, float, int] | None:
+        return self._end_of
+
+    @release.setter
+    def release(self, release: tuple[str, float, int] | None) -> None:
+        self._end_of = release
+        if release is None or release[0] in _KEPT or not release[2]:
             return
-        ended = time_ns()
+        (status, _, began), ended = release, time_ns()
         self._revoked = (ended - began) / _NANO, status
         if self._source is not None:
             attributes: dict[str, AttributeValue] = {name.AGENTGUARD_CREDENTIAL_REVOCATION_STATUS: status}
@@ -115,7 +138,7 @@ class WatchedCall(CallSpan):
         self._issues.append((seconds, attributes))
 
     def end(self, error_type: str = "", description: str = "", *, cancelled: bool = False) -> None:
-        self.tool_ended()
+        self.outside()  # a tool that has not ended ends now
         try:
             self._begin()
             self._show_past()
@@ -148,11 +171,11 @@ class WatchedCall(CallSpan):
             part.show(self._source, self.context())
 
     def _measure(self, metrics: Metrics, error_type: str) -> None:
-        context, about, decision = self.context(), self._about, self._decision
+        context, about, decision = self.context(), self._about, self.decision
         if decision is None:  # given up before anybody decided
             return
         outcome = decision.outcome.value
-        total = (time_ns() - self._started - self.apart) / _NANO
+        total = (time_ns() - self._started - self.outside()) / _NANO
         said = {**about, name.AGENTGUARD_DECISION_OUTCOME: outcome, name.AGENTGUARD_DECISION_ENFORCED: self._enforced}
         said[name.AGENTGUARD_DECISION_REASON] = decision.reason.value
         metrics.note(name.METRIC_AGENTGUARD_DECISIONS, 1, said, context)
