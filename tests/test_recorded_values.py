@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import agentguard
 from agentguard import ConfigurationError, Denied, Guard, Intent, any_, current_credential, guarded, step
@@ -15,6 +17,11 @@ from agentguard.audit.memory import MemoryLog
 from agentguard.audit.pseudonyms import Pseudonyms, read_file, rotate
 from agentguard.audit.recording_file import Recording
 from agentguard.audit.redaction import Redactor
+from agentguard.model.decision import Decision, Miss, Outcome, Reason
+from agentguard.model.record import Event, Record
+from agentguard.recording import decision_record, denial_fields
+from agentguard.running import Running
+from agentguard.task import Task
 from agentguard.testing import fake_guard
 
 redacts = pytest.mark.control("the redactor")
@@ -63,6 +70,74 @@ def test_value_is_redacted_before_it_is_cut_for_an_explanation() -> None:
     with fake_guard(redactor=Redactor()) as guard, guard.task("bot", on_behalf_of="alice", intent=intent()):
         send("x" * 70 + " " + IBAN, "", PIN)
         assert "DE02" not in str(guard.explain())
+
+
+shared = pytest.mark.control("a shared decision is told from every other")
+SAME = Decision(
+    outcome=Outcome.DENY, reason=Reason.ARGUMENT_VIOLATION, tool="values.stream", steps=("a",), level="bot",
+    miss=Miss(step="s", argument="a", kind="eq"),
+)  # fmt: skip
+OTHERS = (
+    replace(SAME, outcome=Outcome.ASK), replace(SAME, reason=Reason.BUDGET_EXHAUSTED), replace(SAME, steps=("b",)),
+    replace(SAME, level="subject:user:ann"), replace(SAME, miss=replace(SAME.miss, step="t")),
+    replace(SAME, miss=replace(SAME.miss, argument="b")), replace(SAME, miss=replace(SAME.miss, kind="in")),
+)  # fmt: skip
+
+
+def said(record: Record) -> dict[str, Any]:
+    return {**(record.facts or {}), **record.fields}
+
+
+def undecided(guard: Guard, task: Task, tool: Any = parts) -> Running:
+    running = Running(guard, task, tool.__agentguard__)
+    running.span = guard.telemetry.start_call("", {}, {})
+    return running
+
+
+@shared
+@pytest.mark.parametrize("event", [Event.CALL_PERMITTED, Event.CALL_DENIED])
+@pytest.mark.parametrize("other", OTHERS)
+def test_record_of_a_decision_says_that_decision_after_another_one(other: Decision, event: Event) -> None:
+    with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=intent()) as task:
+        for decision in (SAME, other, SAME):
+            running = undecided(guard, task)
+            running.decision, found = decision, {**guard.call_facts(task, running.tool.spec), "question": "q"}
+            found |= {"call": running.call.id, "arguments_hash": ""}
+            if event is Event.CALL_DENIED:
+                found |= denial_fields(decision, guard.stopping.public)
+            else:
+                found |= {"outcome": "permit", "reason": str(decision.reason), "steps": list(decision.steps)}
+
+            assert found == said(decision_record(running, event, {"question": "q"}))
+
+
+@shared
+def test_records_of_a_decision_about_two_tools_name_their_tools() -> None:
+    with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=intent()) as task:
+        for tool, event in itertools.product((parts, send), (Event.CALL_PERMITTED, Event.CALL_DENIED)):
+            found = said(decision_record(undecided(guard, task, tool), event, {}))
+
+            assert tool.__agentguard__.spec.name == found["tool"]
+            assert (event is Event.CALL_DENIED) == ("miss" in found)
+
+
+def test_decisions_that_a_task_knows_are_bounded() -> None:
+    with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=intent()) as task:
+        running = undecided(guard, task)
+        for number in range(200):
+            running.decision = replace(SAME, miss=Miss(argument=f"made_up_{number}"))
+            decision_record(running, Event.CALL_DENIED, {})
+
+            assert len(task.cache["decided"]) <= 32
+
+
+def test_subject_of_a_stop_is_recorded_by_its_pseudonym_only() -> None:
+    for level in ("subject:user:ann", "chain:user:ann>bot", "chain:user:ann"):
+        with fake_guard() as guard:
+            fields = denial_fields(replace(SAME, level=level), guard.stopping.public)
+
+            assert guard.stopping.public(level) == fields["level"]
+            assert "ann" not in str(fields)
 
 
 @hidden

@@ -9,15 +9,41 @@ from agentguard.audit.recording_file import Recorded
 from agentguard.model.call import ToolSpec
 from agentguard.model.canonical import readable
 from agentguard.model.decision import Decision
-from agentguard.model.record import Event, Record
+from agentguard.model.record import Event, Facts, Record
 from agentguard.refusal import event_of
 
 if TYPE_CHECKING:
     from agentguard.running import Running
 
 
-def call_record(running: Running, event: Event, more: Mapping[str, Any]) -> Record:
-    """A record of a call: what is its own, and more of it; arguments stand in clear only where tool or policy say so."""
+_DECISIONS: Final = 32  # that a task knows; there are a few
+
+
+def decision_record(running: Running, event: Event, more: Mapping[str, Any]) -> Record:
+    """The record of a decision. What it says for every such call is shared: made once per task, tool and decision."""
+    task, spec, decision = running.task, running.tool.spec, running.decision
+    miss = decision.miss
+    # INVARIANT: whatever `_decision_fields` says of a decision stands in the key.
+    key = (spec.name, event, decision.outcome, decision.reason, decision.steps, decision.level,
+           miss.step, miss.argument, miss.kind)  # fmt: skip
+    known = task.cache.get("decided")
+    if known is None or len(known) >= _DECISIONS:  # a denial names arguments that a model made up
+        known = task.cache["decided"] = {}
+    facts = known.get(key)
+    if facts is None:
+        facts = known[key] = Facts({**running.guard.call_facts(task, spec), **_decision_fields(running, event)})
+    return call_record(running, event, more, facts)
+
+
+def _decision_fields(running: Running, event: Event) -> Mapping[str, Any]:
+    decision = running.decision
+    if event is Event.CALL_DENIED:
+        return denial_fields(decision, running.guard.stopping.public)
+    return {"outcome": "permit", "reason": str(decision.reason), "steps": list(decision.steps)}
+
+
+def call_record(running: Running, event: Event, more: Mapping[str, Any], facts: Facts | None = None) -> Record:
+    """A record of a call: what is its own, and more; arguments stand in clear only where tool or policy say so."""
     call, task, spec = running.call, running.task, running.tool.spec
     fields: dict[str, Any] = {"call": call.id, "arguments_hash": running.hash}
     names = spec.record if running.judged is None else _in_clear(running)
@@ -31,8 +57,9 @@ def call_record(running: Running, event: Event, more: Mapping[str, Any]) -> Reco
         trace, span = running.span.ids
         if trace:
             fields["trace"], fields["span"] = trace, span
-    fields.update(more)
-    return Record(event, fields, task.cache.get(("facts", spec.name)) or running.guard.call_facts(task, spec))
+    if more:
+        fields.update(more)
+    return Record(event, fields, facts or task.cache.get(("facts", spec.name)) or running.guard.call_facts(task, spec))
 
 
 def _in_clear(running: Running) -> tuple[str, ...]:

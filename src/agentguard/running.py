@@ -30,7 +30,7 @@ from agentguard.model.record import Event, Record
 from agentguard.policy.obligations import NOTHING
 from agentguard.policy.redact import REDACTED, redacted
 from agentguard.ports import Reservation
-from agentguard.recording import call_record, denial_fields
+from agentguard.recording import call_record, decision_record
 from agentguard.refusal import NOT_RUN, Ended, Refusal, event_of, settlement_of
 from agentguard.results import MAX_CANDIDATES
 from agentguard.stopping import suspension_keys
@@ -241,10 +241,7 @@ class Running:
         """
         if self.span.on:
             self.span.decision = self.decision
-        fields = {"outcome": "permit", "reason": str(self.decision.reason), "steps": list(self.decision.steps)}
-        if self.judged is not None:
-            fields |= self.judged.fields()
-        self.append(Event.CALL_PERMITTED, fields)
+        self.append(Event.CALL_PERMITTED, {} if self.judged is None else self.judged.fields())
         self._recorded = True
         if self.tool.spec.waits_for_disk:
             await self._flush()
@@ -255,7 +252,8 @@ class Running:
     def append(self, event: Event, fields: Mapping[str, Any]) -> None:
         """INVARIANT: no record, no action: a failed write refuses the call."""
         try:
-            self._position = self.guard.append(call_record(self, event, fields))
+            made = decision_record if event is Event.CALL_PERMITTED else call_record
+            self._position = self.guard.append(made(self, event, fields))
         except Exception as error:
             raise Refusal(Reason.AUDIT_UNAVAILABLE, f"the audit record was not written ({_cause(error)})") from None
 
@@ -511,13 +509,13 @@ class Running:
             self.span.decision = self.decision  # before the record asks for the span's ids, so that a sampler sees it
         for link in task.path:
             link.counts.denied += reason is not Reason.APPROVAL_REQUIRED
-        fields = denial_fields(self.decision, self.guard.stopping.public)
+        fields: dict[str, Any] = {}
         if self.waits is not None:
             fields["question"] = self.waits.question
             self.guard.telemetry.waits(self.waits.question, self.waits.expires_at - self.guard.now())
         if self.judged is not None:
             fields |= self.judged.fields()
-        position = self.guard.try_append(call_record(self, Event.CALL_DENIED, fields))
+        position = self.guard.try_append(decision_record(self, Event.CALL_DENIED, fields))
         if position is not None:
             self.decision = _recorded(self.decision, position.id)
         return ApprovalRequired(self.decision, self.waits.question) if self.waits is not None else Denied(self.decision)

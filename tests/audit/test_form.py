@@ -21,7 +21,7 @@ from agentguard.audit.fields import MAX_TEXT, RESERVED, clean, name_of
 from agentguard.audit.log import FileLog
 from agentguard.errors import AuditUnavailable
 from agentguard.model.record import Event, Facts, Position, Record
-from tests.audit.samples import NOW, linked
+from tests.audit.samples import linked
 
 quotes = pytest.mark.control("a recorded value stays within its quotes")
 kinds_apart = pytest.mark.control("a form takes no value for one of another type")
@@ -117,7 +117,9 @@ def test_value_of_another_type_is_recorded_as_what_it_is(fields: tuple[str, ...]
 
 
 @kinds_apart
-@pytest.mark.parametrize("value", [1.5, 2**53, -(2**53), b"x", [1.0], ["x", b"y"], {"a": 1.0}, object(), {1: "x"}])
+@pytest.mark.parametrize(
+    "value", [1.5, 2**53, -(2**53), b"x", [1.0], ["x", b"y"], {"a": 1.0}, {"a": b"x"}, object(), {1: "x"}]
+)
 @pytest.mark.parametrize("before", ["text", 5, ["text"], None])
 def test_value_without_an_exact_form_is_refused_where_another_stood(value: Any, before: Any) -> None:
     line_of({"call": "c", "amount": before})

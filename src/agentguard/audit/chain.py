@@ -7,16 +7,16 @@ record without `hash`), the leaf hash of RFC 9162 section 2.1.1, so the same rec
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
 
 from agentguard.audit.fields import MAX_INT, MAX_TEXT
-from agentguard.audit.form import MARK, NO_FACTS, VERSION, encoded, form_of, json_of, quoted, shared_of, strictly
+from agentguard.audit.form import MARK, NO_FACTS, OWN, VERSION, encoded, form_of, json_of, shared_of, strictly
 from agentguard.errors import AuditUnavailable
 from agentguard.model.canonical import jcs
 from agentguard.model.record import Position, Record
@@ -69,8 +69,11 @@ def link(head: Position, now_ns: int, record: Record) -> tuple[bytes, Position]:
     form = shared.latest.get(record.event)
     if form is None or form.names != (*fields,):
         form = form_of(record, shared)
-    # The values as they stand in the line, most of them as they are. `more` is what a look at them must find to escape.
-    values, more = [*fields.values()], 2
+    # The values as they stand in the line, most of them as they are, and five of the record's place in its chain.
+    seq = head.seq + 1
+    seconds, rest = divmod(now_ns, _SECOND)
+    values = [*fields.values(), head.chain, head.hash, str(seq), _second(seconds), str(_SECOND + rest)[1:7]]
+    more = 2  # what encoding all of them in one must add: its quotes, and those of lists
     try:
         for at in form.others:
             value, kind = values[at], type(values[at])
@@ -89,17 +92,13 @@ def link(head: Position, now_ns: int, record: Record) -> tuple[bytes, Position]:
         # One look at all of them: quotes are all that is added to a text, unless a character needs an escape.
         plain = "".join(values)
         if len(encoded(plain)) != len(plain) + more or len(plain) > MAX_TEXT:
-            form, values = strictly(record, shared)
+            form, values = strictly(record, shared, values[-OWN:])
     except (TypeError, UnicodeEncodeError):  # something else stands where there was text, or text that is none
-        form, values = strictly(record, shared)
-    # Its place in the chain.
-    seq = head.seq + 1
-    seconds, rest = divmod(now_ns, _SECOND)
-    values += (quoted(head.chain), head.hash, str(seq), _second(seconds), str(_SECOND + rest)[1:7])
+        form, values = strictly(record, shared, values[-OWN:])
     parts = [*form.parts]
     parts[1::2] = form.order(values)
     below, _, above = "".join(parts).partition(MARK)
-    digest = hashlib.sha256(f"\x00{below},{above}".encode()).hexdigest()
+    digest = sha256(f"\x00{below},{above}".encode()).hexdigest()
     line = f'{below},"hash":"{digest}",{above}\n'.encode()
     if len(line) > MAX_LINE:
         raise AuditUnavailable(f"a record of {len(line)} bytes is longer than 1 MiB; record less of the arguments")
@@ -112,7 +111,7 @@ def _seal(below: dict[str, Any], above: dict[str, Any]) -> tuple[bytes, str]:
     INVARIANT: neither part is empty (`event` and `prev` see to it), so the commas are right.
     """
     first, rest = jcs(below)[:-1], jcs(above)[1:]
-    digest = hashlib.sha256(b"\x00" + first + b"," + rest).hexdigest()
+    digest = sha256(b"\x00" + first + b"," + rest).hexdigest()
     return b'%b,"hash":"%b",%b\n' % (first, digest.encode(), rest), digest
 
 

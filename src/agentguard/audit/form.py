@@ -9,7 +9,6 @@ itself, which the form quotes; everything else goes through `clean` and `jcs`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -25,7 +24,7 @@ from agentguard.model.record import Facts, Record
 VERSION: Final = 1
 MARK: Final = "\x00"  # where `hash` goes; no JSON holds it
 _HOLE: Final = "\x01"  # nor this
-_OWN: Final = 5  # chain, prev, seq, the second and its part: what the record's place in its chain says
+OWN: Final = 5  # chain, prev, seq, the second and its part: what the record's place in its chain says
 _KEPT: Final = 256  # forms of a kind; there are a few dozen
 encoded: Final[Callable[[object], bytes]] = msgspec.json.Encoder(order="sorted").encode
 _Values: TypeAlias = Sequence[Any]
@@ -92,8 +91,13 @@ def form_of(record: Record, shared: Shared) -> Form:
     return _kept(shared.latest, record.event, form)
 
 
-def strictly(record: Record, shared: Shared) -> tuple[Form, list[str]]:
+def strictly(record: Record, shared: Shared, own: Sequence[str]) -> tuple[Form, list[str]]:
     """Its form and its values by the rules alone: nothing is taken for what it was in another record.
+
+    Args:
+        record: what is written.
+        shared: what is known of its facts.
+        own: what its place in the chain says; of that the chain's name alone can need an escape.
 
     Raises:
         AuditUnavailable: a field cannot be recorded.
@@ -104,7 +108,7 @@ def strictly(record: Record, shared: Shared) -> tuple[Form, list[str]]:
     values = [json_of(value, name) for name, value in zip(names, given, strict=True)]
     for at in {*range(len(names))} - {*form.others}:
         values[at] = values[at][1:-1]
-    return form, values
+    return form, [*values, json_of(own[0], "chain")[1:-1], *own[1:]]
 
 
 def json_of(value: object, name: str) -> str:
@@ -151,11 +155,12 @@ def _name(given: str) -> str:
 
 def _laid_out(event: str, names: _Names, values: _Values, facts: _Names) -> _Layout:
     texts = [at for at in range(len(names)) if type(values[at]) is str]
-    first, prev, seq, second, part = range(len(names), len(names) + _OWN)
+    first, prev, seq, second, part = range(len(names), len(names) + OWN)
     members: dict[str, tuple[str | int, ...]] = {name: (~number,) for number, name in enumerate(facts)}
     members |= {_name(name): ('"', at, '"') if at in texts else (at,) for at, name in enumerate(names)}
     members |= {
-        "chain": (first,), "event": (json_of(str.__str__(event), "event"),), "prev": ('"', prev, '"'), "seq": (seq,),
+        "chain": ('"', first, '"'), "event": (json_of(str.__str__(event), "event"),),
+        "prev": ('"', prev, '"'), "seq": (seq,),
         "time": ('"', second, ".", part, 'Z"'), "v": (str(VERSION),),
     }  # fmt: skip
     pieces, order = _in_order(members)
@@ -179,9 +184,3 @@ def _in_order(members: Mapping[str, Sequence[str | int]]) -> tuple[list[str | in
             else:
                 pieces.append(piece)
     return [*pieces, "}"], order
-
-
-@lru_cache(maxsize=64)
-def quoted(text: str) -> str:
-    """The RFC 8785 form of a text that many records hold."""
-    return jcs(text).decode()
