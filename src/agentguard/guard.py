@@ -149,7 +149,7 @@ class Guard:
         self.leases: Leases | None = None
         if issuer is not None:
             ledger = ledger if ledger is not None else MemoryLedger()
-            self.leases = Leases(issuer, ledger, self.record, clock, grace=grace)
+            self.leases = Leases(issuer, ledger, self.record, clock, append=self.append, grace=grace)
         self.secrets = self.leases.secrets if self.leases is not None else LiveSecrets()
         self.telemetry = Emitter(telemetry or Telemetry())
         ports = (
