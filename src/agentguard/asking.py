@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
@@ -15,7 +16,7 @@ from agentguard.intent.provenance import Candidate, From
 from agentguard.intent.tree import hash_of, step_tree
 from agentguard.matching import Level, levels_of
 from agentguard.model.call import Effect, ToolCall, ToolSpec
-from agentguard.model.canonical import canonical, readable
+from agentguard.model.canonical import canonical, number_text, readable
 from agentguard.model.decision import Outcome
 from agentguard.model.lease import Grant, LeaseKey, SubjectToken
 from agentguard.policy.obligations import NOTHING, Obligations
@@ -102,7 +103,8 @@ def grant_for(running: Running) -> Grant:
             shown = said["arguments"] = {}
             for name, value in call.arguments.items():
                 if name not in spec.secret:
-                    shown[name] = value if type(value) is str else readable(value)
+                    exact = type(value) is str
+                    shown[name] = value if exact else number_text(value) if type(value) is Decimal else readable(value)
             said["arguments_hash"] = running.hash
         details = (said,)
     left, most = task.deadline - guard.monotonic(), obligations.max_ttl

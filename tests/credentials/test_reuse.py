@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from agentguard import Intent, any_, current_credential, guarded, step
 from agentguard._drive import drive
+from agentguard.audit.memory import MemoryLog
 from agentguard.credentials.leases import Leases
 from agentguard.credentials.ledger import MemoryLedger
 from agentguard.model.decision import AccessRequest, Decision
@@ -212,3 +213,32 @@ def test_what_is_asked_for_all_calls_is_made_once_and_says_each_calls_own_values
     assert said == [{"account": "a"}, {"account": "b"}]
     assert [lease.key.resource for lease in leases] == ["", "", "account/a", "account/b"]
     assert issuer.grants[0].key is issuer.grants[1].key
+
+
+class Renamed(Asked):
+    """Calls itself otherwise from its third lease on, as a broker may whose route is configured anew."""
+
+    def prepare(self, grant: Grant, now: float) -> Lease:
+        return replace(super().prepare(grant, now), issuer="fake" if len(self.grants) < 3 else "other")
+
+
+def test_record_of_a_credential_says_all_of_it_whether_it_shares_its_facts_or_not() -> None:
+    log, leases = MemoryLog(), list[Lease]()
+    with fake_guard(issuer=Renamed(), audit=log) as guard:
+        for user in ("alice", "bob"):
+            with guard.task("bot", on_behalf_of=user, intent=intent()):
+                for tool in (for_one_call, for_one_call, for_one_call, plain, namesake, of_one):
+                    leases.append(tool("a"))
+    issued = [record for record in log.records if record["event"] == "credential.issued"]
+    own = {"v", "chain", "seq", "time", "event", "prev", "hash"}
+
+    assert len({lease.task for lease in leases}) == 2
+    assert len({lease.issuer for lease in leases}) == 2
+    assert [{name: said for name, said in record.items() if name not in own} for record in issued] == [
+        {
+            "lease": lease.id, "task": lease.task, "issuer": lease.issuer, "audience": lease.key.audience,
+            "scopes": list(lease.key.scopes), "resource": lease.key.resource, "tool": lease.key.tool,
+            "type": lease.type, "fingerprint": lease.fingerprint, "expires_by": int(lease.expires_by),
+        }
+        for lease in leases
+    ]  # fmt: skip

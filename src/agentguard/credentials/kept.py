@@ -8,17 +8,24 @@ from typing import Final
 
 from agentguard.credentials.folded import Fold, Folded, is_plain
 from agentguard.credentials.held import Held, Key
+from agentguard.model.lease import LeaseKey
+from agentguard.model.record import Facts
 
 WHOLE: Final = 256  # kept leases that are not folded: those that were used last
 _LOOKS: Final = 16  # leases that are looked at, at most, to find one that nobody uses
 
 
 class Home:
-    """The leases of one open task: those that are whole, by their ids, and those that are folded. Its owner locks."""
+    """The leases of one open task: those that are whole, by their ids, and those that are folded. Its owner locks.
 
-    __slots__ = ("fold", "leases")
+    Attributes:
+        facts: what the records of all leases under one key say, where the key names no resource.
+    """
+
+    __slots__ = ("facts", "fold", "leases")
 
     def __init__(self) -> None:
+        self.facts: dict[LeaseKey, Facts] = {}
         self.leases: dict[str, Held] = {}  # INVARIANT: a lease is here or in the fold, never in both
         self.fold = Fold()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -22,7 +22,7 @@ from agentguard.credentials.ledger import MemoryLedger
 from agentguard.credentials.revocation import Recorder, Revocations
 from agentguard.errors import ConfigurationError, CredentialUnavailable, Unavailable
 from agentguard.model.lease import LEEWAY, Credential, Grant, Issued, Lease
-from agentguard.model.record import Event
+from agentguard.model.record import Event, Facts, Record
 from agentguard.ports import Issuer, Ledger, ParentIssuer, waits
 
 _ROUNDED: Final = 1.0  # seconds by which whole seconds may exceed what was asked for
@@ -40,6 +40,7 @@ class Leases:
         issuer: issues and revokes.
         ledger: knows every credential that may exist, before it is asked for.
         record: writes an audit record; a raise means that nothing may be issued.
+        append: writes one that shares its facts with others, as `record` does where there is none.
         clock: seconds since the epoch.
         grace: seconds past its expiry in which a tool that reads may still be given a kept credential while the broker
             is out of reach; 0 for never, at most the 30 that verifiers are granted. Each use is recorded.
@@ -52,12 +53,13 @@ class Leases:
 
     def __init__(
         self, issuer: Issuer, ledger: Ledger, record: Recorder, clock: Callable[[], float], *,
-        grace: float = 0.0, most: int = MOST_KEPT, whole: int = WHOLE,
+        append: Callable[[Record], object] | None = None, grace: float = 0.0, most: int = MOST_KEPT, whole: int = WHOLE,
     ) -> None:  # fmt: skip
         if not 0 <= grace <= LEEWAY:
             raise ConfigurationError(f"grace {grace!r}: write seconds from 0 to {LEEWAY}")
         self.secrets = LiveSecrets()
         self._issuer, self._ledger, self._record, self._clock = issuer, ledger, record, clock
+        self._append = append or (lambda made: record(made.event, {**(made.facts or {}), **made.fields}))
         self._parents = issuer if isinstance(issuer, ParentIssuer) else None
         self._waits, self._grace, self._most, self._whole = waits(issuer) or waits(ledger), grace, most, whole
         self._start()
@@ -229,7 +231,7 @@ class Leases:
                 )
             await self._ledger.active(issued.lease, issued.handle)
             lease = issued.lease
-            self._record(Event.CREDENTIAL_ISSUED, _issued_fields(lease))
+            self._append(_issued_record(lease, home))
             # Nobody else is ever given one that is for one call.
             refresh_at = 0.0 if grant.single_use else refresh_time(lease, lease.issued_at)
             held = Held(issued, key, refresh_at, grant.single_use, users=1, parent=parent)
@@ -507,15 +509,20 @@ def _failure(error: Exception) -> CredentialUnavailable:
 _NO_FLIGHT: Final[Future[None]] = Future()
 
 
-def _issued_fields(lease: Lease) -> Mapping[str, Any]:
+def _issued_record(lease: Lease, home: Home | None) -> Record:
     key = lease.key
-    fields: dict[str, Any] = {
-        "lease": lease.id, "task": lease.task, "issuer": lease.issuer, "audience": key.audience,
-        "scopes": list(key.scopes), "resource": key.resource, "tool": key.tool, "type": lease.type,
-        "fingerprint": lease.fingerprint,
-    }  # fmt: skip
+    fields: dict[str, Any] = {"lease": lease.id, "type": lease.type, "fingerprint": lease.fingerprint}
     if not lease.lasts:
         fields["expires_by"] = int(lease.expires_at + lease.verifier_leeway)
     if lease.jti or lease.name or lease.parent:
         fields |= {name: value for name in ("jti", "name", "parent") if (value := getattr(lease, name))}
-    return fields
+    facts = home.facts.get(key) if home is not None else None
+    if facts is None or facts["issuer"] != lease.issuer:
+        facts = Facts(
+            task=lease.task, issuer=lease.issuer, audience=key.audience, scopes=list(key.scopes),
+            resource=key.resource, tool=key.tool,
+        )  # fmt: skip
+        if home is None or key.resource:  # there are as many as there are resources, and most come once
+            return Record(Event.CREDENTIAL_ISSUED, {**facts, **fields})
+        home.facts[key] = facts
+    return Record(Event.CREDENTIAL_ISSUED, fields, facts)

@@ -199,7 +199,10 @@ class LocalIssuer:
             claims = begun.rest + _ENCODER.encode(own)[1:]
             signed = begun.encoded + b2a_base64(claims, newline=False).translate(_URLSAFE, b"=")
             token = signed + b"." + b2a_base64(key.sign(signed), newline=False).translate(_URLSAFE, b"=")
-            return _issued(lease, token)
+            if len(token) > MAX_TOKEN:
+                return None
+            fingerprint = hashlib.sha256(token).hexdigest()[:16]
+            return Issued(replace(lease, fingerprint=fingerprint), Secret(token.decode("ascii")))
         except Exception:  # the error's frames hold the payload, so it goes no further
             return None
 
@@ -233,14 +236,11 @@ async def _signed_by(key: Signer, grant: Grant, lease: Lease) -> Issued | None:
         return None
     own = _Own(int(lease.issued_at), int(lease.expires_at), lease.id, grant.authorization_details)
     signed = _header(key) + _base64url(_shared(grant, lease) + _ENCODER.encode(own)[1:])
-    return _issued(lease, signed + b"." + _base64url(await key.signature(signed)))
-
-
-def _issued(lease: Lease, token: bytes) -> Issued | None:
+    token = signed + b"." + _base64url(await key.signature(signed))
     if len(token) > MAX_TOKEN:
         return None
-    fingerprint = hashlib.sha256(token).hexdigest()[:16]
-    return Issued(replace(lease, fingerprint=fingerprint), Secret(token.decode("ascii")))
+    secret = Secret(token.decode("ascii"))
+    return Issued(replace(lease, fingerprint=secret.fingerprint()), secret)
 
 
 def _header(key: Signer) -> bytes:
