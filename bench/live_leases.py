@@ -20,7 +20,7 @@ from agentguard.credentials.leases import Leases
 from agentguard.credentials.ledger import MemoryLedger
 from agentguard.credentials.local import LocalIssuer
 from agentguard.keys import SigningKey
-from agentguard.model.lease import Grant, Lease, LeaseKey
+from agentguard.model.lease import Grant, Issued, Lease, LeaseKey
 from agentguard.model.principal import Agent, Chain, Proof, Subject
 from agentguard.model.record import Event
 
@@ -45,7 +45,7 @@ class Clock:
 class Random(LocalIssuer):
     """The local issuer with random bytes in the place of signatures."""
 
-    def _mint(self, grant: Grant, lease: Lease, key: SigningKey, header: bytes) -> str | None:
+    def _mint(self, grant: Grant, lease: Lease, key: SigningKey, header: bytes) -> Issued | None:
         return super()._mint(grant, lease, _NOISE, header)  # type: ignore[arg-type]  # all that a key does here is sign
 
 
