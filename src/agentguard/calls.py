@@ -9,7 +9,7 @@ from typing import Any, Final
 from agentguard._drive import drive
 from agentguard.access import _call
 from agentguard.async_streams import async_generator
-from agentguard.refusal import Ended
+from agentguard.refusal import NOT_RUN, Ended
 from agentguard.running import Running
 from agentguard.streams import Pipeline, admitted, given, result_of, run_tool, settle, stream_parts
 from agentguard.task import active_task, refuse_blocking
@@ -31,9 +31,9 @@ def call_function(tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     # INVARIANT: no frame that an exception of the tool passes through holds the task, which shows who it is for.
     del task, args, kwargs
     running = drive(pipeline.__anext__())
-    token, raised, ended = _call.set(running.visible), None, Ended()
-    if running.span.on:
-        running.span.attach()
+    token, raised, ended, span = _call.set(running.visible), None, NOT_RUN, running.span
+    if span.on:
+        span.attach()
     try:
         value = run_tool(tool, running)
         if isinstance(value, _LATER):
@@ -42,14 +42,15 @@ def call_function(tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     except BaseException as error:
         raised, ended = error, Ended(error=error)
     finally:
-        if running.span.on:
-            running.span.detach()
+        if span.on:
+            span.detach()
         _call.reset(token)
     try:
         drive(pipeline.asend(ended))
     except StopAsyncIteration:
         pass
-    return running.ended.value if running.ended.error is None else result_of(running, raised)
+    ended = running.ended
+    return ended.value if ended.error is None else result_of(running, raised)
 
 
 def _later(pipeline: Pipeline, running: Running, value: Any) -> Any:

@@ -180,20 +180,21 @@ class Running:
     # 2 -------------------------------------------------------------------------------------------------------
     def identify(self) -> None:
         """Every link of the chain is open, in date, and allowed this tool or allowed to hand it on."""
-        task, now = self.task, self.guard.monotonic()
-        allowed, heir = self.tool.spec.name in task.allowed, None
+        task, tool, now = self.task, self.tool.spec.name, self.guard.monotonic()
+        allowed, heir = tool in task.allowed, None
         # INVARIANT: what can change is looked at for every link, each time; patterns of tools cannot, so they are once.
-        for link in reversed(task.path):
-            if link.state is not TaskState.OPEN or link.why_stopped or now >= link.deadline:
+        for link in task.upwards:
+            if link.state is not _OPEN or link.why_stopped or now >= link.deadline:
                 _refuse_closed(link, now)
             if link.agent.bounded:
                 refusal = link.agent.refusal(self.guard.now(), self.guard.environment)
                 if refusal is not None:
                     raise Refusal(*refusal, level=link.agent.agent.name)
             if not allowed:
-                _refuse_tool(link, self.tool.spec.name, heir)
+                _refuse_tool(link, tool, heir)
                 heir = link.agent.agent.name
-        task.allowed.add(self.tool.spec.name)
+        if not allowed:
+            task.allowed.add(tool)
 
     # 3 -------------------------------------------------------------------------------------------------------
     async def match_intent(self) -> None:
@@ -345,10 +346,10 @@ class Running:
             self._refuse_changes()
         if self.judged is not None:
             await still_decided(self, self.judged)
-        task, spec = self.task, self.tool.spec
+        task, spec, guard, span = self.task, self.tool.spec, self.guard, self.span
         keys = task.cache.get("keys") or suspension_keys(task)
         try:
-            stopped = await self.guard.suspensions.start(self.id, keys, reads=spec.effect is Effect.READ)
+            stopped = await guard.suspensions.start(self.id, keys, reads=spec.effect is _READ)
         except Exception as error:
             raise Refusal(Reason.SUSPENDED, f"the suspensions cannot be read ({_cause(error)})") from None
         if stopped:
@@ -356,12 +357,12 @@ class Running:
         self.started = True
         if spec.data or not task.tree.results.idle:
             mark_started(self)  # before the last look at the task: what is parked meanwhile knows of it
-        now = self.guard.monotonic()
-        if task.state is not TaskState.OPEN or task.why_stopped or now >= task.deadline:
+        now = guard.monotonic()
+        if task.state is not _OPEN or task.why_stopped or now >= task.deadline:
             _refuse_closed(task, now)
         task.counts.permitted += 1
-        if self.span.on:
-            self.span.tool_since = time_ns()
+        if span.on:
+            span.tool_since = time_ns()
 
     def _refuse_changes(self) -> None:
         try:
@@ -412,14 +413,16 @@ class Running:
     # 10 ------------------------------------------------------------------------------------------------------
     async def release(self) -> None:
         """Give everything back, the credential first; what fails is logged and keeps nothing else from its release."""
-        if self._use is not None:
+        guard, use = self.guard, self._use
+        if use is not None:
             try:
-                assert self.guard.leases is not None  # noqa: S101  # the use is one of its leases
+                assert guard.leases is not None  # noqa: S101  # the use is one of its leases
                 began = time_ns() if self.span.on else 0
-                status = await self.guard.leases.release(self._use)
+                status = await guard.leases.release(use)
                 if self.span.on:
-                    self.span.release = status, self.guard.now(), began
-                self.task.counts.revoked += status == "revoked"
+                    self.span.release = status, guard.now(), began
+                if status == "revoked":
+                    self.task.counts.revoked += 1
             except Exception as error:
                 self._not_done("release of its credential", error)
         for lease in self.hits:
@@ -429,12 +432,15 @@ class Running:
                 self._not_done("revocation of what it leaked", error)
         if self.started:
             try:
-                await self.guard.suspensions.finish(self.call.id)
+                await guard.suspensions.finish(self.id)
             except Exception as error:
                 self._not_done("end", error)
         if self.reservation is not None or self.waits is not None:
             try:
-                await self._settle()
+                if self.waits is not None:
+                    await settle_waiting(self, self.waits)
+                elif self.reservation is not None:
+                    await guard.budgets.settle(self.reservation, settlement_of(self.ended, self.started))
             except Exception as error:
                 self._not_done("settlement", error)
 
@@ -444,12 +450,6 @@ class Running:
     async def _revoke_leaked(self, lease: str) -> None:
         if self.guard.leases is not None:
             await self.guard.leases.revoke(lease, "leaked")
-
-    async def _settle(self) -> None:
-        if self.waits is not None:
-            await settle_waiting(self, self.waits)
-        elif self.reservation is not None:
-            await self.guard.budgets.settle(self.reservation, settlement_of(self.ended, self.started))
 
     # 11 ------------------------------------------------------------------------------------------------------
     def close(self) -> None:
@@ -525,6 +525,9 @@ class Running:
 _Formed: TypeAlias = tuple[dict[str, Any], dict[str, Canonical], str]
 
 _log: Final = logging.getLogger("agentguard")
+# Names of this module: looked up in two enumerations, each call would pay more for them than for what it compares.
+_OPEN: Final = TaskState.OPEN
+_READ: Final = Effect.READ
 _PLAIN: Final = frozenset({type(None), bool, int, float, Decimal})
 _NOTHING: Final[frozenset[str]] = frozenset()
 _NOBODY: Final = Caller()

@@ -113,6 +113,7 @@ class Task:
         if chain is not None:
             self.chain = chain
         self.path: tuple[Task, ...] = (*(parent.path if parent else ()), self)
+        self.upwards = self.path[::-1]  # from the one that acts to the root
         self.tree: Tree = parent.tree if parent else Tree(id)
         self.children: list[Task] = []
         self.state = TaskState.NEW

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, Self
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from agentguard._jwk import PublicKey, public_key
 from agentguard.errors import ConfigurationError
@@ -120,12 +122,12 @@ class SigningKey:
 def _signer(private: Private) -> Callable[[bytes], bytes]:
     if isinstance(private, ed25519.Ed25519PrivateKey):
         return private.sign
-    algorithm = ec.ECDSA(hashes.SHA256())
+    algorithm, sha256 = ec.ECDSA(Prehashed(hashes.SHA256())), hashlib.sha256  # hashlib finds its hash faster
 
     def sign(data: bytes) -> bytes:
         # A SEQUENCE of two INTEGERs (RFC 3279 section 2.2.3), all so short that each length is one byte: r begins at 4,
         # s two behind its end. A first bit that is set has a zero before it; zeros that lead a number are left out.
-        der = private.sign(data, algorithm)
+        der = private.sign(sha256(data).digest(), algorithm)
         end = 4 + der[3]
         return der[4:end][-32:].rjust(32, b"\0") + der[end + 2 :][-32:].rjust(32, b"\0")
 
