@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from decimal import Decimal
 from typing import Any, ClassVar
 
 import pytest
 
 from agentguard import ITSELF, ConfigurationError, Denied, Guard, Intent, User, any_, current_task, guarded, step
+from agentguard._drive import drive
 from agentguard.audit.memory import MemoryLog
 from agentguard.model.principal import Agent, Proof, Subject
 from agentguard.registry import RegisteredAgent, Registry
+from agentguard.running import Running
 from agentguard.state.memory import MemorySuspensions
 from agentguard.task import TaskState
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
@@ -685,3 +688,37 @@ def test_activating_a_task_in_another_context_and_leaving_it_there_is_no_error(g
         contextvars.Context().run(scope.__enter__)
         contextvars.Context().run(scope.__exit__, None, None, None)
         assert current_task() is task
+
+
+def left_after(call: Callable[[], object], error: type[Exception]) -> list[Running]:
+    """Calls that are kept alive after their error was handled, before any collection."""
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(error):
+            call()
+        return [one for one in gc.get_objects() if isinstance(one, Running)]
+    finally:
+        gc.enable()
+
+
+def test_nothing_of_a_denied_call_outlives_the_denial() -> None:
+    with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=Intent("Nothing at all")):
+        assert left_after(lambda: read_account("acme"), Denied) == []
+
+
+@guarded("fail", effect="read")
+def fail() -> None:
+    raise LookupError
+
+
+@guarded("fail.later", effect="read")
+async def fail_later() -> None:
+    raise LookupError
+
+
+@pytest.mark.parametrize("call", [fail, lambda: drive(fail_later())])
+def test_nothing_of_a_call_outlives_the_error_of_its_tool(call: Callable[[], object]) -> None:
+    failing = Intent("Fail", reads=["fail", "fail.later"])
+    with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=failing):
+        assert left_after(call, LookupError) == []

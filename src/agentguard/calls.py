@@ -50,7 +50,12 @@ def call_function(tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     except StopAsyncIteration:
         pass
     ended = running.ended
-    return ended.value if ended.error is None else result_of(running, raised)
+    if ended.error is None:
+        return ended.value
+    try:
+        return result_of(running, raised)
+    finally:  # the error's traceback holds this frame: what that holds would live until the next collection
+        del running, ended, raised
 
 
 def _later(pipeline: Pipeline, running: Running, value: Any) -> Any:
@@ -78,4 +83,7 @@ async def finish_coroutine(pipeline: Pipeline, running: Running, coroutine: Any)
             running.span.detach()
         with suppress(ValueError):
             _call.reset(token)
-    return result_of(running, raised)
+    try:
+        return result_of(running, raised)
+    finally:  # as above
+        del running, ended, raised

@@ -221,7 +221,10 @@ class Guard:
                 if call.ending or call.decision.outcome is Outcome.DENY:
                     await take_effect(call)  # tasks that end, or are stopped, by this call
         if denied is not None:
-            raise denied
+            try:
+                raise denied
+            finally:  # its traceback holds this frame: what that holds would live until the next collection
+                del call, refusal, denied
 
     # --- tasks -----------------------------------------------------------------------------------------------
 

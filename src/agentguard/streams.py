@@ -28,6 +28,7 @@ async def admitted(tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 def run_tool(tool: Tool, running: Running) -> Any:
     args, kwargs = running.arguments
     running.arguments = ((), {})  # the frame of the tool holds them from here on
+    del running  # and this frame, which its errors' tracebacks hold, nothing else
     return tool.fn(*args, **kwargs)
 
 
@@ -42,9 +43,12 @@ def result_of(running: Running, raised: BaseException | None) -> Any:
     ended = running.ended
     if ended.error is None:
         return ended.value
-    if ended.error is raised:
-        raise ended.error
-    raise ended.error from None
+    try:
+        if ended.error is raised:
+            raise ended.error
+        raise ended.error from None
+    finally:  # the error's traceback holds this frame
+        del running, ended, raised
 
 
 def stream_parts(pipeline: Pipeline, running: Running, inner: Any) -> Generator[Any, Any, Any]:

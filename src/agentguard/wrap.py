@@ -164,7 +164,9 @@ def _wrapper(tool: Tool) -> Any:
 
         async def guarded_coroutine(*args: Any, **kwargs: Any) -> Any:
             pipeline, running = await calls.admitted(tool, args, kwargs)
-            return await calls.finish_coroutine(pipeline, running, calls.run_tool(tool, running))
+            result = calls.finish_coroutine(pipeline, running, calls.run_tool(tool, running))
+            del pipeline, running  # a traceback of the tool's error holds this frame, and nothing of the call with it
+            return await result
 
         return guarded_coroutine
 
