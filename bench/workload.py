@@ -87,12 +87,12 @@ def denied() -> None:
 
 def deciding(guard: Guard, task: Any) -> Case:
     """The decision alone: steps 1 to 5 of the pipeline, and giving back what they reserved."""
-    from agentguard.running import Running
+    from agentguard.running import begun
 
     tool = read_again.__agentguard__  # type: ignore[attr-defined]  # the declaration that the wrapper carries
 
     async def decided() -> Any:
-        call = Running(guard, task, tool)
+        call = begun(guard, task, tool)
         call.span = guard.telemetry.start_call(tool.spec.name, guard.opening.attributes(task), tool.attributes)
         call.intercept(("c-1",), {"limit": 10})
         call.identify()

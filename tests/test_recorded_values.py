@@ -20,7 +20,7 @@ from agentguard.audit.redaction import Redactor
 from agentguard.model.decision import Decision, Miss, Outcome, Reason
 from agentguard.model.record import Event, Record
 from agentguard.recording import decision_record, denial_fields
-from agentguard.running import Running
+from agentguard.running import Running, begun
 from agentguard.task import Task
 from agentguard.testing import fake_guard
 
@@ -89,7 +89,7 @@ def said(record: Record) -> dict[str, Any]:
 
 
 def undecided(guard: Guard, task: Task, tool: Any = parts) -> Running:
-    running = Running(guard, task, tool.__agentguard__)
+    running = begun(guard, task, tool.__agentguard__)
     running.span = guard.telemetry.start_call("", {}, {})
     return running
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
 import gc
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -22,7 +24,7 @@ from agentguard._drive import drive
 from agentguard.audit.memory import MemoryLog
 from agentguard.model.principal import Agent, Proof, Subject
 from agentguard.registry import RegisteredAgent, Registry
-from agentguard.running import Running
+from agentguard.running import Running, begun
 from agentguard.state.memory import MemorySuspensions
 from agentguard.task import TaskState
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
@@ -722,3 +724,14 @@ def test_nothing_of_a_call_outlives_the_error_of_its_tool(call: Callable[[], obj
     failing = Intent("Fail", reads=["fail", "fail.later"])
     with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=failing):
         assert left_after(call, LookupError) == []
+
+
+def test_call_that_runs_can_be_neither_copied_nor_shown() -> None:
+    secret = "hunter2"
+    with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=Intent("Nothing at all")) as task:
+        call = begun(guard, task, read_account.__agentguard__)  # type: ignore[attr-defined]  # its declaration
+        call.arguments = ((secret,), {})
+        assert secret not in repr(call)
+        for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError):
+                copied(call)

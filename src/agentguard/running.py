@@ -7,8 +7,9 @@ import logging
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from time import time_ns
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from agentguard._drive import run_shielded
@@ -44,61 +45,56 @@ if TYPE_CHECKING:
     from agentguard.task import Task
 
 
-class Running:
-    """One call. INVARIANT: whatever was taken for it is given back by `release`, which cannot be cancelled."""
+_UNBOUND: Final = ToolCall(id="", spec=ToolSpec(name="unbound"), arguments={}, given=frozenset(), digest="")
+_NO_ARGUMENTS: Final[tuple[Any, Any]] = ((), {})
+_NO_COPIES: Final[tuple[dict[str, Any], dict[str, Any]]] = ({}, {})
 
-    __slots__ = (
-        "_copies",
-        "_mutable",
-        "_opened",
-        "_position",
-        "_recorded",
-        "_renewed",
-        "_use",
-        "approved",
-        "arguments",
-        "call",
-        "decision",
-        "ended",
-        "ending",
-        "guard",
-        "hash",
-        "hits",
-        "id",
-        "judged",
-        "parts",
-        "refused",
-        "reservation",
-        "span",
-        "started",
-        "task",
-        "tool",
-        "visible",
-        "waits",
-    )  # fmt: skip
 
-    def __init__(self, guard: Guard, task: Task, tool: Tool) -> None:
-        self.guard, self.task, self.tool = guard, task, tool
-        self.id = guard.next_id()
-        self.arguments: tuple[Any, Any] = ((), {})
-        self.visible: CurrentCall | None = None
-        self.decision = _undecided(tool.spec.name)
-        self.ended = NOT_RUN
-        self.hits: set[str] = set()
-        self.span: Any = None
-        self._copies: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
-        self._mutable = False
-        self.reservation: Reservation | None = None
-        self.ending: tuple[Task, ...] = ()
-        self.judged: Judged | None = None
-        self.waits: Waiting | None = None
-        self.approved = ""
-        self.parts: list[Any] | None = None
-        self._use: Use | None = None
-        self.started = self.refused = self._recorded = self._opened = self._renewed = False
-        self._position: Any = None
-        self.call = _UNBOUND
-        self.hash = ""
+def begun(guard: Guard, task: Task, tool: Tool) -> Running:
+    """A call before its first step."""
+    return Running(guard, task, tool, guard.next_id(), _undecided(tool.spec.name))
+
+
+class Running(Struct, eq=False):
+    """One call. INVARIANT: whatever was taken for it is given back by `release`, which cannot be cancelled.
+
+    It is made by C, as it is made for every call; what it holds is set step by step.
+    """
+
+    guard: Guard
+    task: Task
+    tool: Tool
+    id: str
+    decision: Decision
+    arguments: tuple[Any, Any] = _NO_ARGUMENTS
+    visible: CurrentCall | None = None
+    ended: Ended = NOT_RUN
+    hits: set[str] = set()  # msgspec makes a new one each time
+    span: Any = None
+    _copies: tuple[dict[str, Any], dict[str, Any]] = _NO_COPIES
+    _mutable: bool = False
+    reservation: Reservation | None = None
+    ending: tuple[Task, ...] = ()
+    judged: Judged | None = None
+    waits: Waiting | None = None
+    approved: str = ""
+    parts: list[Any] | None = None
+    _use: Use | None = None
+    started: bool = False
+    refused: bool = False
+    _recorded: bool = False
+    _renewed: bool = False
+    _position: Any = None
+    call: ToolCall = _UNBOUND
+    hash: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Running {self.id}>"
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("a call that runs cannot be copied or pickled")
+
+    __copy__ = None
 
     # 1 -------------------------------------------------------------------------------------------------------
     def intercept(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -531,7 +527,6 @@ _READ: Final = Effect.READ
 _PLAIN: Final = frozenset({type(None), bool, int, float, Decimal})
 _NOTHING: Final[frozenset[str]] = frozenset()
 _NOBODY: Final = Caller()
-_UNBOUND: Final = ToolCall(id="", spec=ToolSpec(name="unbound"), arguments={}, given=frozenset(), digest="")
 
 
 @functools.lru_cache(maxsize=1024)
