@@ -85,7 +85,7 @@ OTHERS = (
 
 
 def said(record: Record) -> dict[str, Any]:
-    return {**(record.facts or {}), **record.fields}
+    return record.whole()
 
 
 def undecided(guard: Guard, task: Task, tool: Any = parts) -> Running:

@@ -168,7 +168,8 @@ class AuditSink(Protocol):
     """Writes records, in order.
 
     `append` is synchronous, so that no cancellation falls between a decision and its record; a raise means that
-    nothing was written. `flush` returns once the record and all before it are durable; a raise means "not durable".
+    nothing was written. What is to be written is `record.whole()`. `flush` returns once the record and all before it
+    are durable; a raise means "not durable".
     """
 
     suspends: bool

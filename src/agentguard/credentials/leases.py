@@ -59,7 +59,7 @@ class Leases:
             raise ConfigurationError(f"grace {grace!r}: write seconds from 0 to {LEEWAY}")
         self.secrets = LiveSecrets()
         self._issuer, self._ledger, self._record, self._clock = issuer, ledger, record, clock
-        self._append = append or (lambda made: record(made.event, {**(made.facts or {}), **made.fields}))
+        self._append = append or (lambda made: record(made.event, made.whole()))
         self._parents = issuer if isinstance(issuer, ParentIssuer) else None
         self._waits, self._grace, self._most, self._whole = waits(issuer) or waits(ledger), grace, most, whole
         self._start()

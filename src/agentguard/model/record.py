@@ -80,3 +80,7 @@ class Record(Struct, frozen=True):
     event: Event
     fields: Mapping[str, Any]
     facts: Facts | None = None
+
+    def whole(self) -> dict[str, Any]:
+        """All that is known about it, shared or not: what a sink writes."""
+        return {**(self.facts or {}), **self.fields}

@@ -89,7 +89,7 @@ class Counting:
         if "call" in fields:
             self._asked.pop(str(fields["call"]), None)
             return
-        agent = {**(record.facts or {}), **fields}.get("agent")
+        agent = record.whole().get("agent")
         known: dict[str, AttributeValue] = {name.GEN_AI_AGENT_NAME: str(agent)} if agent else {}
         decision: dict[str, AttributeValue] = {
             name.AGENTGUARD_DECISION_OUTCOME: str(fields.get("outcome", "deny")),

@@ -61,7 +61,7 @@ class Events:
             logger = _logger_of(self._provider or api.get_logger_provider())
             if logger is None:
                 return
-            fields = {**(record.facts or {}), **record.fields}
+            fields = record.whole()
             known = _attributes(fields, position, self._content)
             severity = "info" if fields.get("outcome") == "ask" else copy.severity
             logger.emit(LogRecord(
