@@ -697,11 +697,16 @@ def left_after(call: Callable[[], object], error: type[Exception]) -> list[Runni
     gc.collect()
     gc.disable()
     try:
+        before = running()
         with suppress(error):
             call()
-        return [one for one in gc.get_objects() if isinstance(one, Running)]
+        return [one for one in running() if all(one is not other for other in before)]
     finally:
         gc.enable()
+
+
+def running() -> list[Running]:
+    return [one for one in gc.get_objects() if isinstance(one, Running)]
 
 
 def test_nothing_of_a_denied_call_outlives_the_denial() -> None:
