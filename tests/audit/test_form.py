@@ -188,4 +188,4 @@ def test_append_is_three_calls_of_python(tmp_path: Path, fields: dict[str, Any])
         sys.setprofile(None)
     log.close()
 
-    assert ["append", "link", "write"] == called
+    assert ["append", "append", "link"] == called

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from agentguard._drive import driven, loop_running
 from agentguard.audit import repair
-from agentguard.audit.chain import link, start
+from agentguard.audit.chain import start
 from agentguard.audit.checkpoints import Checkpointer, Checkpoints
 from agentguard.audit.commit import Committer, Leadership
 from agentguard.audit.directory import file_name, make_directory
@@ -77,6 +77,7 @@ class FileLog:
         file = Path(path).absolute()
         log._setup(file.parent, max_bytes, clock, checkpoints)
         segment, _ = repair.take_over(file, clock)
+        segment.limit(max_bytes)
         log._segment = segment
         log._notes = log._begin_notes(segment.head.chain)
         log._write(segment, opened({"continues": file.name}))
@@ -131,19 +132,19 @@ class FileLog:
         """
         with self._lock:
             segment = self._segment
-            if self._closed or segment is None or segment.poisoned or segment.tip[0] >= self._max_bytes:
+            # INVARIANT: a file that is closed, poisoned, full or left with half a record has no room.
+            if segment is None or segment.tip[0] >= segment.room:
                 segment = self._ready()
             # The chain lock is held over the write: the order of lines is the order of seq, and a failed write leaves
             # no gap. A queue with one writer measured no faster: whoever appends has to wait for the write anyway.
-            line, position = link(segment.tip[1], self._clock(), record)
-            segment.write(line, position)
+            position = segment.append(record, self._clock())
             if self._notes is not None:
                 self._notes.add(position)
             return position
 
     def _write(self, segment: Segment, record: Record) -> None:
-        line, position = link(segment.tip[1], self._clock(), record)
-        segment.write(line, position)
+        segment.ready()
+        position = segment.append(record, self._clock())
         if self._notes is not None:
             self._notes.add(position)
 
@@ -156,6 +157,7 @@ class FileLog:
             return self._start_chain(self._origin)
         if segment.poisoned or segment.tip[0] >= self._max_bytes:
             return self._rotate(segment)
+        segment.ready()
         return segment
 
     def _start_chain(self, origin: dict[str, Any]) -> Segment:
@@ -188,6 +190,7 @@ class FileLog:
 
     def _create(self, name: str, head: Position, origin: dict[str, Any]) -> Segment:
         segment = Segment.begin(self._directory / name, head, origin, self._clock())
+        segment.limit(self._max_bytes)
         if self._notes is not None:
             self._notes.add(segment.head)
         return segment

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentguard.audit.chain import FRESH, link
+from agentguard.audit.chain import FRESH
 from agentguard.audit.directory import sync_directory, unavailable
 from agentguard.audit.segment import Segment
 from agentguard.audit.verify import TornLine, lines, sibling
@@ -158,6 +158,4 @@ def _begin_next(segment: Segment, last: Mapping[str, Any], clock: Callable[[], i
 
 
 def _record(segment: Segment, fields: Mapping[str, Any], clock: Callable[[], int]) -> Position:
-    line, position = link(segment.head, clock(), Record(Event.LOG_REPAIRED, fields))
-    segment.write(line, position)
-    return position
+    return segment.append(Record(Event.LOG_REPAIRED, fields), clock())

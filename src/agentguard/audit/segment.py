@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,12 +35,15 @@ class Segment:
     Attributes:
         tip: size of the file up to its last whole line, and where the chain stands there. INVARIANT: one assignment
             changes both, so an interrupt (Ctrl-C) cannot part them.
+        room: the size from which on the next record needs a look at `ready` first, and what is full gets no more. It is
+            0, so that every size is beyond it, once the file is closed or poisoned, or half a record may be in it.
         poisoned: it may have lost records that were written; nothing more is written to it.
         next: name of the file the chain continues in, once its last record says so.
     """
 
     def __init__(self, path: Path, fd: int, size: int, head: Position) -> None:
         self.path, self.tip = path, (size, head)
+        self.room = self._most = sys.maxsize
         self.poisoned = False
         self.next = ""
         self._fd = fd
@@ -63,7 +67,7 @@ class Segment:
         """
         segment = cls.create(path, head)
         try:
-            segment.write(*link(head, now_ns, opened(origin)))
+            segment.append(opened(origin), now_ns)
             segment.sync()
             sync_directory(path.parent)
         except BaseException as error:
@@ -89,34 +93,55 @@ class Segment:
         """Where the chain stands."""
         return self.tip[1]
 
-    def write(self, line: bytes, position: Position) -> None:
-        """Write a line: it survives the process (not yet the machine) when this returns.
+    def limit(self, size: int) -> None:
+        """From this size on there is no more room; what needs a look stays without."""
+        self._most = size
+        self._make_room()
+
+    def _make_room(self) -> None:
+        self.room = self._most
+        # INVARIANT: looked at last. The thread that syncs may poison it meanwhile: it says so, and then takes the room.
+        if self.poisoned or self._dirty or self._fd < 0:
+            self.room = 0
+
+    def ready(self) -> None:
+        """Remove what a failed write has left.
 
         Raises:
-            AuditUnavailable: nothing of it is in the file, or the next write removes what is.
+            AuditUnavailable: it could not be removed, so nothing may be written behind it.
         """
-        size = self.tip[0]
         if self._dirty:
-            self._cut(size)
-        self._dirty = True
+            self._cut(self.tip[0])
+
+    def append(self, record: Record, now_ns: int) -> Position:
+        """Write a record: it survives the process (not yet the machine) when this returns.
+
+        Where there is no `room`, `ready` comes first.
+
+        Raises:
+            AuditUnavailable: nothing of it is in the file, or `ready` removes what is.
+        """
+        size, head = self.tip
+        line, position = link(head, now_ns, record)
+        # INVARIANT: from the first byte in the file to the tip behind the last one, whatever is raised, Ctrl-C too, ends
+        # in `_failed`, and before that takes the room.
         try:
             written = _write(self._fd, line)
-        except OSError as error:
-            self._undo(size)
-            raise unavailable(self.path, "write", error) from error
-        if written != len(line):
-            self._undo(size)
-            raise AuditUnavailable(
-                f"audit log {self.path}: only a part of a record could be written; is the disk full?"
-            )
-        self.tip = (size + written, position)
-        self._dirty = False
-
-    def _undo(self, size: int) -> None:
-        try:
-            self._cut(size)
-        except AuditUnavailable:
-            return  # still dirty: every later write tries again first, and raises until it works
+            if written != len(line):
+                raise AuditUnavailable(
+                    f"audit log {self.path}: only a part of a record could be written; is the disk full?"
+                )
+            self.tip = (size + written, position)
+        except BaseException as error:
+            self.room, self._dirty = 0, True
+            if not isinstance(error, Exception):
+                raise  # what was interrupted is removed before the next record
+            with suppress(AuditUnavailable):  # every later record tries again first, and fails until that works
+                self._cut(self.tip[0])
+            if isinstance(error, OSError):
+                raise unavailable(self.path, "write", error) from error
+            raise
+        return position
 
     def _cut(self, size: int) -> None:
         try:
@@ -124,6 +149,7 @@ class Segment:
         except OSError as error:
             raise unavailable(self.path, "remove a half-written record", error) from error
         self._dirty = False
+        self._make_room()
 
     def tail(self) -> bytes:
         """What stands behind the last whole line.
@@ -162,16 +188,20 @@ class Segment:
             if found.st_nlink == 0 or found.st_size < size:
                 raise AuditUnavailable(f"audit log {self.path}: somebody removed or shortened it")
         except OSError as error:
-            self.poisoned = True
+            self._poison()
             raise unavailable(self.path, "make records durable", error) from error
         except AuditUnavailable:
-            self.poisoned = True
+            self._poison()
             raise
         return head
 
+    def _poison(self) -> None:
+        self.poisoned = True
+        self.room = 0
+
     def close(self) -> None:
         """Close the file; closing it twice does nothing."""
-        fd, self._fd = self._fd, -1
+        fd, self._fd, self.room = self._fd, -1, 0
         if fd >= 0:
             os.close(fd)
 
