@@ -160,7 +160,22 @@ def test_forms_are_bounded() -> None:
         line_of({f"f{n}": "x"})
         linked("x", {}, Facts({f"g{n}": "x"}))
 
-    assert max(map(len, (facts.prepared.forms, facts.prepared.kin.layouts, form.NO_FACTS.forms, form._KIN))) <= 256
+    assert (
+        max(
+            map(
+                len,
+                (
+                    facts.prepared,
+                    facts.prepared.forms,
+                    form.NO_FACTS,
+                    facts.prepared.kin.layouts,
+                    form.NO_FACTS.forms,
+                    form._KIN,
+                ),
+            )
+        )
+        <= 256
+    )
     assert "y" == line_of({"f1": "y"}, facts)["f1"]
 
 

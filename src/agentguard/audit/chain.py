@@ -7,7 +7,7 @@ record without `hash`), the leaf hash of RFC 9162 section 2.1.1, so the same rec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from agentguard.audit.fields import MAX_INT, MAX_TEXT
-from agentguard.audit.form import MARK, NO_FACTS, OWN, VERSION, encoded, form_of, json_of, shared_of, strictly
+from agentguard.audit.form import MARK, NO_FACTS, OWN, VERSION, Shared, encoded, form_of, json_of, shared_of, strictly
 from agentguard.errors import AuditUnavailable
 from agentguard.model.canonical import jcs
 from agentguard.model.record import Position, Record
@@ -24,6 +24,7 @@ from agentguard.model.record import Position, Record
 ZEROS: Final = "0" * 64
 MAX_LINE: Final = 1 << 20  # bytes, newline included; what a reader must be ready to hold
 _SECOND: Final = 1_000_000_000  # nanoseconds
+_LATE: Final = 10**10 * _SECOND  # whole seconds: what stands behind the second has all of its nine digits
 _TEXTS: Final = {str}
 _TYPES: Final[Mapping[str, type]] = {
     "v": int, "chain": str, "seq": int, "time": str, "event": str, "prev": str, "hash": str,
@@ -66,23 +67,24 @@ def link(head: Position, now_ns: int, record: Record) -> tuple[bytes, Position]:
     """
     fields, facts = record.fields, record.facts
     shared = (facts.prepared or shared_of(facts)) if facts else NO_FACTS
-    form = shared.latest.get(record.event)
-    if form is None or form.names != (*fields,):
+    form = shared[record.event]
+    if form.names != (*fields,):
         form = form_of(record, shared)
     # The values as they stand in the line, most of them as they are, and five of the record's place in its chain.
     seq = head.seq + 1
-    seconds, rest = divmod(now_ns, _SECOND)
-    values = [*fields.values(), head.chain, head.hash, str(seq), _second(seconds), str(_SECOND + rest)[1:7]]
+    values = [
+        *fields.values(), head.chain, head.hash, str(seq), _second(now_ns // _SECOND), str(_LATE + now_ns)[-9:-3]
+    ]  # fmt: skip
     more = 2  # what encoding all of them in one must add: its quotes, and those of lists
     try:
         for at in form.others:
             value, kind = values[at], type(values[at])
-            if kind is list or kind is tuple:
+            if kind is int and -MAX_INT < value < MAX_INT:
+                values[at] = str(value)
+            elif kind is list or kind is tuple:
                 items = (*value,)
                 values[at] = '["' + '","'.join(items) + '"]' if items else "[]"
                 more += 2 * len(items)
-            elif kind is int and -MAX_INT < value < MAX_INT:
-                values[at] = str(value)
             elif kind is dict and {*map(type, value), *map(type, value.values())} == _TEXTS:
                 values[at] = encoded(value).decode()
                 more += 4 * len(value)
@@ -91,18 +93,27 @@ def link(head: Position, now_ns: int, record: Record) -> tuple[bytes, Position]:
                 more += len(encoded(text)) - len(text) - 2
         # One look at all of them: quotes are all that is added to a text, unless a character needs an escape.
         plain = "".join(values)
-        if len(encoded(plain)) != len(plain) + more or len(plain) > MAX_TEXT:
-            form, values = strictly(record, shared, values[-OWN:])
+        if len(encoded(plain)) != len(plain) + more:
+            return _by_the_rules(head, record, shared, values[-OWN:])
     except (TypeError, UnicodeEncodeError):  # something else stands where there was text, or text that is none
-        form, values = strictly(record, shared, values[-OWN:])
-    parts = [*form.parts]
-    parts[1::2] = form.order(values)
-    below, _, above = "".join(parts).partition(MARK)
+        return _by_the_rules(head, record, shared, values[-OWN:])
+    below, _, above = "".join(form.order(values + form.fixed)).partition(MARK)
+    digest = sha256(f"\x00{below},{above}".encode()).hexdigest()
+    line = f'{below},"hash":"{digest}",{above}\n'.encode()
+    if len(line) > MAX_TEXT:  # a text in it may be too long; in a shorter one none is
+        return _by_the_rules(head, record, shared, values[-OWN:])
+    return line, Position(head.chain, seq, digest)
+
+
+def _by_the_rules(head: Position, record: Record, shared: Shared, own: Sequence[str]) -> tuple[bytes, Position]:
+    """Chain a record that is longer than most, or says something that has to be escaped, cut or refused."""
+    form, values = strictly(record, shared, own)
+    below, _, above = "".join(form.order(values + form.fixed)).partition(MARK)
     digest = sha256(f"\x00{below},{above}".encode()).hexdigest()
     line = f'{below},"hash":"{digest}",{above}\n'.encode()
     if len(line) > MAX_LINE:
         raise AuditUnavailable(f"a record of {len(line)} bytes is longer than 1 MiB; record less of the arguments")
-    return line, Position(head.chain, seq, digest)
+    return line, Position(head.chain, head.seq + 1, digest)
 
 
 def _seal(below: dict[str, Any], above: dict[str, Any]) -> tuple[bytes, str]:

@@ -37,16 +37,19 @@ class Form(Struct, frozen=True):
     """How to write records of one event with the same facts and the same names of fields.
 
     Args:
-        parts: what stays, and between every two of them an empty one for what changes.
-        order: picks what changes, from the values of the fields and the five of the record's own.
-        others: places of the values that are no text; of the others the parts have the quotes.
-        names: of all values.
+        fixed: what stays of the line.
+        order: the line's pieces, from the values of the fields, the five of the record's own, and `fixed`.
+        others: places of the values that are no text; of the others `fixed` has the quotes.
+        names: of the fields.
     """
 
-    parts: Sequence[str]
+    fixed: list[str]
     order: Callable[[Sequence[str]], Iterable[str]]
     others: tuple[int, ...]
     names: _Names
+
+
+_NONE: Final = Form([], tuple, (), None)  # type: ignore[arg-type]  # no record has names that equal it
 
 
 class _Layout(Struct, frozen=True):
@@ -57,10 +60,7 @@ class _Layout(Struct, frozen=True):
 
     def of(self, facts: Sequence[str]) -> Form:
         text = "".join([piece if isinstance(piece, str) else facts[~piece] for piece in self.pieces])
-        fixed = text.split(_HOLE)
-        parts = [""] * (2 * len(fixed) - 1)
-        parts[::2] = fixed
-        return replace(self.form, parts=parts)
+        return replace(self.form, fixed=text.split(_HOLE))
 
 
 class _Kin(Struct, frozen=True):
@@ -70,16 +70,24 @@ class _Kin(Struct, frozen=True):
     layouts: dict[_Key, _Layout]
 
 
-class Shared(Struct, frozen=True):
-    """Facts: their kin, their values as they are recorded, the forms of the records that hold them, the latest ones."""
+class Shared(dict[str, Form]):
+    """What is known of facts: by event, the form that the latest record of it had. Empty only before the first one.
 
-    kin: _Kin
-    values: Sequence[str]
-    forms: dict[_Key, Form]
-    latest: dict[str, Form]
+    Attributes:
+        kin: facts of the same names.
+        said: what they say, as it is recorded.
+        forms: of the records that hold them.
+    """
+
+    def __init__(self, kin: _Kin, said: Sequence[str]) -> None:
+        self.kin, self.said = kin, said
+        self.forms: dict[_Key, Form] = {}
+
+    def __missing__(self, event: str) -> Form:
+        return _NONE
 
 
-NO_FACTS: Final = Shared(_Kin((), {}), (), {}, {})
+NO_FACTS: Final = Shared(_Kin((), {}), ())
 _KIN: Final[dict[_Names, _Kin]] = {}
 
 
@@ -88,7 +96,7 @@ def form_of(record: Record, shared: Shared) -> Form:
     names, values = (*record.fields,), (*record.fields.values(),)
     key = (record.event, *names)
     form = shared.forms.get(key) or _formed(record.event, names, values, shared, key)
-    return _kept(shared.latest, record.event, form)
+    return _kept(shared, record.event, form)
 
 
 def strictly(record: Record, shared: Shared, own: Sequence[str]) -> tuple[Form, list[str]]:
@@ -130,7 +138,7 @@ def shared_of(facts: Facts) -> Shared:
     """
     names = (*facts,)
     kin = _KIN.get(names) or _kept(_KIN, names, _Kin((*map(_name, names),), {}))
-    facts.prepared = Shared(kin, [json_of(value, name) for name, value in facts.items()], {}, {})
+    facts.prepared = Shared(kin, [json_of(value, name) for name, value in facts.items()])
     return facts.prepared  # type: ignore[no-any-return]  # any sink may keep its own form there
 
 
@@ -144,7 +152,7 @@ def _kept(kept: dict[Any, _T], key: Any, value: _T) -> _T:
 def _formed(event: str, names: _Names, values: _Values, shared: Shared, key: _Key) -> Form:
     kin = shared.kin
     layout = kin.layouts.get(key) or _kept(kin.layouts, key, _laid_out(event, names, values, kin.names))
-    return _kept(shared.forms, key, layout.of(shared.values))
+    return _kept(shared.forms, key, layout.of(shared.said))
 
 
 def _name(given: str) -> str:
@@ -163,8 +171,10 @@ def _laid_out(event: str, names: _Names, values: _Values, facts: _Names) -> _Lay
         "prev": ('"', prev, '"'), "seq": (seq,),
         "time": ('"', second, ".", part, 'Z"'), "v": (str(VERSION),),
     }  # fmt: skip
-    pieces, order = _in_order(members)
-    form = Form((), itemgetter(*order), tuple(at for at in range(len(names)) if at not in texts), names)
+    pieces, holes = _in_order(members)
+    after = len(names) + OWN  # there `fixed` begins, which stands around every hole
+    order = [after, *(at for number, hole in enumerate(holes, after + 1) for at in (hole, number))]
+    form = Form([], itemgetter(*order), tuple(at for at in range(len(names)) if at not in texts), names)
     return _Layout(pieces, form)
 
 

@@ -123,8 +123,8 @@ class Segment:
         """
         size, head = self.tip
         line, position = link(head, now_ns, record)
-        # INVARIANT: from the first byte in the file to the tip behind the last one, whatever is raised, Ctrl-C too, ends
-        # in `_failed`, and before that takes the room.
+        # INVARIANT: from the first byte in the file to the tip behind the last one, whatever is raised, Ctrl-C too, is
+        # caught, and takes the room before anything else can be raised.
         try:
             written = _write(self._fd, line)
             if written != len(line):
