@@ -19,7 +19,7 @@ from agentguard.audit.recording_file import Recording
 from agentguard.audit.redaction import Redactor
 from agentguard.model.decision import Decision, Miss, Outcome, Reason
 from agentguard.model.record import Event, Record
-from agentguard.recording import decision_record, denial_fields
+from agentguard.recording import call_record, denial_fields
 from agentguard.running import Running, begun
 from agentguard.task import Task
 from agentguard.testing import fake_guard
@@ -108,14 +108,14 @@ def test_record_of_a_decision_says_that_decision_after_another_one(other: Decisi
             else:
                 found |= {"outcome": "permit", "reason": str(decision.reason), "steps": list(decision.steps)}
 
-            assert found == said(decision_record(running, event, {"question": "q"}))
+            assert found == said(call_record(running, event, {"question": "q"}))
 
 
 @shared
 def test_records_of_a_decision_about_two_tools_name_their_tools() -> None:
     with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=intent()) as task:
         for tool, event in itertools.product((parts, send), (Event.CALL_PERMITTED, Event.CALL_DENIED)):
-            found = said(decision_record(undecided(guard, task, tool), event, {}))
+            found = said(call_record(undecided(guard, task, tool), event, {}))
 
             assert tool.__agentguard__.spec.name == found["tool"]
             assert (event is Event.CALL_DENIED) == ("miss" in found)
@@ -126,7 +126,7 @@ def test_decisions_that_a_task_knows_are_bounded() -> None:
         running = undecided(guard, task)
         for number in range(200):
             running.decision = replace(SAME, miss=Miss(argument=f"made_up_{number}"))
-            decision_record(running, Event.CALL_DENIED, {})
+            call_record(running, Event.CALL_DENIED, {})
 
             assert len(task.cache["decided"]) <= 32
 

@@ -441,11 +441,11 @@ class Guard:
         """Keep the decision for `explain()`; its values only where this guard may keep them."""
         if self.recording is not None:
             self.recording.take(full_values(running))
-        if self._recall:
-            recalled = Recalled(running.decision, running.task.chain.text, running.call, self.redactor)
-            self._remembered.append(recalled)
-        else:
-            self._remembered.append(Recalled(running.decision))
+        self._remembered.append(
+            Recalled(running.decision, running.task.chain.text, running.call, self.redactor)
+            if self._recall
+            else Recalled(running.decision)
+        )
 
     def explain(self) -> Explanation:
         """Return the last 1,000 decisions; printed, each is one line that says why."""

@@ -17,34 +17,28 @@ if TYPE_CHECKING:
 
 
 _DECISIONS: Final = 32  # that a task knows; there are a few
+_PERMITTED, _DENIED = Event.CALL_PERMITTED, Event.CALL_DENIED
 
 
-def decision_record(running: Running, event: Event, more: Mapping[str, Any]) -> Record:
-    """The record of a decision. What it says for every such call is shared: made once per task, tool and decision."""
-    task, spec, decision = running.task, running.tool.spec, running.decision
-    miss = decision.miss
-    # INVARIANT: whatever `_decision_fields` says of a decision stands in the key.
-    key = (spec.name, event, decision.outcome, decision.reason, decision.steps, decision.level,
-           miss.step, miss.argument, miss.kind)  # fmt: skip
-    known = task.cache.get("decided")
-    if known is None or len(known) >= _DECISIONS:  # a denial names arguments that a model made up
-        known = task.cache["decided"] = {}
-    facts = known.get(key)
-    if facts is None:
-        facts = known[key] = Facts({**running.guard.call_facts(task, spec), **_decision_fields(running, event)})
-    return call_record(running, event, more, facts)
+def call_record(running: Running, event: Event, more: Mapping[str, Any] | None) -> Record:
+    """A record of a call: what is its own, and more; arguments stand in clear only where tool or policy say so.
 
-
-def _decision_fields(running: Running, event: Event) -> Mapping[str, Any]:
-    decision = running.decision
-    if event is Event.CALL_DENIED:
-        return denial_fields(decision, running.guard.stopping.public)
-    return {"outcome": "permit", "reason": str(decision.reason), "steps": list(decision.steps)}
-
-
-def call_record(running: Running, event: Event, more: Mapping[str, Any], facts: Facts | None = None) -> Record:
-    """A record of a call: what is its own, and more; arguments stand in clear only where tool or policy say so."""
+    What it says for every such call is shared: made once per task and tool, and where it records a decision, per
+    decision.
+    """
     call, task, spec = running.call, running.task, running.tool.spec
+    if event is _PERMITTED:
+        decision = running.decision
+        # INVARIANT: whatever `_decision_fields` says of a decision stands in the key.
+        key = (spec.name, decision.reason, decision.steps)
+        try:
+            facts: Facts = task.cache["decided"][key]
+        except KeyError:
+            facts = _decided(running, event, key)
+    elif event is _DENIED:
+        facts = _denied(running)
+    else:
+        facts = running.guard.call_facts(task, spec)
     fields: dict[str, Any] = {"call": call.id, "arguments_hash": running.hash}
     names = spec.record if running.judged is None else _in_clear(running)
     if names:
@@ -59,7 +53,38 @@ def call_record(running: Running, event: Event, more: Mapping[str, Any], facts: 
             fields["trace"], fields["span"] = trace, span
     if more:
         fields.update(more)
-    return Record(event, fields, facts or task.cache.get(("facts", spec.name)) or running.guard.call_facts(task, spec))
+    return Record(event, fields, facts)
+
+
+def _denied(running: Running) -> Facts:
+    decision = running.decision
+    miss = decision.miss
+    # INVARIANT: whatever `_decision_fields` says of a decision stands in the key, which is longer than a permit's.
+    key = (running.tool.spec.name, decision.outcome, decision.reason, decision.level,
+           miss.step, miss.argument, miss.kind)  # fmt: skip
+    try:
+        facts: Facts = running.task.cache["decided"][key]
+    except KeyError:
+        facts = _decided(running, _DENIED, key)
+    return facts
+
+
+def _decided(running: Running, event: Event, key: tuple[Any, ...]) -> Facts:
+    """Make what records of this decision share, and keep it."""
+    task = running.task
+    known = task.cache.get("decided")
+    if known is None or len(known) >= _DECISIONS:  # a denial names arguments that a model made up
+        known = task.cache["decided"] = {}
+    facts = Facts({**running.guard.call_facts(task, running.tool.spec), **_decision_fields(running, event)})
+    known[key] = facts
+    return facts
+
+
+def _decision_fields(running: Running, event: Event) -> Mapping[str, Any]:
+    decision = running.decision
+    if event is _DENIED:
+        return denial_fields(decision, running.guard.stopping.public)
+    return {"outcome": "permit", "reason": str(decision.reason), "steps": list(decision.steps)}
 
 
 def _in_clear(running: Running) -> tuple[str, ...]:

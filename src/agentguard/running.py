@@ -31,7 +31,7 @@ from agentguard.model.record import Event, Record
 from agentguard.policy.obligations import NOTHING
 from agentguard.policy.redact import REDACTED, redacted
 from agentguard.ports import Reservation
-from agentguard.recording import call_record, decision_record
+from agentguard.recording import call_record
 from agentguard.refusal import NOT_RUN, Ended, Refusal, event_of, settlement_of
 from agentguard.results import MAX_CANDIDATES
 from agentguard.stopping import suspension_keys
@@ -238,21 +238,27 @@ class Running(Struct, eq=False):
         """
         if self.span.on:
             self.span.decision = self.decision
-        self.append(Event.CALL_PERMITTED, {} if self.judged is None else self.judged.fields())
+        try:
+            made = call_record(self, _PERMITTED, None if self.judged is None else self.judged.fields())
+            position = self._position = self.guard.append(made)
+        except Exception as error:
+            raise self._unrecorded(error) from None
         self._recorded = True
         if self.tool.spec.waits_for_disk:
             await self._flush()
-        self.decision = _recorded(self.decision, self._position.id)
+        self.decision = replace(self.decision, id=f"{position.chain}:{position.seq}")  # as `position.id` has it
         if self.judged is not None and self.judged.obligations.notify:
             await notify(self, self.judged, self.decision.id)
 
     def append(self, event: Event, fields: Mapping[str, Any]) -> None:
         """INVARIANT: no record, no action: a failed write refuses the call."""
         try:
-            made = decision_record if event is Event.CALL_PERMITTED else call_record
-            self._position = self.guard.append(made(self, event, fields))
+            self._position = self.guard.append(call_record(self, event, fields))
         except Exception as error:
-            raise Refusal(Reason.AUDIT_UNAVAILABLE, f"the audit record was not written ({_cause(error)})") from None
+            raise self._unrecorded(error) from None
+
+    def _unrecorded(self, error: Exception) -> Refusal:
+        return Refusal(Reason.AUDIT_UNAVAILABLE, f"the audit record was not written ({_cause(error)})")
 
     async def _flush(self) -> None:
         try:
@@ -451,36 +457,35 @@ class Running(Struct, eq=False):
     def close(self) -> None:
         """Record the outcome and end the span; nothing here reaches the caller."""
         try:
-            self._close()
-        except Exception as error:
-            _log.error("the outcome of call %s was not recorded: %s", self.id, type(error).__name__)
-
-    def _close(self) -> None:
-        if self.hits:
-            self.guard.try_append(call_record(self, Event.SECRET_REMOVED, {"leases": sorted(self.hits)}))
-        if not self.task.tree.results.idle:
-            keep_result(self)
-        if self.task.tree.pending:
-            mark_ended(self)
-        if self._recorded:
-            event, why = event_of(self.ended, self.started)
-            fields = {"call": self.call.id, "task": self.task.id, "tool": self.tool.spec.name}
-            if self._use is not None:
-                fields["lease"] = self._use.held.issued.lease.id
-            if why:
-                fields["error"] = why
-            self.guard.try_append(Record(event, fields))
-        self.guard.remember(self)
-        if self.span is not None and self.span.on:
-            given_up = not self.started and not self.refused
-            if self._recorded or not given_up:  # else nobody decided: what stands there is no answer
-                self.span.decision = self.decision
-            error = self.ended.error if self.started else None
-            if self.guard.telemetry.captures and not self.hits and self.hash:
-                returned = self.started and error is None
-                self.span.captured(self.call, self.ended.value, returned, self.guard.redactor)
-            cancelled = given_up or (error is not None and (pauses(error) or not isinstance(error, Exception)))
-            self.span.end("" if error is None or pauses(error) else spans.error_type_of(error), cancelled=cancelled)
+            guard, task = self.guard, self.task
+            started, error = self.started, self.ended.error
+            if self.hits:
+                guard.try_append(call_record(self, Event.SECRET_REMOVED, {"leases": sorted(self.hits)}))
+            if not task.tree.results.idle:
+                keep_result(self)
+            if task.tree.pending:
+                mark_ended(self)
+            if self._recorded:
+                event, why = _COMPLETED if started and error is None else event_of(self.ended, started)
+                fields = {"call": self.call.id, "task": task.id, "tool": self.tool.spec.name}
+                if self._use is not None:
+                    fields["lease"] = self._use.held.issued.lease.id
+                if why:
+                    fields["error"] = why
+                guard.try_append(Record(event, fields))
+            guard.remember(self)
+            if self.span is not None and self.span.on:
+                given_up = not started and not self.refused
+                if self._recorded or not given_up:  # else nobody decided: what stands there is no answer
+                    self.span.decision = self.decision
+                if guard.telemetry.captures and not self.hits and self.hash:
+                    self.span.captured(self.call, self.ended.value, started and error is None, guard.redactor)
+                if not started:  # then it is not the tool's
+                    error = None
+                cancelled = given_up or (error is not None and (pauses(error) or not isinstance(error, Exception)))
+                self.span.end("" if error is None or pauses(error) else spans.error_type_of(error), cancelled=cancelled)
+        except Exception as bug:
+            _log.error("the outcome of call %s was not recorded: %s", self.id, type(bug).__name__)
 
     def passed(self, part: Any) -> Any:
         """Take out of a part of a stream what a policy says, and keep it, if anything looks at results."""
@@ -511,9 +516,9 @@ class Running(Struct, eq=False):
             self.guard.telemetry.waits(self.waits.question, self.waits.expires_at - self.guard.now())
         if self.judged is not None:
             fields |= self.judged.fields()
-        position = self.guard.try_append(decision_record(self, Event.CALL_DENIED, fields))
+        position = self.guard.try_append(call_record(self, Event.CALL_DENIED, fields))
         if position is not None:
-            self.decision = _recorded(self.decision, position.id)
+            self.decision = replace(self.decision, id=position.id)
         return ApprovalRequired(self.decision, self.waits.question) if self.waits is not None else Denied(self.decision)
 
 
@@ -524,6 +529,8 @@ _log: Final = logging.getLogger("agentguard")
 # Names of this module: looked up in two enumerations, each call would pay more for them than for what it compares.
 _OPEN: Final = TaskState.OPEN
 _READ: Final = Effect.READ
+_PERMITTED: Final = Event.CALL_PERMITTED
+_COMPLETED: Final = (Event.CALL_COMPLETED, "")  # what `event_of` says of a call that ran and returned
 _PLAIN: Final = frozenset({type(None), bool, int, float, Decimal})
 _NOTHING: Final[frozenset[str]] = frozenset()
 _NOBODY: Final = Caller()
@@ -533,14 +540,6 @@ _NOBODY: Final = Caller()
 def _undecided(tool: str) -> Decision:
     """A call that was not looked at yet is denied."""
     return Decision(outcome=Outcome.DENY, reason=Reason.OUTSIDE_INTENT, tool=tool)
-
-
-def _recorded(decision: Decision, record: str) -> Decision:
-    """The decision with its record's id; `dataclasses.replace` takes three times as long."""
-    return Decision(
-        outcome=decision.outcome, reason=decision.reason, tool=decision.tool, steps=decision.steps,
-        level=decision.level, miss=decision.miss, id=record,
-    )  # fmt: skip
 
 
 def _too_short(values: Iterable[object], shortest: int) -> bool:
