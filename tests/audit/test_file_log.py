@@ -19,7 +19,7 @@ import pytest
 from agentguard._drive import drive
 from agentguard.audit import segment
 from agentguard.audit.chain import MAX_LINE, ZEROS
-from agentguard.audit.log import FileLog
+from agentguard.audit.log import MIN_BYTES, FileLog
 from agentguard.audit.verify import verify
 from agentguard.errors import AuditUnavailable, ConfigurationError
 from agentguard.model.record import Event
@@ -288,6 +288,60 @@ def test_interrupted_append_is_undone_by_the_next_one(log: FileLog, path: Path, 
     assert 2 == log.append(record(2)).seq
     assert ["call-2"] == calls(records_in(path))
     assert 2 == verify(path).records
+
+
+def test_interrupted_rotation_is_undone_by_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    log = FileLog(tmp_path, max_bytes=MIN_BYTES)
+    first = only_file(tmp_path)
+    while first.stat().st_size < MIN_BYTES:
+        log.append(record())
+
+    def interrupted(fd: int, line: bytes) -> int:
+        os.write(fd, line[:50])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segment, "_write", interrupted)
+        patch.setattr(segment, "_truncate", failing(errno.EIO))
+        with pytest.raises(KeyboardInterrupt):
+            log.append(record())
+    log.append(record())
+    log.close()
+
+    assert "log.rotated" == records_in(first)[-1]["event"]
+    assert 2 == len([*tmp_path.glob("audit-*.jsonl")])
+
+
+def test_file_that_is_poisoned_during_a_failing_write_takes_no_more(
+    log: FileLog, path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def half(fd: int, line: bytes) -> int:
+        assert log._segment is not None
+        with pytest.raises(AuditUnavailable):
+            log._segment.sync()  # as another thread may
+        return os.write(fd, line[:50])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segment, "_sync_file", failing(errno.EIO))
+        patch.setattr(segment, "_write", half)
+        with pytest.raises(AuditUnavailable, match="only a part"):
+            log.append(record(1))
+    log.append(record(2))
+
+    assert [] == calls(records_in(path))
+    assert ["call-2"] == [call for file in path.parent.glob("audit-*.jsonl") for call in calls(records_in(file))]
+
+
+def test_file_that_is_continued_is_followed_by_another_one_when_it_is_full(log: FileLog, path: Path):
+    log.close()
+    again = FileLog.reopen(path, max_bytes=MIN_BYTES)
+    while path.stat().st_size < MIN_BYTES:
+        again.append(record())
+    again.append(record(2))
+    last = records_in(path)[-1]["event"]
+    again.close()
+
+    assert "log.rotated" == last
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

@@ -134,9 +134,7 @@ class Segment:
             self.tip = (size + written, position)
         except BaseException as error:
             self.room, self._dirty = 0, True
-            if not isinstance(error, Exception):
-                raise  # what was interrupted is removed before the next record
-            with suppress(AuditUnavailable):  # every later record tries again first, and fails until that works
+            with suppress(AuditUnavailable):  # the next record tries again first, and fails until that works
                 self._cut(self.tip[0])
             if isinstance(error, OSError):
                 raise unavailable(self.path, "write", error) from error
