@@ -473,10 +473,12 @@ class Running(Struct, eq=False):
                 if why:
                     fields["error"] = why
                 guard.try_append(Record(event, fields))
-            guard.remember(self)
+            decided = self._recorded or self.refused  # else the caller gave it up: what stands there is no answer
+            if decided:
+                guard.remember(self)
             if self.span is not None and self.span.on:
                 given_up = not started and not self.refused
-                if self._recorded or not given_up:  # else nobody decided: what stands there is no answer
+                if decided:
                     self.span.decision = self.decision
                 if guard.telemetry.captures and not self.hits and self.hash:
                     self.span.captured(self.call, self.ended.value, started and error is None, guard.redactor)

@@ -237,6 +237,7 @@ def test_a_call_that_was_given_up_before_it_was_decided_is_no_denial(
 
     with fake_guard(**ports) as guard:
         asyncio.run(work())
+        assert list(guard.explain()) == []
     span = backend.span("execute_tool shown.undecided")
 
     assert (expected, StatusCode.UNSET, None) == (line(span), span.status.status_code, line(span, name.ERROR_TYPE))
