@@ -51,18 +51,40 @@ class CallAttributes:
         of: `tool_attributes(spec)` of the tool.
         title: the spans' name.
         known: the attributes that they begin with.
-        permitted: those that the span of a permitted call begins with; what differs between calls is not filled in.
-        ended: for leases of one key and type with one end, those that it ends with, not filled in either, and the
-            text that its output begins with.
+        permit: what permitted the last call, and what the span of a call that it permits begins with; the hash of the
+            arguments is to be filled in.
+        ended: for leases of one key and type with one end, what the span of a permitted call ends with; what differs
+            between calls is to be filled in. Then the text that goes before the life of what is gone, or an empty one.
     """
 
-    __slots__ = ("ended", "known", "of", "permitted", "title")
+    __slots__ = ("_denied", "_permitted", "ended", "known", "of", "permit", "title")
 
     def __init__(self, of: Attributes, title: str, known: dict[str, AttributeValue]) -> None:
         self.of, self.title, self.known = of, title, known
         permit = Decision(outcome=Outcome.PERMIT, reason=Reason.DECLARED, tool="", steps=("",))
-        self.permitted = {**known, name.AGENTGUARD_ARGUMENTS_HASH: "", **decision_attributes(permit, enforced=True)}
+        self._permitted = {**known, name.AGENTGUARD_ARGUMENTS_HASH: "", **decision_attributes(permit, enforced=True)}
+        self.permit = permit, self._permitted
         self.ended: tuple[LeaseKey | None, str, str, dict[str, AttributeValue], str] = None, "", "", {}, ""
+        self._denied: tuple[Reason | None, str, dict[str, AttributeValue]] = None, "", {}
+
+    def begins(self, decision: Decision) -> dict[str, AttributeValue] | None:
+        """Return what a span begins with, but for the arguments' hash, of a call that nobody was asked about.
+
+        None for a question, and for what is recorded already: of those the span's own way writes more.
+        """
+        outcome, steps = decision.outcome, decision.steps
+        if decision.id or outcome is Outcome.ASK:
+            return None
+        if outcome is Outcome.PERMIT and steps:
+            known = {**self._permitted, name.AGENTGUARD_INTENT_STEP: steps[-1][:MAX_TEXT]}
+            self.permit = decision, known  # most calls of a tool are permitted by one decision
+            return known
+        reason, level, known = self._denied
+        if reason is not decision.reason or level != decision.level or steps or outcome is not Outcome.DENY:
+            known = {**self.known, **decision_attributes(decision, enforced=True)}
+            if outcome is Outcome.DENY and not steps:
+                self._denied = decision.reason, decision.level, known
+        return known
 
 
 class TaskAttributes(dict[str, AttributeValue]):
@@ -173,11 +195,12 @@ def decision_error(decision: Decision, enforced: bool) -> tuple[str, str] | None
     """Return error.type and a sentence for a denial that is enforced; a pending question is no error."""
     if not enforced or decision.outcome is not Outcome.DENY:
         return None
-    return _denial(decision.reason, decision.tool)
+    return denial(decision.reason, decision.tool)
 
 
 @lru_cache(maxsize=1024)
-def _denial(reason: Reason, tool: str) -> tuple[str, str]:
+def denial(reason: Reason, tool: str) -> tuple[str, str]:
+    """Return error.type and a sentence for a denial that is enforced."""
     sentence = Decision(outcome=Outcome.DENY, reason=reason, tool=tool).public.removesuffix(_FOR_THE_MODEL)
     return _ERROR_TYPES.get(reason, name.ERROR_DENIED), cut(f"denied: {reason.value}: {sentence}")
 

@@ -5,13 +5,14 @@ A call's span begins when its decision is recorded, as the record holds its ids;
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from sys import modules
 from time import time_ns
 from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.context import get_current
-from opentelemetry.trace import StatusCode, TracerProvider
+from opentelemetry.trace import Span, StatusCode, TracerProvider
 from opentelemetry.util.types import AttributeValue
 
 from agentguard.model.call import ToolCall
@@ -29,6 +30,7 @@ from agentguard.telemetry.attributes import (
     call_attributes,
     decision_attributes,
     decision_error,
+    denial,
     error_type_of,
     lease_attributes,
     release_attributes,
@@ -38,8 +40,25 @@ from agentguard.telemetry.attributes import (
 from agentguard.telemetry.content import Redacting, arguments_text, content_text
 from agentguard.telemetry.current import Current, dropped, tracer_for, tracer_of
 from agentguard.telemetry.phases import NO_PHASE, Apart, Phase
-from agentguard.telemetry.semconv import APPROVAL, AUTHORIZE, CREDENTIAL_ISSUE
+from agentguard.telemetry.semconv import (
+    AGENTGUARD_ARGUMENTS_HASH,
+    AGENTGUARD_CREDENTIAL_CACHED,
+    AGENTGUARD_CREDENTIAL_ID,
+    AGENTGUARD_CREDENTIAL_LIFE,
+    AGENTGUARD_DECISION_ID,
+    AGENTGUARD_OVERHEAD_DURATION,
+    APPROVAL,
+    AUTHORIZE,
+    CREDENTIAL_ISSUE,
+    ERROR_TYPE,
+    GEN_AI_TOOL_CALL_ID,
+    OUTPUT_VALUE,
+)
 from agentguard.telemetry.summary import MAX_LINE, decision_line, lease_line
+
+# Names of this module: a lookup in an enumeration, and a slice made anew, cost a call more than what is done with them.
+_PERMIT: Final = Outcome.PERMIT
+_CUT: Final = slice(MAX_TEXT)
 
 __all__ = [
     "APPROVAL", "AUTHORIZE", "CREDENTIAL_ISSUE", "AgentSpan", "Attributes", "CallSpan", "TaskAttributes", "delegated",
@@ -84,7 +103,7 @@ class CallSpan(Current):
     _told: tuple[Decision, bool] | None = None  # what the span began with
     _plain: Decision | None = None  # the same, of a span that began by the short way
     _asked = _returned = False
-    _special = False  # asked about, not enforced, or full
+    _special = False  # full, asked about, not enforced, or with attributes of its own: it has no short way
 
     def phase(self, title: str, live: bool = True) -> Phase:
         """Return a context manager for one part of the call.
@@ -108,6 +127,7 @@ class CallSpan(Current):
         """
         if self._idle:
             return
+        self._take_the_long_way()
         try:
             shown = arguments_text(call.arguments, call.spec.secret, redactor)
             self._attributes[name.GEN_AI_TOOL_CALL_ARGUMENTS] = shown
@@ -127,9 +147,20 @@ class CallSpan(Current):
         if self._idle:
             return
         if getattr(decision, "outcome", None) is Outcome.ASK:
-            self._asked = self._special = True
-        self._special = self._special or not enforced
+            self._asked = True
         self.decision, self._enforced = decision, enforced
+        if self._asked or not enforced:
+            self._take_the_long_way()
+
+    def add(self, attributes: Mapping[str, AttributeValue]) -> None:
+        """Note more of what the span is about."""
+        super().add(attributes)
+        self._take_the_long_way()
+
+    def _take_the_long_way(self) -> None:
+        self._special = True
+        if self._plain is not None:
+            self._told, self._plain = (self._plain, True), None
 
     def outside(self) -> int:
         """Nanoseconds that were not the guard's own; a tool that has not ended ends now."""
@@ -149,88 +180,84 @@ class CallSpan(Current):
         """
         if self._token is not None:
             self.detach()
-        span, told, decision, lease = self._span, self._plain, self.decision, self.lease
+        span, told, decision = self._span, self._plain, self.decision
+        lease, release, common = self.lease, self.release, self.common
         # The short way is for a call whose span began with what was decided for good: a denial, or a permit whose call
         # came to no error and has released what it was lent; and that shows no result. It writes what `_end` would.
         if (
-            span is None or told is None or decision is None or cancelled or self._special or self._attributes
+            span is None or told is None or decision is None or common is None or cancelled
             or decision.outcome is not told.outcome or decision.steps is not told.steps or not decision.id
-            or ((error_type or (lease is None) is not (self.release is None)) if decision.outcome is Outcome.PERMIT
+            or ((error_type or (lease is None) is not (release is None)) if decision.outcome is _PERMIT
                 else (lease is not None or decision.reason is not told.reason or decision.level != told.level))
         ):  # fmt: skip
             self._end(error_type, description, cancelled)
             return
         try:
-            recording, failure = span.is_recording(), ""
-            if recording:
-                known = self._permitted(lease)
-                if decision.outcome is not Outcome.PERMIT:
-                    known[name.OUTPUT_VALUE] = decision_line(decision)[:MAX_LINE]
-                    known[name.ERROR_TYPE], failure = decision_error(decision, enforced=True) or ("", "")
-                known[name.AGENTGUARD_DECISION_ID] = decision.id[:MAX_TEXT]
-                outside = self.apart + self.tool_until - self.tool_since if self.tool_until else self.outside()
-                known[name.AGENTGUARD_OVERHEAD_DURATION] = max(0, time_ns() - self._started - outside) / 1e9
+            if span.is_recording():
+                until = self.tool_until
+                outside = self.apart + until - self.tool_since if until else self.outside()
+                spent = max(0, time_ns() - self._started - outside) / 1e9
+                if decision.outcome is not _PERMIT:
+                    self._write_denial(span, decision, spent)
+                elif lease is None or release is None:
+                    span.set_attributes({
+                        OUTPUT_VALUE: "permit", AGENTGUARD_DECISION_ID: decision.id[_CUT],
+                        AGENTGUARD_OVERHEAD_DURATION: spent,
+                    })  # fmt: skip
+                else:
+                    (key, kind, ended, known, line), (status, now, _) = common.ended, release
+                    if key is not lease.key or kind != lease.type or ended != status:
+                        known, line = _lease_ended(lease, status)
+                        common.ended = lease.key, lease.type, status, known, line
+                    known = {
+                        **known, AGENTGUARD_CREDENTIAL_ID: lease.id[_CUT], AGENTGUARD_CREDENTIAL_CACHED: self.cached,
+                        AGENTGUARD_DECISION_ID: decision.id[_CUT], AGENTGUARD_OVERHEAD_DURATION: spent,
+                    }  # fmt: skip
+                    if line:  # it is gone, so it has a life
+                        known[AGENTGUARD_CREDENTIAL_LIFE] = lived = max(0.0, float(now - lease.issued_at))
+                        known[OUTPUT_VALUE] = (
+                            f"{line}{lived * 1000:.0f} ms" if lived < 1
+                            else f"permit; {lease_line(lease, status, now)}"[:MAX_LINE]
+                        )  # fmt: skip
+                    span.set_attributes(known)
         except Exception:  # what is no lease, say: the other way writes what it can
             self._end(error_type, description, cancelled)
             return
         self._idle, self._span = True, None
         try:
-            if recording:
-                span.set_attributes(known)
-                if failure:
-                    span.set_status(StatusCode.ERROR, failure)
-        except Exception as error:
-            dropped(error)
-        try:
             span.end()
         except Exception as error:
             dropped(error)
 
-    def _permitted(self, lease: Lease | None) -> dict[str, AttributeValue]:
-        """What the short way ends with, of a permitted call and of what it was lent."""
-        if lease is None or self.release is None or self.common is None:
-            return {name.OUTPUT_VALUE: "permit"}
-        (key, kind, ends, ended, line), (status, now, _) = self.common.ended, self.release
-        if key is not lease.key or kind != lease.type or ends != status:
-            ended, line = _lease_ended(lease, status)
-            self.common.ended = lease.key, lease.type, status, ended, line
-        known = ended.copy()
-        known[name.AGENTGUARD_CREDENTIAL_ID] = lease.id[:MAX_TEXT]
-        known[name.AGENTGUARD_CREDENTIAL_CACHED] = self.cached
-        if status in GONE:
-            lived = max(0.0, float(now - lease.issued_at))
-            known[name.AGENTGUARD_CREDENTIAL_LIFE] = lived
-            known[name.OUTPUT_VALUE] = (
-                f"{line}{lived * 1000:.0f} ms" if lived < 1
-                else f"permit; {lease_line(lease, status, now)}"[:MAX_LINE]
-            )  # fmt: skip
-        return known
+    @staticmethod
+    def _write_denial(span: Span, decision: Decision, spent: float) -> None:
+        kind, sentence = denial(decision.reason, decision.tool)
+        span.set_attributes({
+            OUTPUT_VALUE: decision_line(decision)[:MAX_LINE], ERROR_TYPE: kind,
+            AGENTGUARD_DECISION_ID: decision.id[_CUT], AGENTGUARD_OVERHEAD_DURATION: spent,
+        })  # fmt: skip
+        span.set_status(StatusCode.ERROR, sentence)
 
     def _begin(self) -> None:
         """INVARIANT: a decision that is known stands on the span from its start, so that a sampler can keep denials."""
-        tracer, self._tracer = self._tracer, None
+        tracer, common, decision, sha256 = self._tracer, self.common, self.decision, self.hash
         if tracer is None:
             return
-        decision, common, told = self.decision, self.common, None
-        try:
-            # The short way is for a bound call that a step permits, or that is denied, with nobody asked.
-            if (
-                common is None or decision is None or decision.outcome is Outcome.ASK or not self.hash
-                or self._special or self._attributes or decision.id
-            ):  # fmt: skip
-                known = self._known()
-            else:
-                told = decision
-                if decision.outcome is Outcome.PERMIT and decision.steps:
-                    known = common.permitted.copy()
-                    known[name.AGENTGUARD_INTENT_STEP] = decision.steps[-1][:MAX_TEXT]
-                else:
-                    known = {**common.known, **decision_attributes(decision, enforced=True)}
-                known[name.AGENTGUARD_ARGUMENTS_HASH] = self.hash
-                if self.call is not None and self.call.call_id:
-                    known[name.GEN_AI_TOOL_CALL_ID] = self.call.call_id[:MAX_TEXT]
-        except Exception:  # what is no decision, say: the other way writes what it can
-            known, told = self._known(), None
+        self._tracer = told = known = None
+        # The short way is for a bound call that a step permits, or that is denied, with nobody asked.
+        if common is not None and decision is not None and sha256 and not self._special:
+            try:
+                told, known = common.permit
+                if told is not decision:
+                    told, known = decision, common.begins(decision)
+                if known is not None:
+                    known = {**known, AGENTGUARD_ARGUMENTS_HASH: sha256}
+                    if self.call is not None and self.call.call_id:
+                        known[GEN_AI_TOOL_CALL_ID] = self.call.call_id[_CUT]
+            except Exception:  # what is no decision, say: the other way writes what it can
+                known = None
+        if known is None:
+            told, known = None, self._known()
         self._span = tracer.start_span(self._title, self._parent, attributes=known, start_time=self._started)
         self._plain = told
 
@@ -315,7 +342,7 @@ class CallSpan(Current):
 
 
 def _lease_ended(lease: Lease, status: str) -> tuple[dict[str, AttributeValue], str]:
-    """What the span of a permitted call ends with, not filled in, and its output but for the life of what is gone."""
+    """What the span of a permitted call ends with, not filled in, and what goes before the life of what is gone."""
     line = f"permit; {lease_line(lease, status, lease.issued_at)}"[:MAX_LINE]
     ended = {
         **lease_attributes(lease, cached=False, full=False),
@@ -323,7 +350,7 @@ def _lease_ended(lease: Lease, status: str) -> tuple[dict[str, AttributeValue], 
         name.AGENTGUARD_CREDENTIAL_ID: "", name.AGENTGUARD_DECISION_ID: "",
         name.AGENTGUARD_OVERHEAD_DURATION: 0.0, name.OUTPUT_VALUE: line,
     }  # fmt: skip
-    return ended, line.removesuffix("0 ms")
+    return ended, line.removesuffix("0 ms") if status in GONE else ""
 
 
 class _NoCall(CallSpan):
