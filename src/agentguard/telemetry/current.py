@@ -31,7 +31,6 @@ from agentguard.telemetry.links import traceparent
 
 SCHEMA: Final = "https://opentelemetry.io/schemas/1.44.0"
 _log: Final = logging.getLogger(__name__)
-_last = (0, "")  # the trace that was last asked for, and its text: that of the next call is mostly the same
 
 
 class Current:
@@ -74,18 +73,14 @@ class Current:
     def ids(self) -> tuple[str, str]:
         """Trace id and span id in base16, for the audit record; empty where there is no span."""
         try:
-            if self._span is None:
+            span = self._span
+            if span is None:
                 self._begin()
-            if self._span is None:
-                return "", ""
-            trace_id, span_id = self._span.get_span_context()[:2]  # a tuple; its properties cost a call each
-            if not trace_id or not span_id:
-                return "", ""
-            global _last  # one tuple in place of another: whoever reads it has a pair that belongs together
-            last = _last
-            if last[0] != trace_id:
-                last = _last = trace_id, f"{trace_id:032x}"
-            return last[1], f"{span_id:016x}"
+                span = self._span
+                if span is None:
+                    return "", ""
+            trace_id, span_id, *_ = span.get_span_context()  # a tuple; its properties cost a call each
+            return (_trace_text(trace_id), f"{span_id:016x}") if trace_id and span_id else ("", "")
         except Exception as error:
             dropped(error)
             return "", ""
@@ -116,15 +111,17 @@ class Current:
 
     def attach(self) -> None:
         """Make the span current, so that spans opened from here on nest below it; never around a generator tool."""
-        if self._idle or self._borrowed or self._token is not None:
+        if self._borrowed or self._token is not None:
             return
         try:
-            if self._span is None:
+            span = self._span
+            if span is None:
                 self._begin()
-            if self._span is None:
-                return
+                span = self._span
+                if span is None:  # it has ended, or goes nowhere
+                    return
             before = otel_context.get_current()
-            context = trace.set_span_in_context(self._span, before)
+            context = trace.set_span_in_context(span, before)
             self._attached = (context, before)
             self._token = otel_context.attach(context)
         except Exception as error:
@@ -196,6 +193,11 @@ class Current:
                 span.end()
             except Exception as error:
                 dropped(error)
+
+
+@lru_cache(maxsize=128)  # the next call is mostly of the same trace
+def _trace_text(trace_id: int) -> str:
+    return f"{trace_id:032x}"
 
 
 def tracer_for(provider: Provider | None) -> Tracer | None:

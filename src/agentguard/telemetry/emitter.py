@@ -62,17 +62,15 @@ class Emitter:
         """Begin the span of one call, and the measurements where anybody wants them."""
         # The short way is for a call that nobody measures, with the span that is made by default, right below its
         # agent's own or below none: there is no framework's span to look for. It makes what `spans.start_call` would.
-        if self._plain and monotonic() < self._known_until and OPENINFERENCE not in modules:
+        if monotonic() < self._known_until and OPENINFERENCE not in modules:
             try:
                 context, tracer = get_current(), self._tracer
-                if isinstance(task_attrs, TaskAttributes) and (not context or context is task_attrs.home):
+                if isinstance(task_attrs, TaskAttributes) and (context is task_attrs.home or not context):
                     if tracer is None:
                         if isinstance(_NO_PROVIDER.get_tracer("agentguard"), ProxyTracer):
                             return NO_CALL
                     elif (common := task_attrs.compact.get(tool)) is not None and common.of is tool_attrs:
-                        span = CallSpan(tracer, common.title, context)
-                        span.common = common
-                        return span
+                        return CallSpan(tracer, context, common)
             except Exception as error:
                 dropped(error)
         return self._start_call(tool, task_attrs, tool_attrs)
@@ -81,7 +79,7 @@ class Emitter:
         full, shown = self._full, not self.captures
         measured = monotonic() >= self.quiet_until and self._listens()
         if not measured:
-            self._tracer, self._known_until = self._found(), self.quiet_until
+            self._tracer, self._known_until = self._found(), self.quiet_until if self._plain else 0.0
         if not measured and not full:
             return start_call(tool, task_attrs, tool_attrs, None, "", full=False, shown=shown)
         span = start_call(tool, task_attrs, tool_attrs, None, "", kind=WatchedCall, full=full, shown=shown)

@@ -11,8 +11,8 @@ from time import time_ns
 from typing import Final
 
 from opentelemetry import trace
-from opentelemetry.context import get_current
-from opentelemetry.trace import Span, StatusCode, TracerProvider
+from opentelemetry.context import Context, get_current
+from opentelemetry.trace import Span, StatusCode, Tracer, TracerProvider
 from opentelemetry.util.types import AttributeValue
 
 from agentguard.model.call import ToolCall
@@ -105,6 +105,19 @@ class CallSpan(Current):
     _asked = _returned = False
     _special = False  # full, asked about, not enforced, or with attributes of its own: it has no short way
 
+    def __init__(
+        self,
+        tracer: Tracer | None = None,
+        parent: Context | None = None,
+        common: CallAttributes | None = None,
+        borrowed: Span | None = None,
+    ) -> None:
+        # All of `Current.__init__`, for less: one is made for every call.
+        self._tracer, self._parent, self.common = tracer, parent, common
+        self._attributes, self._started = {}, time_ns()
+        if tracer is None:
+            self._span, self._borrowed, self._idle = borrowed, borrowed is not None, borrowed is None
+
     def phase(self, title: str, live: bool = True) -> Phase:
         """Return a context manager for one part of the call.
 
@@ -187,7 +200,7 @@ class CallSpan(Current):
         if (
             span is None or told is None or decision is None or common is None or cancelled
             or decision.outcome is not told.outcome or decision.steps is not told.steps or not decision.id
-            or ((error_type or (lease is None) is not (release is None)) if decision.outcome is _PERMIT
+            or ((error_type or (release is None and lease is not None)) if decision.outcome is _PERMIT
                 else (lease is not None or decision.reason is not told.reason or decision.level != told.level))
         ):  # fmt: skip
             self._end(error_type, description, cancelled)
@@ -214,11 +227,13 @@ class CallSpan(Current):
                         AGENTGUARD_DECISION_ID: decision.id[_CUT], AGENTGUARD_OVERHEAD_DURATION: spent,
                     }  # fmt: skip
                     if line:  # it is gone, so it has a life
-                        known[AGENTGUARD_CREDENTIAL_LIFE] = lived = max(0.0, float(now - lease.issued_at))
-                        known[OUTPUT_VALUE] = (
-                            f"{line}{lived * 1000:.0f} ms" if lived < 1
-                            else f"permit; {lease_line(lease, status, now)}"[:MAX_LINE]
-                        )  # fmt: skip
+                        lived = now - lease.issued_at
+                        if 0 < lived < 1:
+                            known[OUTPUT_VALUE] = f"{line}{lived * 1000:.0f} ms"
+                        else:
+                            lived = max(0.0, float(lived))
+                            known[OUTPUT_VALUE] = f"permit; {lease_line(lease, status, now)}"[:MAX_LINE]
+                        known[AGENTGUARD_CREDENTIAL_LIFE] = lived
                     span.set_attributes(known)
         except Exception:  # what is no lease, say: the other way writes what it can
             self._end(error_type, description, cancelled)
@@ -240,26 +255,26 @@ class CallSpan(Current):
 
     def _begin(self) -> None:
         """INVARIANT: a decision that is known stands on the span from its start, so that a sampler can keep denials."""
-        tracer, common, decision, sha256 = self._tracer, self.common, self.decision, self.hash
-        if tracer is None:
+        tracer, common, decision = self._tracer, self.common, self.decision
+        if tracer is None or common is None:
             return
-        self._tracer = told = known = None
+        self._tracer = known = None
         # The short way is for a bound call that a step permits, or that is denied, with nobody asked.
-        if common is not None and decision is not None and sha256 and not self._special:
+        if decision is not None and self.hash and not self._special:
             try:
-                told, known = common.permit
-                if told is not decision:
-                    told, known = decision, common.begins(decision)
+                permit, known = common.permit
+                if decision is not permit:
+                    known = common.begins(decision)
                 if known is not None:
-                    known = {**known, AGENTGUARD_ARGUMENTS_HASH: sha256}
+                    known = {**known, AGENTGUARD_ARGUMENTS_HASH: self.hash}
                     if self.call is not None and self.call.call_id:
                         known[GEN_AI_TOOL_CALL_ID] = self.call.call_id[_CUT]
+                    self._plain = decision
             except Exception:  # what is no decision, say: the other way writes what it can
                 known = None
-        if known is None:
-            told, known = None, self._known()
-        self._span = tracer.start_span(self._title, self._parent, attributes=known, start_time=self._started)
-        self._plain = told
+        self._span = tracer.start_span(
+            common.title, self._parent, attributes=known or self._known(), start_time=self._started
+        )
 
     def _known(self) -> dict[str, AttributeValue]:
         """What is known of any call when its span begins."""
@@ -359,7 +374,7 @@ class _NoCall(CallSpan):
 
 
 # Where spans go nowhere all calls share this one: every method of it returns at once.
-NO_CALL: Final = _NoCall(None)
+NO_CALL: Final = _NoCall()
 
 
 def start_call(
@@ -397,14 +412,13 @@ def start_call(
         elif context:
             parent, borrowed = enclosing.place(context, tool)
         if tracer is None and borrowed is None:
-            return NO_CALL if kind is CallSpan else kind(None)
+            return NO_CALL if kind is CallSpan else kind()
         if known is None or known.of is not tool_attrs:
             known = call_attributes(tool, task_attrs, tool_attrs, full=full, shown=shown)
         if borrowed is not None:
-            span = kind(None, borrowed=enclosing.claimed(borrowed, known.known))
+            span = kind(borrowed=enclosing.claimed(borrowed, known.known))
         else:
-            span = kind(tracer, known.title, parent)
-            span.common = known
+            span = kind(tracer, parent, known)
         span.full = span._special = full
         span.call, span.hash = call, arguments_hash
         return span

@@ -47,7 +47,6 @@ class WatchedCall(CallSpan):
         self._later: list[Past] = []
         self._ran: float | None = None
         self._tool_began = 0.0
-        self._started = self._started or time_ns()
 
     def watch(self, metrics: Metrics | None, *, full: bool, tool: str, agent: AttributeValue) -> None:
         """Say what the measurements are for.
