@@ -233,6 +233,102 @@ def test_what_is_kept_of_one_lease_is_said_of_no_other(traced: Traced, lease: Le
     assert said[1] == said[0]
 
 
+def test_what_is_kept_of_one_decision_is_said_of_no_other(traced: Traced) -> None:
+    every = [VARIED[key] for key in VARIED for _ in range(2)]
+    pairs = [decision for first in VARIED for later in VARIED for decision in (VARIED[first], VARIED[later])]
+    said = []
+    for long in (False, True):
+        task = TaskAttributes({})
+        for number, decided in enumerate((*every, *pairs)):
+            call = called("" if number % 3 else "call_2")
+            span = start_call(SPEC.name, task, TOOL, call, f"h{number}", provider=traced.provider, full=False)
+            span._special = long
+            span.decision = decided
+            assert all(span.ids)
+            span.decision = told(decided, f"a1:{number}")
+            span.end()
+        said.append([told_of(span) for span in traced.exporter.get_finished_spans()])
+        traced.exporter.clear()
+
+    assert said[1] == said[0]
+
+
+@pytest.mark.parametrize("first", ["step", "deny at"])
+def test_decision_that_is_known_anew_is_looked_at_anew(traced: Traced, first: str) -> None:
+    said = []
+    for long in (False, True):
+        task = TaskAttributes({})
+        for number in ("", "a1:17"):  # recorded only after the span began, and before
+            span = start_call(SPEC.name, task, TOOL, None, "h", provider=traced.provider, full=False)
+            span._special = long
+            span.decision = told(VARIED[first], number)
+            assert all(span.ids)
+            said.append(dict(getattr(span._span, "attributes")))  # noqa: B009  # the SDK's
+            span.end()
+        traced.exporter.clear()
+
+    assert said[2:] == said[:2]
+    assert [False, True] == [name.AGENTGUARD_DECISION_ID in known for known in said[:2]]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_what_is_added_to_the_span_of_a_call_stands_on_it(traced: Traced, before: bool) -> None:
+    span = start_call(SPEC.name, TaskAttributes({}), TOOL, None, "h", provider=traced.provider, full=False)
+    span.decision = VARIED["step"]
+    if before:
+        span.add({"more": 1})
+    assert all(span.ids)
+    if not before:
+        span.add({"more": 1})
+    span.decision = told(VARIED["step"], "a1:17")
+    span.end()
+
+    known = traced.only().attributes or {}
+    assert (1, "a1:17", "s") == (
+        known["more"], known[name.AGENTGUARD_DECISION_ID], known[name.AGENTGUARD_INTENT_STEP],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("after", [-1, 0, 1, 2, -0.5, 0.0, 1e-9, 0.5, 0.9999, 1.0, 59.96])
+def test_life_of_a_credential_is_said_the_same_whatever_the_clock_tells(
+    traced: Traced, lease: Lease, after: float
+) -> None:
+    held = msgspec.structs.replace(lease, issued_at=1000 if isinstance(after, int) else 1000.0)
+    said = []
+    for long in (False, True):
+        span = start_call(SPEC.name, TaskAttributes({}), TOOL, None, "h", provider=traced.provider, full=False)
+        span._special = long
+        span.decision = VARIED["step"]
+        assert all(span.ids)
+        span.lease, span.release = held, ("revoked", held.issued_at + after, 0)
+        span.decision = told(VARIED["step"], "a1:17")
+        span.end()
+        said.append(told_of(traced.only()))
+        traced.exporter.clear()
+
+    assert said[1] == said[0]
+
+
+@pytest.mark.parametrize("between", ["", "error", "cancelled", "kept from it", "lent nothing"])
+def test_way_a_permitted_call_ends_is_said_the_same(traced: Traced, lease: Lease, between: str) -> None:
+    said = []
+    for long in (False, True):
+        span = start_call(SPEC.name, TaskAttributes({}), TOOL, None, "h", provider=traced.provider, full=False)
+        span._special = long
+        span.decision = VARIED["step"]
+        assert all(span.ids)
+        if between != "lent nothing":
+            span.lease = lease
+        if between != "kept from it":
+            span.release = "revoked", 1000.5, 0
+        span.decision = told(VARIED["step"], "a1:17")
+        span.end("ValueError" if between == "error" else "", cancelled=between == "cancelled")
+        said.append(told_of(traced.only()))
+        traced.exporter.clear()
+
+    assert said[1] == said[0]
+
+
 def test_span_of_a_call_that_is_decided_by_nonsense_says_the_rest(traced: Traced) -> None:
     nonsense: Any = object()
     span = start_call(SPEC.name, TaskAttributes({}), TOOL, called("call_2"), "h", provider=traced.provider, full=False)
