@@ -218,3 +218,32 @@ def test_without_an_sdk_nothing_is_built_and_a_provider_that_is_set_later_is_fou
     done = subprocess.run([sys.executable, "-W", "error", "-c", NO_SDK], capture_output=True, text=True, check=False)
 
     assert (0, "") == (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize(("trace_id", "span_id"), [(0, 2), (1, 0), (0, 0)])
+def test_ids_that_are_none_are_not_told(
+    spec: ToolSpec, task: Attributes, permit: Decision, trace_id: int, span_id: int
+) -> None:
+    class Nameless(trace.TracerProvider):
+        def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
+            return Plain(NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=False)))
+
+    span = start_call(spec.name, task, tool_attributes(spec), None, "h", provider=Nameless())
+    span.decision = permit
+
+    assert ("", "") == span.ids
+
+
+def test_span_that_has_ended_is_asked_and_attached_in_silence(
+    traced: Traced, spec: ToolSpec, task: Attributes, permit: Decision, caplog: pytest.LogCaptureFixture
+) -> None:
+    span = start_call(spec.name, task, tool_attributes(spec), None, "h", provider=traced.provider)
+    span.decision = permit
+    span.end()
+    before = otel_context.get_current()
+    with caplog.at_level(logging.DEBUG):
+        assert ("", "") == span.ids
+        span.attach()
+
+    assert [] == caplog.records
+    assert before is otel_context.get_current()

@@ -162,6 +162,15 @@ def test_a_frameworks_span_of_the_same_tool_gets_our_attributes_and_no_second_on
     assert name.OPENINFERENCE_SPAN_KIND not in attributes
 
 
+def test_a_frameworks_span_that_stands_for_ours_is_not_attached_once_more(traced: Traced, begin: Begin) -> None:
+    with trace.use_span(framework_span(traced), end_on_exit=True):
+        before = otel_context.get_current()
+        span = begin()
+        span.attach()
+        assert before is otel_context.get_current()
+        span.end()
+
+
 def test_a_denial_marks_a_frameworks_span_that_stands_for_ours(traced: Traced, begin: Begin, deny: Deny) -> None:
     with trace.use_span(framework_span(traced), end_on_exit=True):
         span = begin()

@@ -329,6 +329,56 @@ def test_way_a_permitted_call_ends_is_said_the_same(traced: Traced, lease: Lease
     assert said[1] == said[0]
 
 
+@pytest.mark.parametrize("outcome", [Outcome.PERMIT, Outcome.DENY])
+def test_texts_are_cut_by_the_short_ways_too(
+    traced: Traced, watched_ways: list[str], lease: Lease, outcome: Outcome
+) -> None:
+    known = decision(outcome, steps=("s" * 300,), level="l" * 300)
+    span = start_call(
+        SPEC.name, TaskAttributes({}), TOOL, called("c" * 300), "h", provider=traced.provider, full=False
+    )  # fmt: skip
+    span.decision = known
+    assert all(span.ids)
+    if outcome is Outcome.PERMIT:
+        span.lease, span.release = msgspec.structs.replace(lease, id="j" * 300), ("kept", 1000.5, 0)
+    span.decision = told(known, "a" * 300)
+    span.end()
+
+    said = traced.only().attributes or {}
+    assert [] == watched_ways
+    assert 256 == max(len(value) for value in said.values() if isinstance(value, str))
+
+
+def test_tool_that_has_not_ended_ends_with_its_call(traced: Traced) -> None:
+    overheads = []
+    for long in (False, True):
+        span = start_call(SPEC.name, TaskAttributes({}), TOOL, None, "h", provider=traced.provider, full=False)
+        span._special = long
+        span.decision = VARIED["step"]
+        assert all(span.ids)
+        span.since(span._started - 10_000_000_000)
+        span.tool_since = span._started + 1_500_000_000
+        span.decision = told(VARIED["step"], "a1:17")
+        span.end()
+        overheads.append((traced.only().attributes or {})[name.AGENTGUARD_OVERHEAD_DURATION])
+        traced.exporter.clear()
+
+    assert all(1 <= overhead < 2 for overhead in overheads if isinstance(overhead, float)), overheads
+
+
+def test_clock_that_is_set_back_makes_no_overhead_below_nothing(traced: Traced) -> None:
+    for long in (False, True):
+        span = start_call(SPEC.name, TaskAttributes({}), TOOL, None, "h", provider=traced.provider, full=False)
+        span._special = long
+        span.decision = VARIED["step"]
+        assert all(span.ids)
+        span.since(span._started + 10_000_000_000)
+        span.decision = told(VARIED["step"], "a1:17")
+        span.end()
+        assert "0.0" == str((traced.only().attributes or {})[name.AGENTGUARD_OVERHEAD_DURATION])
+        traced.exporter.clear()
+
+
 def test_span_of_a_call_that_is_decided_by_nonsense_says_the_rest(traced: Traced) -> None:
     nonsense: Any = object()
     span = start_call(SPEC.name, TaskAttributes({}), TOOL, called("call_2"), "h", provider=traced.provider, full=False)
