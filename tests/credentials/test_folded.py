@@ -226,6 +226,52 @@ def test_ids_that_are_not_ours_are_never_alive() -> None:
     assert not alive.issue(jti)
 
 
+def test_ids_that_are_ours_but_for_their_place_are_never_alive() -> None:
+    alive = Alive(FakeClock())
+    ours = [alive.prepare(60) for _ in range(200)]
+    assert all(map(alive.issue, ours))
+    block = ours[0][:-2]
+    assert {jti[:-2] for jti in ours} == {block}
+
+    for place in ["", "0", "+1", " 1", "1 ", "1_", "0A", "A0", "\u0661\u0661", "gg", "-1", "ff", "001", "100"]:
+        alive.end(block + place)
+        assert not alive.holds(block + place)
+        assert not alive.issue(block + place)
+
+    assert all(map(alive.holds, ours))
+    assert len(alive) == 200
+
+
+def test_lease_that_is_prepared_after_all_others_were_forgotten_can_be_issued() -> None:
+    clock = FakeClock()
+    alive = Alive(clock)
+    first = alive.prepare(60)
+    assert alive.issue(first)
+
+    clock.advance(61)
+    jti = alive.prepare(60)
+
+    assert alive.issue(jti)
+    assert alive.holds(jti)
+    assert jti != first
+
+
+def test_ids_are_never_given_twice_however_many_there_are() -> None:
+    clock = FakeClock()
+    alive = Alive(clock)
+    ids = set[str]()
+
+    for number in range(2_000):
+        jti = alive.prepare(60)
+        assert jti not in ids
+        assert alive.issue(jti)
+        ids.add(jti)
+        if number % 300 == 0:
+            clock.advance(70)
+
+    assert len(ids) == 2_000
+
+
 def test_memory_of_what_was_alive_is_given_back() -> None:
     clock = FakeClock()
     alive = Alive(clock)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 import os
 import re
 import time
 import weakref
 from binascii import b2a_base64
 from collections.abc import Callable, Mapping
+from math import ceil, floor
 from typing import Any, Final
 
 import msgspec
@@ -30,6 +30,7 @@ from agentguard.model.lease import LEEWAY, Ending, Grant, Issued, Lease, LeaseKe
 from agentguard.model.principal import Chain, checked_name
 
 _MOST_BEGUN: Final = 64
+_REVOKED: Final = Ending.REVOKED  # found faster than in its enumeration
 MAX_LIFETIME: Final = 30  # exp + leeway stays within a minute of the issue
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _URLSAFE: Final = bytes.maketrans(b"+/", b"-_")
@@ -123,24 +124,22 @@ class LocalIssuer:
         Raises:
             ConfigurationError: a scope is no scope-token (RFC 6749 section 3.3).
         """
-        if grant.key.scopes and not _scope_claim(grant.key.scopes):
+        key = grant.key
+        if key.scopes and not _scope_claim(key.scopes):
             raise ConfigurationError(
-                f"scopes {grant.key.scopes!r}: a scope is printable ASCII without space, quote, backslash"
+                f"scopes {key.scopes!r}: a scope is printable ASCII without space, quote, backslash"
             )
         # The lease knows the exact time; `iat` is its whole seconds, and the lifetime counts from there.
-        expires_at = math.floor(now) + self._lifetime
+        expires_at = floor(now) + self._lifetime
         if grant.deadline < expires_at:
-            expires_at = math.ceil(grant.deadline)
+            expires_at = ceil(grant.deadline)
         # What ends in one second shares one number.
-        expires_at = self._second = self._second if self._second == expires_at else expires_at
-        return Lease(
-            id=self._alive.prepare(expires_at + LEEWAY - now),
-            issuer=self._issuer,
-            key=grant.key,
-            task=grant.task,
-            issued_at=now,
-            expires_at=expires_at,
-        )
+        if self._second == expires_at:
+            expires_at = self._second
+        else:
+            self._second = expires_at
+        jti = self._alive.prepare(expires_at + LEEWAY - now)
+        return Lease(id=jti, issuer=self._issuer, key=key, task=grant.task, issued_at=now, expires_at=expires_at)
 
     async def issue(self, grant: Grant, lease: Lease, now: float) -> Issued:
         """Mint the token of a prepared lease; it ends when the lease says, so the ledger is right about it.
@@ -167,7 +166,7 @@ class LocalIssuer:
         """End a lease, issued or only prepared; once more changes nothing."""
         if lease.issuer == self._issuer:
             self._alive.end(lease.id)
-        return Ending.REVOKED
+        return _REVOKED
 
     def revoked(self, iss: str, jti: str) -> bool:
         """Tell whether a token is not live: revoked, expired, or never issued here. Keyed as RFC 7519 says, by both."""
@@ -182,11 +181,8 @@ class LocalIssuer:
         return self._signers
 
     def _mint(self, grant: Grant, lease: Lease, key: SigningKey, header: bytes) -> Issued | None:
-        chain = grant.chain
-        if len(chain.agents) > MAX_ACTORS:
-            return None
         try:
-            begun = self._begun.get(grant.key)
+            begun, chain = self._begun.get(grant.key), grant.chain
             # INVARIANT: the key does not hold all that the claims say, so what it does not hold is compared.
             if (
                 begun is None
@@ -194,15 +190,16 @@ class LocalIssuer:
                 or begun.intent_s256 != grant.intent_s256
                 or begun.header != header
             ):
+                if len(chain.agents) > MAX_ACTORS:  # else no token of it was ever begun
+                    return None
                 begun = self._begin(grant, lease, header)
             own = _Own(int(lease.issued_at), int(lease.expires_at), lease.id, grant.authorization_details)
-            claims = begun.rest + _ENCODER.encode(own)[1:]
+            claims = begun.rest + _encoded(own)[1:]
             signed = begun.encoded + b2a_base64(claims, newline=False).translate(_URLSAFE, b"=")
             token = signed + b"." + b2a_base64(key.sign(signed), newline=False).translate(_URLSAFE, b"=")
             if len(token) > MAX_TOKEN:
                 return None
-            fingerprint = hashlib.sha256(token).hexdigest()[:16]
-            return Issued(replace(lease, fingerprint=fingerprint), Secret(token.decode("ascii")))
+            return Issued(replace(lease, fingerprint=_sha256(token).hexdigest()[:16]), Secret(token.decode("ascii")))
         except Exception:  # the error's frames hold the payload, so it goes no further
             return None
 
@@ -235,7 +232,7 @@ async def _signed_by(key: Signer, grant: Grant, lease: Lease) -> Issued | None:
     if len(grant.chain.agents) > MAX_ACTORS:
         return None
     own = _Own(int(lease.issued_at), int(lease.expires_at), lease.id, grant.authorization_details)
-    signed = _header(key) + _base64url(_shared(grant, lease) + _ENCODER.encode(own)[1:])
+    signed = _header(key) + _base64url(_shared(grant, lease) + _encoded(own)[1:])
     token = signed + b"." + _base64url(await key.signature(signed))
     if len(token) > MAX_TOKEN:
         return None
@@ -249,7 +246,7 @@ def _header(key: Signer) -> bytes:
 
 def _shared(grant: Grant, lease: Lease) -> bytes:
     """What all tokens under one lease key say, as the beginning of a JSON object."""
-    return _ENCODER.encode(_shared_claims(grant, lease))[:-1] + b","
+    return _encoded(_shared_claims(grant, lease))[:-1] + b","
 
 
 def _shared_claims(grant: Grant, lease: Lease) -> dict[str, Any]:
@@ -292,7 +289,8 @@ def _plain(value: object) -> object:
     raise TypeError("no JSON")
 
 
-_ENCODER: Final = msgspec.json.Encoder(enc_hook=_plain)
+_encoded: Final = msgspec.json.Encoder(enc_hook=_plain).encode
+_sha256: Final = hashlib.sha256
 
 
 def _base64url(data: bytes) -> bytes:
