@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from agentguard import CredentialUnavailable
 from agentguard._drive import drive
+from agentguard.credentials.ledger import MemoryLedger
 from agentguard.errors import Unavailable
 from agentguard.model.lease import Grant, Issued, Lease, LeaseState
 from agentguard.ports import Owed
@@ -19,6 +20,71 @@ from tests.credentials.rooms import Room, Stateless, Vault, grant
 honest = pytest.mark.control("8 what is not revoked is not called revoked")
 retried = pytest.mark.control("8 a failed revocation is retried, then swept")
 one_parent = pytest.mark.control("8 one revocation ends what hangs under a parent")
+
+
+# what stops it ------------------------------------------------------------------------------------------------
+
+
+class Stopped(BaseException):
+    """Stops whatever runs, as Ctrl-C does."""
+
+
+class StoppedLedger(MemoryLedger):
+    """Is stopped while it notes an end."""
+
+    stops = True
+
+    async def ended(self, lease, ending):
+        if self.stops:
+            raise Stopped
+        await super().ended(lease, ending)
+
+
+@retried
+@pytest.mark.parametrize("where", ["issuer", "ledger"])
+def test_revocation_that_is_stopped_where_nothing_suspends_is_asked_for_again(where: str) -> None:
+    ledger = StoppedLedger()
+    room = Room(Counting(), ledger)
+    use = drive(room.leases.obtain(grant(single_use=True)))
+    ledger.stops = where == "ledger"
+    room.issuer.revoke_error = Stopped() if where == "issuer" else None
+    with pytest.raises(Stopped):
+        drive(room.leases.release(use))
+    assert len(room.leases._revocations) == 1
+
+    ledger.stops, room.issuer.revoke_error = False, None
+    drive(room.leases.retry_failed())
+    assert room.issuer.asked == 2
+    assert room.events().count("credential.revoked") == 1
+    assert room.nothing_is_left()
+
+
+class Looking(FakeIssuer):
+    """Looks, while it revokes, how many leases are noted as not yet ended."""
+
+    def __init__(self, suspends: bool) -> None:
+        super().__init__(suspends=suspends)
+        self.seen: list[int] = []
+        self.room: Room | None = None
+
+    async def revoke(self, lease, handle=None):
+        assert self.room is not None
+        self.seen.append(len(self.room.leases._revocations))
+        return await super().revoke(lease, handle)
+
+
+@retried
+@pytest.mark.parametrize("suspends", [True, False])
+def test_revocation_that_may_suspend_is_noted_before_it_is_asked_for(suspends: bool) -> None:
+    issuer = Looking(suspends)
+    issuer.room = room = Room(issuer)
+
+    async def work() -> str:
+        return await room.leases.release(await room.leases.obtain(grant(single_use=True)))
+
+    assert anyio.run(work) == "revoked"
+    assert issuer.seen == [1 if suspends else 0]
+    assert room.nothing_is_left()
 
 
 # asked again ------------------------------------------------------------------------------------------------

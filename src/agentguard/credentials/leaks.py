@@ -66,7 +66,7 @@ class LiveSecrets:
         with self._lock:
             if self._fresh.pop(lease_id, None) is None:
                 self._watch.discard(lease_id)
-            if not self._fresh and not self._watch.secrets:
+            if not self._fresh and not (self._searched and self._watch.secrets):
                 self.shortest, self._fresh = 0, {}  # a table that was large stays large
                 if self._searched:
                     self._watch, self._searched = Few(), False

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Final
 
 from agentguard.credentials.folded import Folded
 from agentguard.model.lease import Ending, Lease, Secret
 from agentguard.ports import Owed
+
+_REVOKED: Final = Ending.REVOKED  # found faster than in its enumeration
 
 
 class MemoryLedger:
@@ -39,7 +42,7 @@ class MemoryLedger:
 
     async def ended(self, lease: Lease, ending: Ending) -> None:
         """The credential is gone, or ends by itself: then its row stays until it did."""
-        if ending is Ending.REVOKED:
+        if ending is _REVOKED:
             with self._lock:
                 self._rows.pop(lease.id, None)
                 if not self._rows:

@@ -39,9 +39,9 @@ def watched(secret: str) -> tuple[str, ...]:
 
 def shortest_of(secret: str) -> int:
     """Length of the shortest text that gives a secret away; its own where that is too short to be looked for."""
-    first, last = secret.find("."), secret.rfind(".")
-    if first < last and secret.find(".", first + 1) == last and secret.startswith("eyJ"):  # a token, as most are
-        shortest = min(last - first, len(secret) - last) - 1  # its payload, or its signature
+    if secret.startswith("eyJ") and secret.count(".") == 2:  # a token, as most are
+        _, payload, signature = secret.split(".")
+        shortest = min(len(payload), len(signature))
         if shortest >= SHORTEST:
             return shortest
     return min([len(secret), *[len(needle) for needle in watched(secret)]])

@@ -16,13 +16,16 @@ from msgspec import Struct
 from agentguard.credentials.leaks import LiveSecrets
 from agentguard.model.lease import Ending, Lease, LeaseState, Secret
 from agentguard.model.record import Event
-from agentguard.ports import Issuer, Ledger, Owed
+from agentguard.ports import Issuer, Ledger, Owed, waits
 
 _log: Final = logging.getLogger("agentguard")
 Recorder: TypeAlias = Callable[[Event, Mapping[str, Any]], None]
 # Seconds before each further attempt. After the last of them the lease counts as irrevocable and is only swept.
 PAUSES: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 SWEEP: Final = 60.0
+# Members that every call needs, found faster than in their enumerations.
+_REVOKED: Final = Ending.REVOKED
+_RECORD: Final = Event.CREDENTIAL_REVOKED
 
 
 class _Debt(Struct, eq=False):
@@ -46,8 +49,8 @@ class _Debt(Struct, eq=False):
 class Revocations:
     """Ends the leases of one guard. Safe for concurrent use by threads and event loops.
 
-    INVARIANT: a lease that `end` was called for is in `_debts` or gone; whatever stops a revocation, a cancellation and
-    the five seconds of a shield included, leaves it in `_debts`.
+    INVARIANT: a lease that `end` was called for is in `_debts` or gone once `end` suspends or is left; whatever stops a
+    revocation, a cancellation and the five seconds of a shield included, leaves it in `_debts`.
 
     Args:
         issuer: revokes.
@@ -61,6 +64,7 @@ class Revocations:
         self, issuer: Issuer, ledger: Ledger, secrets: LiveSecrets, record: Recorder, clock: Callable[[], float]
     ) -> None:
         self._issuer, self._ledger, self._secrets = issuer, ledger, secrets
+        self._suspends = waits(issuer) or waits(ledger)
         self._record, self._clock = record, clock
         self._lock = threading.Lock()
         self._debts: dict[str, _Debt] = {}
@@ -79,36 +83,42 @@ class Revocations:
         Returns:
             `revoked`, `expires` (its server cannot revoke it) or `failed` (it is asked for again).
         """
-        debt = owed
-        if debt is None:
-            debt = _Debt(lease, handle, busy=True)
-            with self._lock:
-                self._debts[lease.id] = debt
+        # INVARIANT: where a revocation may suspend, it is a debt from its beginning. Where it cannot, nobody looks
+        # meanwhile, and what stops it makes it one.
+        debt = self._begun(lease, handle) if owed is None and self._suspends else owed
         try:
             try:
                 ending = await self._issuer.revoke(lease, handle)
-                if ending is Ending.REVOKED:
+                if ending is _REVOKED:
                     self._secrets.discard(lease.id)
                 await self._ledger.ended(lease, ending)
-            except Exception as error:
+            except BaseException as error:
+                debt = debt or self._begun(lease, handle)
+                if not isinstance(error, Exception):
+                    raise
                 await self._failed(debt, why, error)
                 return "failed"
-            if ending is not Ending.REVOKED:
+            if ending is not _REVOKED:
+                debt = debt or self._begun(lease, handle)
                 return self._left(debt, ending, why)
             # What `_settled` does for all others, without the way there.
-            with self._lock:
-                self._debts.pop(lease.id, None)
-                if not self._debts:
-                    self._debts = {}  # a table that was large stays large
+            if debt is not None:
+                self._drop(lease)
             try:
-                self._record(Event.CREDENTIAL_REVOKED, {"lease": lease.id, "task": lease.task, "why": why})
+                self._record(_RECORD, {"lease": lease.id, "task": lease.task, "why": why})
             except Exception:  # noqa: S110  # as in `_try_record`
                 pass
             if self._debts:
                 await self._with_parent(lease)
             return "revoked"
         finally:
-            debt.busy = False
+            if debt is not None:
+                debt.busy = False
+
+    def _begun(self, lease: Lease, handle: Secret | None) -> _Debt:
+        with self._lock:
+            debt = self._debts[lease.id] = _Debt(lease, handle, busy=True)
+        return debt
 
     def owe(self, lease: Lease, handle: Secret | None) -> None:
         """Note a lease that is to be ended later: its parent could not be."""
@@ -197,11 +207,14 @@ class Revocations:
             self._try_record(Event.CREDENTIAL_IRREVOCABLE, debt.lease, {**fields, "attempts": debt.attempts})
 
     def _settled(self, debt: _Debt, event: Event, fields: Mapping[str, Any]) -> None:
+        self._drop(debt.lease)
+        self._try_record(event, debt.lease, fields)
+
+    def _drop(self, lease: Lease) -> None:
         with self._lock:
-            self._debts.pop(debt.lease.id, None)
+            self._debts.pop(lease.id, None)
             if not self._debts:
                 self._debts = {}  # a table that was large stays large
-        self._try_record(event, debt.lease, fields)
 
     def _try_record(self, event: Event, lease: Lease, fields: Mapping[str, Any]) -> None:
         """A failed record never keeps a credential alive."""
