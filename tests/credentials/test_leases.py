@@ -354,7 +354,8 @@ def test_failure_of_the_leader_is_the_failure_of_those_who_wait() -> None:
         room = Room(FakeIssuer(suspends=True))
         room.issuer.issue_error = ConnectionError()
         asked = [room.leases.obtain(grant()) for _ in range(5)]
-        return await asyncio.gather(*asked, return_exceptions=True)
+        outcomes: list[Any] = await asyncio.gather(*asked, return_exceptions=True)
+        return outcomes
 
     outcomes = asyncio.run(work())
     assert all(isinstance(outcome, CredentialUnavailable) for outcome in outcomes)
