@@ -18,7 +18,7 @@ from agentguard.matching import Level, levels_of
 from agentguard.model.call import Effect, ToolCall, ToolSpec
 from agentguard.model.canonical import canonical, number_text, readable
 from agentguard.model.decision import Outcome
-from agentguard.model.lease import Grant, LeaseKey, SubjectToken
+from agentguard.model.lease import Grant, LeaseKey
 from agentguard.policy.obligations import NOTHING, Obligations
 from agentguard.ports import ApprovalRequest, Origin
 
@@ -75,7 +75,7 @@ def _candidate(value: Candidate) -> str:
     return value if isinstance(value, str) and len(value) <= _LONGEST else rendered_value(value)
 
 
-def grant_for(running: Running) -> Grant:
+def grant_for(running: Running, asked: Asked) -> Grant:
     """What the issuer is asked for.
 
     Where a policy obliges to it, the credential is single-use, or lives no longer than so many seconds; then it serves
@@ -84,12 +84,23 @@ def grant_for(running: Running) -> Grant:
     calls that the same steps admit.
     """
     task, call, guard, judged = running.task, running.call, running.guard, running.judged
-    spec, chain, obligations = call.spec, task.chain, judged.obligations if judged is not None else NOTHING
-    asked: Asked | None = task.cache.get(("asked", spec.name))
-    if asked is None or asked.spec is not spec:
-        asked = asked_for(task, spec)
+    spec, left = call.spec, task.deadline - guard.monotonic()
+    if left < 0.0:
+        left = 0.0
+    if guard.details or judged is not None or spec.resource:
+        return _grant_for(running, asked, judged.obligations if judged is not None else NOTHING, left)
+    # What differs from call to call of one tool in one task, where its values are all that a token says of a call.
+    details: tuple[Mapping[str, Any], ...] = ()
+    if asked.single_use:
+        details = ({**asked.said, "arguments": _shown(call), "arguments_hash": running.hash},)
+    # The chain is as it is now: that of a task that was parked is settled when it is opened again.
+    return replace(asked.grant, chain=task.chain, authorization_details=details, deadline=guard.now() + left)
+
+
+def _grant_for(running: Running, asked: Asked, obligations: Obligations, left: float) -> Grant:
+    task, call, guard = running.task, running.call, running.guard
     steps = running.decision.steps if guard.details else None
-    resource = spec.resource_of(call.arguments) if spec.resource else ""
+    resource, key, most = call.spec.resource_of(call.arguments), asked.grant.key, obligations.max_ttl
     single_use = asked.single_use or obligations.per_call_lease
     details: tuple[Mapping[str, Any], ...] = ()
     if single_use or steps is not None:
@@ -99,24 +110,24 @@ def grant_for(running: Running) -> Grant:
         if steps:
             said |= _bounds(task, call, steps)
         if single_use:
-            # The values of this one call, so that the resource server can check them again.
-            shown = said["arguments"] = {}
-            for name, value in call.arguments.items():
-                if name not in spec.secret:
-                    exact = type(value) is str
-                    shown[name] = value if exact else number_text(value) if type(value) is Decimal else readable(value)
-            said["arguments_hash"] = running.hash
+            said |= {"arguments": _shown(call), "arguments_hash": running.hash}
         details = (said,)
-    left, most = task.deadline - guard.monotonic(), obligations.max_ttl
-    if left < 0.0:
-        left = 0.0
-    return Grant(
-        key=replace(asked.key, resource=resource) if resource else asked.key, chain=chain, task=task.id,
-        intent_s256=asked.intent_s256, authorization_details=details,
-        details_s256=_tells_apart(task, steps, obligations) if steps or most else "",
-        single_use=single_use, reads=asked.reads, deadline=guard.now() + (min(left, most) if most else left),
-        max_ttl=most, subject_token=asked.subject_token,
+    return replace(
+        asked.grant, key=replace(key, resource=resource) if resource else key, chain=task.chain,
+        authorization_details=details, details_s256=_tells_apart(task, steps, obligations) if steps or most else "",
+        single_use=single_use, deadline=guard.now() + (min(left, most) if most else left), max_ttl=most,
     )  # fmt: skip
+
+
+def _shown(call: ToolCall) -> dict[str, Any]:
+    """The values of this one call, so that the resource server can check them again."""
+    shown: dict[str, Any] = dict(call.arguments)
+    for name in call.spec.secret:
+        shown.pop(name, None)
+    for name, value in shown.items():
+        if type(value) is not str:  # most are, and show as they are
+            shown[name] = number_text(value) if type(value) is Decimal else readable(value)
+    return shown
 
 
 class Asked(Struct, frozen=True):
@@ -124,34 +135,38 @@ class Asked(Struct, frozen=True):
 
     Args:
         spec: what it was made from; another tool may be called like it.
-        key: the lease key, without the resource of a call.
+        grant: without what a call adds: the chain as it is by then, the call's resource and values, what a policy
+            demands of it, and its deadline.
         kept: the key under which a credential is kept for the next call, or None where a call is asked for by itself.
         said: how the authorization details begin.
-        single_use, reads, intent_s256, subject_token: as in `Grant`.
+        single_use: as in `Grant`.
     """
 
     spec: ToolSpec
-    key: LeaseKey
+    grant: Grant
     kept: Key | None
     said: Mapping[str, Any]
     single_use: bool
-    reads: bool
-    intent_s256: str
-    subject_token: SubjectToken | None
 
 
 def asked_for(task: Task, spec: ToolSpec) -> Asked:
     """What is asked for every call of a tool; made once per task and tool."""
+    found: Asked | None = task.cache.get(("asked", spec.name))
+    if found is not None and found.spec is spec:
+        return found
     chain = task.chain
     names = chain.names()
     key = LeaseKey(
         tenant=chain.subject.tenant, subject=names[0], root=task.tree.root, chain=names,
         tool=spec.name, audience=spec.audience, scopes=spec.scopes, resource="",
     )  # fmt: skip
+    grant = Grant(
+        key=key, chain=chain, task=task.id, intent_s256=task.intent.s256, single_use=spec.single_use,
+        reads=spec.effect is Effect.READ, subject_token=task.subject_token,
+    )  # fmt: skip
     asked = task.cache[("asked", spec.name)] = Asked(
-        spec, key, None if spec.single_use or spec.resource else key_of(key, task.id, ""),
+        spec, grant, None if spec.single_use or spec.resource else key_of(key, task.id, ""),
         {"type": DETAILS_TYPE, "actions": [spec.name], "locations": [spec.audience]}, spec.single_use,
-        spec.effect is Effect.READ, task.intent.s256, task.subject_token,
     )  # fmt: skip
     return asked
 

@@ -293,23 +293,23 @@ class Running(Struct, eq=False):
             try:
                 if self.span.parts:
                     with self.span.phase(spans.CREDENTIAL_ISSUE) as phase:
-                        use = self._use = await leases.obtain(grant_for(self))
+                        use = self._use = await leases.obtain(grant_for(self, asked))
                         phase.obtained(use.credential.lease, use.cached)
                 else:
                     # A credential that is kept for all calls of the tool is found before there is a grant. INVARIANT:
                     # none is, where its token says something of a call, or a policy says how it must be.
-                    obligations = self.judged.obligations if self.judged is not None else NOTHING
-                    if asked.kept is not None and not (
-                        guard.details or obligations.per_call_lease or obligations.max_ttl
-                    ):
-                        use = self._use = leases.reuse(asked.kept, task.id)
+                    if asked.kept is not None and not guard.details:
+                        obligations = self.judged.obligations if self.judged is not None else NOTHING
+                        if not (obligations.per_call_lease or obligations.max_ttl):
+                            use = self._use = leases.reuse(asked.kept, task.id)
                     if use is None:
-                        use = self._use = await leases.obtain(grant_for(self))
+                        use = self._use = await leases.obtain(grant_for(self, asked))
             except CredentialUnavailable as error:
                 raise Refusal(Reason.CREDENTIAL_UNAVAILABLE, str(error)) from None
-            names, credential = asked.key.chain, use.credential
+            names, credential = asked.grant.key.chain, use.credential
             credential.renewed_by(self.renew)
-            task.counts.issued += not use.cached
+            if not use.cached:
+                task.counts.issued += 1
             if self.span.on:
                 self.span.lease, self.span.cached = credential.lease, use.cached
         call = self.call.id
@@ -335,7 +335,7 @@ class Running(Struct, eq=False):
             raise CredentialUnavailable(f"the call may not go on: {no.reason}") from None
         if stopped := await self.guard.suspensions.suspended(suspension_keys(self.task)):
             raise CredentialUnavailable(f"{stopped} is suspended")
-        fresh = await leases.replace(use, grant_for(self))
+        fresh = await leases.replace(use, grant_for(self, asked_for(self.task, self.tool.spec)))
         self._use = replace(fresh, credential=use.credential)
         use.credential.take(fresh.held.issued)
         self.task.counts.issued += not fresh.cached

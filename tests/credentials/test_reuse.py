@@ -12,14 +12,18 @@ from msgspec.structs import replace
 
 from agentguard import Intent, any_, current_credential, guarded, step
 from agentguard._drive import drive
+from agentguard.asking import _grant_for, asked_for, grant_for
 from agentguard.audit.memory import MemoryLog
 from agentguard.credentials.leases import Leases
 from agentguard.credentials.ledger import MemoryLedger
+from agentguard.model.canonical import readable
 from agentguard.model.decision import AccessRequest, Decision
 from agentguard.model.lease import Grant, Lease
 from agentguard.model.principal import Agent, Chain, Proof
 from agentguard.policy.decided import Answering as Says
 from agentguard.policy.obligations import NOTHING, Obligations
+from agentguard.refusal import Refusal
+from agentguard.running import begun
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 
 BANK = "https://bank.test"
@@ -213,6 +217,46 @@ def test_what_is_asked_for_all_calls_is_made_once_and_says_each_calls_own_values
     assert said == [{"account": "a"}, {"account": "b"}]
     assert [lease.key.resource for lease in leases] == ["", "", "account/a", "account/b"]
     assert issuer.grants[0].key is issuer.grants[1].key
+
+
+@guarded("reuse.any", effect="read", audience=BANK, scopes=["read"], lease="call", secret=["pin"])
+def of_anything(first: object, second: object = 1.5, pin: str = "0000") -> None: ...
+
+
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.decimals(allow_nan=False, allow_infinity=False)
+    | st.text() | st.binary(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1), inner, max_size=3),
+    max_leaves=5,
+)  # fmt: skip
+
+
+@given(_values, _values, st.sampled_from([for_one_call, plain, of_anything]))
+def test_quick_way_to_a_grant_and_the_general_one_agree(first: object, second: object, of: object) -> None:
+    tool, clock = of.__agentguard__, FakeClock()  # type: ignore[attr-defined]  # its declaration
+    arguments = {"first": first, "second": second, "pin": "4711"} if of is of_anything else {"account": "a"}
+    with (
+        fake_guard(clock=clock, issuer=FakeIssuer()) as guard,
+        guard.task("bot", on_behalf_of="a", intent=intent()) as task,
+    ):
+        call = begun(guard, task, tool)
+        call.span = guard.telemetry.start_call(tool.spec.name, guard.opening.attributes(task), tool.attributes)
+        try:
+            call.intercept((), arguments)
+        except Refusal:  # not canonical
+            return
+        asked = asked_for(task, tool.spec)
+        grant = grant_for(call, asked)
+        general = _grant_for(call, asked, NOTHING, grant.deadline - guard.now())
+
+    assert grant == general
+    assert [list(said) for said in grant.authorization_details] == [
+        list(said) for said in general.authorization_details
+    ]
+    for said in grant.authorization_details:
+        shown = {name: readable(value) for name, value in call.call.arguments.items() if name != "pin"}
+        assert said["arguments"] == shown
+        assert list(said["arguments"]) == list(shown)
 
 
 class Renamed(Asked):
