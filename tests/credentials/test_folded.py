@@ -256,6 +256,18 @@ def test_lease_that_is_prepared_after_all_others_were_forgotten_can_be_issued() 
     assert jti != first
 
 
+def test_lease_that_is_prepared_is_not_forgotten_before_it_can_be_issued() -> None:
+    clock = FakeClock()
+    alive = Alive(clock)
+    slow = alive.prepare(60)
+
+    clock.advance(5)
+    alive.prepare(60)
+
+    assert alive.issue(slow)
+    assert alive.holds(slow)
+
+
 def test_ids_are_never_given_twice_however_many_there_are() -> None:
     clock = FakeClock()
     alive = Alive(clock)
