@@ -84,7 +84,19 @@ def test_revocation_that_may_suspend_is_noted_before_it_is_asked_for(suspends: b
 
     assert anyio.run(work) == "revoked"
     assert issuer.seen == [1 if suspends else 0]
+    assert len(room.leases._revocations) == 0
     assert room.nothing_is_left()
+
+
+@honest
+def test_lease_that_was_revoked_under_its_call_ends_once() -> None:
+    room = Room(Counting())
+    use = drive(room.leases.obtain(grant(single_use=True)))
+    drive(room.leases.revoke(use.credential.lease.id, "leaked"))
+
+    assert drive(room.leases.release(use)) == "revoked"
+    assert drive(room.leases._end(use.held, "task_end")) == "revoked"  # as a task does that listed it before
+    assert room.issuer.asked == room.events().count("credential.revoked") == 1
 
 
 # asked again ------------------------------------------------------------------------------------------------

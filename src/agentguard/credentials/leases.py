@@ -281,18 +281,35 @@ class Leases:
 
     # --- ending -----------------------------------------------------------------------------------------------
 
-    def release(self, use: Use) -> Coroutine[Any, Any, str]:
+    async def release(self, use: Use) -> str:
         """End one call's share: the credential forgets its secret, a single-use or retired lease is revoked.
 
         Returns:
             `kept`, `revoked`, `expires` or `failed`.
         """
         use.credential.release()
-        return self._end(use.held, "call_end", 1)
+        held = use.held
+        with self._lock:
+            held.users -= 1
+            if held.revoked:
+                return held.status or "revoked"
+            if held.users > 0 or not (held.single_use or held.retired):
+                return "kept"
+            self._take_out(held)
+        try:  # as `_end` does it, without the way there
+            held.status = await self._revocations.end(held.issued.lease, held.issued.handle, "call_end")
+        finally:
+            if held.parent is not None:
+                await self._let_go(held.parent)
+        return held.status
 
     async def _let_go(self, held: Held) -> None:
         """Someone who held it without a call needs it no longer: a lease under it, or whoever prolonged it."""
-        await self._end(held, "call_end", 1)
+        with self._lock:
+            held.users -= 1
+            ends = held.users <= 0 and (held.single_use or held.retired)
+        if ends:
+            await self._end(held, "call_end")
 
     async def replace(self, use: Use, grant: Grant) -> Use:
         """Return another credential for a call whose target refused the one it has; nobody is given that one again."""
@@ -303,26 +320,25 @@ class Leases:
         await self._shielded(lambda: self._let_go(use.held))
         return fresh
 
-    async def _end(self, held: Held, why: str, leaving: int = 0) -> str:
-        """End a lease; where somebody leaves it who used it, only if nobody else uses it, or may."""
+    def _take_out(self, held: Held) -> None:
+        """INVARIANT: whoever takes it out ends it, and nobody else does. The lock is held."""
+        held.revoked = True
         lease = held.issued.lease
+        home = self._all.get(lease.task)
+        if home is not None:
+            home.leases.pop(lease.id, None)
+            if not home.leases:
+                home.leases = {}  # a table that was large stays large
+        if not held.single_use:  # that was never kept
+            self._kept.drop(held)
+
+    async def _end(self, held: Held, why: str) -> str:
         with self._lock:
-            if leaving:
-                held.users -= leaving
-                if not held.revoked and (held.users > 0 or not (held.single_use or held.retired)):
-                    return "kept"
             if held.revoked:
                 return held.status or "revoked"
-            held.revoked = True
-            home = self._all.get(lease.task)
-            if home is not None:
-                home.leases.pop(lease.id, None)
-                if not home.leases:
-                    home.leases = {}  # a table that was large stays large
-            if not held.single_use:  # that was never kept
-                self._kept.drop(held)
+            self._take_out(held)
         try:
-            held.status = await self._revocations.end(lease, held.issued.handle, why)
+            held.status = await self._revocations.end(held.issued.lease, held.issued.handle, why)
         finally:
             if held.parent is not None:
                 await self._let_go(held.parent)
