@@ -74,10 +74,11 @@ class Looking(FakeIssuer):
 
 
 @retried
-@pytest.mark.parametrize("suspends", [True, False])
-def test_revocation_that_may_suspend_is_noted_before_it_is_asked_for(suspends: bool) -> None:
-    issuer = Looking(suspends)
-    issuer.room = room = Room(issuer)
+@pytest.mark.parametrize("suspends", ["issuer", "ledger", ""])
+def test_revocation_that_may_suspend_is_noted_before_it_is_asked_for(suspends: str) -> None:
+    issuer, ledger = Looking(suspends == "issuer"), MemoryLedger()
+    ledger.suspends = suspends == "ledger"
+    issuer.room = room = Room(issuer, ledger)
 
     async def work() -> str:
         return await room.leases.release(await room.leases.obtain(grant(single_use=True)))
