@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -198,14 +199,28 @@ def test_credential_is_renewed_as_what_it_was_although_a_tool_is_called_like_its
 
 
 @pytest.mark.control("8 the whole chain is in the token")
-def test_grant_names_the_chain_as_it_is_now() -> None:
+@pytest.mark.parametrize("of", [for_one_call, of_one])
+def test_grant_names_the_chain_as_it_is_now(of: Callable[[str], Lease]) -> None:
     issuer = Asked()
     with fake_guard(issuer=issuer) as guard, guard.task("bot", on_behalf_of="alice", intent=intent()) as task:
-        for_one_call("a")
+        of("a")
         proved = Chain(task.chain.subject, (Agent("bot", "spiffe://x/bot", Proof.ATTESTED),))
         task.settle_chain(proved)  # as a task that was parked does, when it is opened again
-        for_one_call("a")
+        of("b")
     assert [grant.chain is proved for grant in issuer.grants] == [False, True]
+
+
+@pytest.mark.parametrize("of", [plain, for_one_call, of_one])
+def test_issuer_that_puts_details_into_its_tokens_gets_the_steps_that_admitted_each_call(
+    of: Callable[[str], Lease],
+) -> None:
+    issuer = Asked(details=True)
+    with fake_guard(issuer=issuer) as guard, guard.task("bot", on_behalf_of="alice", intent=intent()):
+        of("a")
+    [grant] = issuer.grants
+
+    assert grant.details_s256
+    assert [sorted(said["steps"][0]) for said in grant.authorization_details] == [["args", "step"]]
 
 
 def test_what_is_asked_for_all_calls_is_made_once_and_says_each_calls_own_values() -> None:
