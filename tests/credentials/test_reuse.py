@@ -234,6 +234,14 @@ def test_what_is_asked_for_all_calls_is_made_once_and_says_each_calls_own_values
     assert issuer.grants[0].key is issuer.grants[1].key
 
 
+def test_credential_that_is_kept_counts_as_issued_once() -> None:
+    with fake_guard(issuer=Asked()) as guard, guard.task("bot", on_behalf_of="alice", intent=intent()) as task:
+        assert plain("a") == plain("b")
+        assert task.counts.issued == 1
+        for_one_call("a")
+        assert task.counts.issued == 2
+
+
 @guarded("reuse.any", effect="read", audience=BANK, scopes=["read"], lease="call", secret=["pin"])
 def of_anything(first: object, second: object = 1.5, pin: str = "0000") -> None: ...
 
