@@ -32,7 +32,7 @@ MOST: Mapping[str, tuple[float, float | None]] = {
     "depth_16_over_1": (1.12, 1.3),  # in functions of Python
     "steps_10000_over_100": (1.0, None),
     "fsyncs_alone": (1.0, None),  # of each write
-    "fsyncs_64_threads": (0.25, 0.1),
+    "fsyncs_64_threads": (0.2, 0.1),
     "round_trips_of_a_miss": (1.0, None),
     "modules_of_ours": (18, None),  # to declare tools and an intent
     "bytes_per_live_lease": (400, 200),  # beside its token
