@@ -96,7 +96,7 @@ def test_short_way_says_what_the_long_one_says(
             SPEC.name, task if shares else TaskAttributes(dict(task)), TOOL, call, arguments_hash,
             provider=traced.provider, full=False,
         )  # fmt: skip
-        span._special = long
+        span.special = long
         span.decision = first
         assert all(span.ids)
         span.lease, span.cached = lease, cached
@@ -138,7 +138,7 @@ def test_short_way_says_what_the_long_one_says_of_what_comes_after_the_span_bega
     said = []
     for long in (False, True):
         span = start_call(SPEC.name, TaskAttributes({}), TOOL, None, "h", provider=traced.provider, full=False)
-        span._special = long
+        span.special = long
         span.decided(VARIED[first])
         assert all(span.ids)
         if between == "asked":
@@ -184,7 +184,7 @@ def test_sampler_sees_the_same_by_the_short_way_and_by_the_long_one(first: str, 
         if before == "captured":
             span.captured(call)
         span.decided(told(VARIED[first], "a1:17" if before == "recorded" else ""), enforced=before != "observed")
-        span._special = span._special or long
+        span.special = span.special or long
         assert all(span.ids)
         span.decision = told(VARIED[first], "a1:17")
         span.end()
@@ -218,7 +218,7 @@ def test_what_is_kept_of_one_lease_is_said_of_no_other(traced: Traced, lease: Le
         task = TaskAttributes({})
         for number, held in enumerate(others):
             span = start_call(SPEC.name, task, TOOL, None, "h", provider=traced.provider, full=False)
-            span._special = long
+            span.special = long
             span.decision = VARIED["step"]
             assert all(span.ids)
             span.lease, span.cached, span.release = held, number == 1, ("revoked", 1000.5, 0)
@@ -242,7 +242,7 @@ def test_what_is_kept_of_one_decision_is_said_of_no_other(traced: Traced) -> Non
         for number, decided in enumerate((*every, *pairs)):
             call = called("" if number % 3 else "call_2")
             span = start_call(SPEC.name, task, TOOL, call, f"h{number}", provider=traced.provider, full=False)
-            span._special = long
+            span.special = long
             span.decision = decided
             assert all(span.ids)
             span.decision = told(decided, f"a1:{number}")
@@ -260,7 +260,7 @@ def test_decision_that_is_known_anew_is_looked_at_anew(traced: Traced, first: st
         task = TaskAttributes({})
         for number in ("", "a1:17"):  # recorded only after the span began, and before
             span = start_call(SPEC.name, task, TOOL, None, "h", provider=traced.provider, full=False)
-            span._special = long
+            span.special = long
             span.decision = told(VARIED[first], number)
             assert all(span.ids)
             said.append(dict(getattr(span._span, "attributes")))  # noqa: B009  # the SDK's
@@ -297,7 +297,7 @@ def test_life_of_a_credential_is_said_the_same_whatever_the_clock_tells(
     said = []
     for long in (False, True):
         span = start_call(SPEC.name, TaskAttributes({}), TOOL, None, "h", provider=traced.provider, full=False)
-        span._special = long
+        span.special = long
         span.decision = VARIED["step"]
         assert all(span.ids)
         span.lease, span.release = held, ("revoked", held.issued_at + after, 0)
@@ -314,7 +314,7 @@ def test_way_a_permitted_call_ends_is_said_the_same(traced: Traced, lease: Lease
     said = []
     for long in (False, True):
         span = start_call(SPEC.name, TaskAttributes({}), TOOL, None, "h", provider=traced.provider, full=False)
-        span._special = long
+        span.special = long
         span.decision = VARIED["step"]
         assert all(span.ids)
         if between != "lent nothing":
@@ -353,7 +353,7 @@ def test_tool_that_has_not_ended_ends_with_its_call(traced: Traced) -> None:
     overheads = []
     for long in (False, True):
         span = start_call(SPEC.name, TaskAttributes({}), TOOL, None, "h", provider=traced.provider, full=False)
-        span._special = long
+        span.special = long
         span.decision = VARIED["step"]
         assert all(span.ids)
         span.since(span._started - 10_000_000_000)
@@ -369,7 +369,7 @@ def test_tool_that_has_not_ended_ends_with_its_call(traced: Traced) -> None:
 def test_clock_that_is_set_back_makes_no_overhead_below_nothing(traced: Traced) -> None:
     for long in (False, True):
         span = start_call(SPEC.name, TaskAttributes({}), TOOL, None, "h", provider=traced.provider, full=False)
-        span._special = long
+        span.special = long
         span.decision = VARIED["step"]
         assert all(span.ids)
         span.since(span._started + 10_000_000_000)
@@ -475,7 +475,7 @@ def test_overhead_is_without_the_time_of_the_tool(traced: Traced, permit: Decisi
     overheads = []
     for long in (False, True):
         span = start_call(SPEC.name, TaskAttributes({}), TOOL, None, "h", provider=traced.provider, full=False)
-        span._special = long
+        span.special = long
         span.since(span._started - 10_000_000_000)
         span.decision = told(permit, "")
         assert all(span.ids)

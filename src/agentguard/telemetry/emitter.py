@@ -13,13 +13,14 @@ from agentguard.model.record import Position, Record
 from agentguard.ports import AuditSink
 from agentguard.telemetry import semconv as name
 from agentguard.telemetry.attributes import TaskAttributes
+from agentguard.telemetry.call_span import NO_CALL, CallSpan
 from agentguard.telemetry.counting import Counting
 from agentguard.telemetry.current import dropped, tracer_for
 from agentguard.telemetry.enclosing import OPENINFERENCE
 from agentguard.telemetry.metrics import Metrics
 from agentguard.telemetry.pending import Pending
 from agentguard.telemetry.settings import Telemetry
-from agentguard.telemetry.spans import NO_CALL, Attributes, CallSpan, start_call
+from agentguard.telemetry.spans import Attributes, start_call
 from agentguard.telemetry.watched import WatchedCall
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from agentguard.model.decision import Decision
 from agentguard.model.lease import Lease
 
 if TYPE_CHECKING:
-    from agentguard.telemetry.spans import CallSpan
+    from agentguard.telemetry.call_span import CallSpan
 
 
 class Phase:

@@ -15,12 +15,12 @@ from agentguard.model.decision import Decision, Outcome, Reason
 from agentguard.model.lease import Lease
 from agentguard.telemetry import semconv as name
 from agentguard.telemetry.attributes import cut
+from agentguard.telemetry.call_span import CallSpan
 from agentguard.telemetry.current import Current, dropped, tracer_for
 from agentguard.telemetry.metrics import Metrics
 from agentguard.telemetry.parts import Past, authorization, failure_of, kind_of
 from agentguard.telemetry.pending import Pending
 from agentguard.telemetry.phases import NO_PHASE, Phase
-from agentguard.telemetry.spans import CallSpan
 
 _KEPT: Final = ("kept", "active")
 _ANSWERS: Final = {Reason.APPROVAL_REQUIRED: "pending", Reason.APPROVAL_EXPIRED: "expired"}
