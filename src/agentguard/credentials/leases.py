@@ -326,9 +326,7 @@ class Leases:
         lease = held.issued.lease
         home = self._all.get(lease.task)
         if home is not None:
-            home.leases.pop(lease.id, None)
-            if not home.leases:
-                home.leases = {}  # a table that was large stays large
+            home.drop(lease.id)
         if not held.single_use:  # that was never kept
             self._kept.drop(held)
 
@@ -456,11 +454,8 @@ class Leases:
         with self._lock:
             if not held.over(self._clock()):
                 return
-            held.revoked, held.status = True, "expires"
-            home = self._all.get(held.issued.lease.task)
-            if home is not None:
-                home.drop(held.issued.lease.id)
-            self._kept.drop(held)
+            self._take_out(held)
+            held.status = "expires"
             self._revocations.owe(held.issued.lease, held.issued.handle)
         if held.parent is not None:
             await self._let_go(held.parent)
