@@ -19,7 +19,7 @@ from agentguard.credentials.postgres.connections import Refused
 from agentguard.credentials.postgres.grants import Privileges
 from agentguard.credentials.postgres.lint import findings_text
 from agentguard.errors import ConfigurationError, CredentialUnavailable
-from agentguard.model.lease import Grant, LeaseKey, Placement, Secret
+from agentguard.model.lease import Ending, Grant, LeaseKey, Placement, Secret
 from agentguard.model.principal import Agent, Chain, Subject
 from agentguard.ports import Issuer, waits
 
@@ -131,11 +131,12 @@ async def test_server_that_is_down_is_said_and_is_not_a_revocation() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     made, asked = issuer(dsn=f"postgresql://me:swordfish@127.0.0.1:{port}/app"), grant()
-    lease = made.prepare(asked, time.time())
-    for work in (lambda: made.issue(asked, lease, time.time()), lambda: made.revoke(lease)):
+    asked_for, elsewhere = (made.prepare(asked, time.time()) for _ in range(2))
+    for work in (lambda: made.issue(asked, asked_for, time.time()), lambda: made.revoke(elsewhere)):
         with pytest.raises(CredentialUnavailable, match=r"cannot be reached.*onnection refused") as raised:
             await work()
         assert "swordfish" not in repr(raised.value)
+    assert await made.revoke(asked_for) is Ending.REVOKED, "nothing was sent that could make the role"
 
 
 def test_server_that_accepts_and_says_nothing_is_left_in_time() -> None:

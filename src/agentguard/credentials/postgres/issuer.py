@@ -106,6 +106,7 @@ class PostgresRoles:
         if lease.key != grant.key or lease.issuer != self._audience:
             raise CredentialUnavailable("the lease was prepared for another grant")
         role, privileges = _role_of(lease), self._privileges(grant)
+        self._roles.expect(role)  # a caller may be cancelled before its thread begins
         return await _blocking(lambda: self._create(role, privileges, lease))
 
     async def revoke(self, lease: Lease, handle: Secret | None = None) -> Ending:

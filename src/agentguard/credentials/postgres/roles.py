@@ -55,6 +55,10 @@ class Roles:
     def _start(self) -> None:
         self._gone, self._rights = Gone(), threading.Lock()
 
+    def expect(self, role: str) -> None:
+        """Note that a role is certain not to be there until something was sent that creates it."""
+        self._gone.add(role)
+
     def create(self, role: str, privileges: tuple[Privileges, ...], *, prepared: float, until: float) -> Secret:
         """Create a role and return its password.
 
@@ -77,7 +81,6 @@ class Roles:
             with Turn(self._rights, deadline):
                 admin.run(statement, deadline)
 
-        self._gone.add(role)
         refused = self._refused(work, deadline, _AGAIN, lambda: self._gone.discard(role))
         if refused:
             self._gone.add(role)  # INVARIANT: the server answered that it rolled back, so the role was never born
