@@ -97,26 +97,31 @@ def worktrees(revisions: Mapping[str, str], repository: Path = ROOT) -> Iterator
 def measure(trees: Mapping[str, Path], suite: str, rounds: int, pairs: int) -> Mapping[str, Ratio]:
     """The ratio of head to base, of every case, over several pairs of processes.
 
-    One pair would not do: where a process has its code and data in memory alone makes some percent.
+    One pair would not do: where a process has its code and data in memory alone makes a tenth.
     """
-    paired: dict[str, list[float]] = {}
-    for _ in range(pairs):
-        with ExitStack() as stack:
-            workers = {
-                name: stack.enter_context(closing(Worker(tree, suite, _processor()))) for name, tree in trees.items()
-            }
-            names = {name: worker.cases() for name, worker in workers.items()}["head"]
-            for turn in range(rounds):
-                for case in names:
-                    order = ("base", "head") if turn % 2 else ("head", "base")
-                    took = {name: workers[name].seconds(case) for name in order}
-                    paired.setdefault(case, []).append(took["head"] / took["base"])
-                    if case == "floor":
-                        spun = workers["head"].seconds("spun")
-                        paired.setdefault("spun", []).append(spun / took["base"])
-    ratios = {name: summary(found) for name, found in paired.items()}
+    found = [_pair(trees, suite, rounds) for _ in range(pairs)]
+    ratios = {name: summary(*(paired[name] for paired in found)) for name in found[0]}
     ratios["control"] = ratios.pop("floor")
     return controlled(ratios)
+
+
+def _pair(trees: Mapping[str, Path], suite: str, rounds: int) -> Mapping[str, list[float]]:
+    """The ratios of head to base, of every case, in one pair of processes; `spun` is the positive control's."""
+    paired: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(closing(Worker(tree, suite, _processor()))) for name, tree in trees.items()
+        }
+        names = {name: worker.cases() for name, worker in workers.items()}["head"]
+        for turn in range(rounds):
+            for case in names:
+                order = ("base", "head") if turn % 2 else ("head", "base")
+                took = {name: workers[name].seconds(case) for name in order}
+                paired.setdefault(case, []).append(took["head"] / took["base"])
+                if case == "floor":  # both spin: who had just run would have an advantage in the next case
+                    spun = {name: workers[name].seconds("spun") for name in order}
+                    paired.setdefault("spun", []).append(spun["head"] / took["base"])
+    return paired
 
 
 def _processor() -> int | None:
@@ -152,8 +157,8 @@ def main() -> int:
     parser.add_argument("base", metavar="REV", help="the commit that is compared with")
     parser.add_argument("--head", default="HEAD", metavar="REV", help="the commit that is judged")
     parser.add_argument("--suite", "--bench", choices=SUITES, default="call", dest="suite")
-    parser.add_argument("--rounds", type=int, default=40, help="of each pair of processes")
-    parser.add_argument("--pairs", type=int, default=3, help="pairs of processes")
+    parser.add_argument("--rounds", type=int, default=16, help="of each pair of processes")
+    parser.add_argument("--pairs", type=int, default=8, help="pairs of processes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     result = report(options.base, options.head, options.suite, options.rounds, options.pairs)

@@ -146,21 +146,34 @@ def _ratio(times: list[tuple[float, float]], floor: list[tuple[float, float]]) -
     return replace(found, fastest=min(cpu) / min(under), microseconds=min(cpu) * 1e6, wall=wall)
 
 
-def summary(paired: Sequence[float]) -> Ratio:
-    """The median of paired ratios, and how they spread; `fastest` is the median, as single times are not known."""
-    ordered = sorted(paired)
+def summary(*groups: Sequence[float]) -> Ratio:
+    """The median of paired ratios, and how they spread; `fastest` is the median, as single times are not known.
+
+    Args:
+        groups: the ratios, of each pair of processes by themselves.
+    """
+    ordered = sorted(one for paired in groups for one in paired)
     tenth, median = len(ordered) // 10, statistics.median(ordered)
-    low, high = interval(ordered)
+    low, high = interval(*groups)
     return Ratio(
         median=median, p10=ordered[tenth], p90=ordered[-1 - tenth], fastest=median, microseconds=0.0,
         low=low, high=high,
     )  # fmt: skip
 
 
-def interval(paired: Sequence[float], seed: int = 1) -> tuple[float, float]:
-    """The 95 % interval of the median, by bootstrap: what it would be in other samples like this one."""
+def interval(*groups: Sequence[float], seed: int = 1) -> tuple[float, float]:
+    """The 95 % interval of the median, by bootstrap: what it would be in other samples like this one.
+
+    Groups are drawn first and ratios in each of them then: ratios of one pair of processes share where its code and
+    data lie, so many of them are not as good as a few of each of many pairs.
+    """
     draw = random.Random(seed)
-    medians = sorted(statistics.median(draw.choices(paired, k=len(paired))) for _ in range(_RESAMPLES))
+
+    def again() -> float:
+        drawn = draw.choices(groups, k=len(groups))
+        return statistics.median(one for paired in drawn for one in draw.choices(paired, k=len(paired)))
+
+    medians = sorted(again() for _ in range(_RESAMPLES))
     return medians[_RESAMPLES // 40], medians[-1 - _RESAMPLES // 40]
 
 

@@ -64,6 +64,11 @@ def test_interval_decides(ratios: list[float], said: str) -> None:
     assert verdict(summary(ratios)) == said
 
 
+def test_pairs_of_processes_that_disagree_decide_nothing() -> None:
+    assert verdict(summary(*([0.9] * 40, [1.1] * 40, [1.0] * 40, [1.12] * 40))) == "cannot tell; more rounds"
+    assert verdict(summary(*([0.9] * 40, [0.91] * 40, [0.88] * 40, [0.92] * 40))) == "faster"
+
+
 @pytest.mark.slow
 def test_two_processes_are_measured_in_turn() -> None:
     found = measure({"base": ROOT, "head": ROOT}, "call", rounds=2, pairs=1)
