@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -24,7 +25,7 @@ from agentguard.model.lease import Lease, LeaseKey, LeaseState
 from agentguard.telemetry import emitter as emitter_module
 from agentguard.telemetry import enclosing
 from agentguard.telemetry import semconv as name
-from agentguard.telemetry.attributes import TaskAttributes, tool_attributes
+from agentguard.telemetry.attributes import SAMPLED, TaskAttributes, tool_attributes
 from agentguard.telemetry.emitter import Emitter
 from agentguard.telemetry.settings import Content, Telemetry
 from agentguard.telemetry.spans import CallSpan, start_agent, start_call
@@ -174,7 +175,7 @@ class Seen(Sampler):
 
 @pytest.mark.parametrize("before", ["", "asked", "observed", "recorded", "captured"])
 @pytest.mark.parametrize("first", VARIED)
-def test_sampler_sees_the_same_by_the_short_way_and_by_the_long_one(first: str, before: str) -> None:
+def test_sampler_sees_what_it_decides_by_whichever_way(first: str, before: str) -> None:
     seen, said = Seen(), []
     for long in (False, True):
         traced, call = Traced(provider=TracerProvider(sampler=seen)), called("call_2")
@@ -190,8 +191,31 @@ def test_sampler_sees_the_same_by_the_short_way_and_by_the_long_one(first: str, 
         span.end()
         said.append(told_of(traced.only()))
 
-    assert seen.asked[1] == seen.asked[0]
+    shown, everything = seen.asked
+    assert {"name", "kind", "links"} | (SAMPLED & set(everything)) <= set(shown)
+    assert shown.items() <= everything.items()
     assert said[1] == said[0]
+
+
+def test_sampler_cannot_write_what_the_next_span_begins_with() -> None:
+    class Writes(Seen):
+        def should_sample(self, *given: Any, **named: Any) -> SamplingResult:
+            attributes: Any = named.get("attributes", given[4] if len(given) > 4 else None)
+            with suppress(TypeError):
+                attributes[name.AGENTGUARD_DECISION_OUTCOME] = "permit"
+            return super().should_sample(*given, **named)
+
+    task, traced = TaskAttributes({}), Traced(provider=TracerProvider(sampler=Writes()))
+    for _ in range(2):
+        span = start_call(SPEC.name, task, TOOL, None, "h", provider=traced.provider, full=False)
+        span.decision = VARIED["deny at"]
+        assert all(span.ids)
+        span.decision = told(VARIED["deny at"], "a1:17")
+        span.end()
+
+    assert ["deny", "deny"] == [
+        (span.attributes or {})[name.AGENTGUARD_DECISION_OUTCOME] for span in traced.exporter.get_finished_spans()
+    ]
 
 
 def test_full_span_takes_the_long_ways(traced: Traced, watched_ways: list[str], lease: Lease) -> None:
@@ -608,7 +632,7 @@ def test_provider_that_takes_the_place_of_another_is_found_within_a_second(
 
 SET_LATER = """
 import sys
-from agentguard.telemetry.attributes import TaskAttributes
+from agentguard.telemetry.attributes import SAMPLED, TaskAttributes
 from agentguard.telemetry.emitter import Emitter
 from agentguard.telemetry.settings import Telemetry
 emitter, task = Emitter(Telemetry()), TaskAttributes({})

@@ -40,6 +40,13 @@ _ROLL_UPS: Final[Mapping[str, str]] = MappingProxyType({
 })  # fmt: skip
 
 
+# What a sampler is shown of a call, beside the span's name with the tool in it: it can keep denials, and writes. The
+# rest is written right after it was asked, as the SDK looks at each attribute that a span begins with.
+SAMPLED: Final = frozenset({
+    name.GEN_AI_OPERATION_NAME, name.AGENTGUARD_TOOL_EFFECT, name.AGENTGUARD_DECISION_OUTCOME,
+    name.AGENTGUARD_DECISION_REASON,
+})  # fmt: skip
+
 # Unless spans are full: a hash that stands on the agent's span, right above, and that nobody filters calls by.
 _LEFT_OUT: Final = frozenset({name.AGENTGUARD_INTENT_S256})
 
@@ -51,8 +58,7 @@ class CallAttributes:
         of: `tool_attributes(spec)` of the tool.
         title: the spans' name.
         known: the attributes that they begin with.
-        permit: what permitted the last call, and what the span of a call that it permits begins with; the hash of the
-            arguments is to be filled in.
+        permit: what permitted the last call, and what the span of a call that it permits begins with (see `begins`).
         ended: for leases of one key and type with one end, what the span of a permitted call ends with; what differs
             between calls is to be filled in. Then the text that goes before the life of what is gone, or an empty one.
     """
@@ -62,29 +68,36 @@ class CallAttributes:
     def __init__(self, of: Attributes, title: str, known: dict[str, AttributeValue]) -> None:
         self.of, self.title, self.known = of, title, known
         permit = Decision(outcome=Outcome.PERMIT, reason=Reason.DECLARED, tool="", steps=("",))
-        self._permitted = {**known, name.AGENTGUARD_ARGUMENTS_HASH: "", **decision_attributes(permit, enforced=True)}
-        self.permit = permit, self._permitted
+        self._permitted = {**known, **decision_attributes(permit, enforced=True)}
+        self.permit: tuple[Decision, Attributes, dict[str, AttributeValue]] = permit, *_parted(self._permitted)
         self.ended: tuple[LeaseKey | None, str, str, dict[str, AttributeValue], str] = None, "", "", {}, ""
-        self._denied: tuple[Reason | None, str, dict[str, AttributeValue]] = None, "", {}
+        self._denied: tuple[Reason | None, str, Attributes, dict[str, AttributeValue]] = None, "", {}, {}
 
-    def begins(self, decision: Decision) -> dict[str, AttributeValue] | None:
-        """Return what a span begins with, but for the arguments' hash, of a call that nobody was asked about.
+    def begins(self, decision: Decision) -> tuple[Attributes | None, dict[str, AttributeValue]]:
+        """Return what a span begins with, of a call that nobody was asked about: what a sampler is shown, and the rest.
 
-        None for a question, and for what is recorded already: of those the span's own way writes more.
+        The arguments' hash goes to the rest. Of a question, and of what is recorded already, the span's own way writes
+        more: for those there is nothing to show.
         """
         outcome, steps = decision.outcome, decision.steps
         if decision.id or outcome is Outcome.ASK:
-            return None
+            return None, {}
         if outcome is Outcome.PERMIT and steps:
-            known = {**self._permitted, name.AGENTGUARD_INTENT_STEP: steps[-1][:MAX_TEXT]}
-            self.permit = decision, known  # most calls of a tool are permitted by one decision
-            return known
-        reason, level, known = self._denied
+            shown, rest = _parted({**self._permitted, name.AGENTGUARD_INTENT_STEP: steps[-1][:MAX_TEXT]})
+            self.permit = decision, shown, rest  # most calls of a tool are permitted by one decision
+            return shown, rest
+        reason, level, shown, rest = self._denied
         if reason is not decision.reason or level != decision.level or steps or outcome is not Outcome.DENY:
-            known = {**self.known, **decision_attributes(decision, enforced=True)}
+            shown, rest = _parted({**self.known, **decision_attributes(decision, enforced=True)})
             if outcome is Outcome.DENY and not steps:
-                self._denied = decision.reason, decision.level, known
-        return known
+                self._denied = decision.reason, decision.level, shown, rest
+        return shown, rest
+
+
+def _parted(known: Attributes) -> tuple[Attributes, dict[str, AttributeValue]]:
+    """What a sampler is shown, and the rest. A sampler cannot write what the next call begins with."""
+    shown = MappingProxyType({key: value for key, value in known.items() if key in SAMPLED})
+    return shown, {key: value for key, value in known.items() if key not in SAMPLED}
 
 
 class TaskAttributes(dict[str, AttributeValue]):

@@ -1,6 +1,7 @@
 """The span of one guarded call: what the guard tells it, and the attributes that become of it.
 
-A call's span begins when its decision is recorded, as the record holds its ids; a sampler sees the decision then.
+A call's span begins when its decision is recorded, as the record holds its ids; a sampler sees the decision then, and
+what else it is shown (`attributes.SAMPLED`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from agentguard.telemetry.attributes import (
 )
 from agentguard.telemetry.content import Redacting, arguments_text, content_text
 from agentguard.telemetry.current import Current, dropped
+from agentguard.telemetry.fill import fill
 from agentguard.telemetry.phases import NO_PHASE, Apart, Phase
 from agentguard.telemetry.semconv import (
     AGENTGUARD_ARGUMENTS_HASH,
@@ -197,7 +199,7 @@ class CallSpan(Current):
                 if decision.outcome is not _PERMIT:
                     self._write_denial(span, decision, spent)
                 elif lease is None or release is None:
-                    span.set_attributes({
+                    fill(span, {
                         OUTPUT_VALUE: "permit", AGENTGUARD_DECISION_ID: decision.id[_CUT],
                         AGENTGUARD_OVERHEAD_DURATION: spent,
                     })  # fmt: skip
@@ -218,7 +220,7 @@ class CallSpan(Current):
                             lived = max(0.0, float(lived))
                             known[OUTPUT_VALUE] = f"permit; {lease_line(lease, status, now)}"[:MAX_LINE]
                         known[AGENTGUARD_CREDENTIAL_LIFE] = lived
-                    span.set_attributes(known)
+                    fill(span, known)
         except Exception:  # what is no lease, say: the other way writes what it can
             self._end(error_type, description, cancelled)
             return
@@ -231,7 +233,7 @@ class CallSpan(Current):
     @staticmethod
     def _write_denial(span: Span, decision: Decision, spent: float) -> None:
         kind, sentence = denial(decision.reason, decision.tool)
-        span.set_attributes({
+        fill(span, {
             OUTPUT_VALUE: decision_line(decision)[:MAX_LINE], ERROR_TYPE: kind,
             AGENTGUARD_DECISION_ID: decision.id[_CUT], AGENTGUARD_OVERHEAD_DURATION: spent,
         })  # fmt: skip
@@ -242,23 +244,26 @@ class CallSpan(Current):
         tracer, common, decision = self._tracer, self.common, self.decision
         if tracer is None or common is None:
             return
-        self._tracer = known = None
+        self._tracer = shown = None
         # The short way is for a bound call that a step permits, or that is denied, with nobody asked.
         if decision is not None and self.hash and not self.special:
             try:
-                permit, known = common.permit
+                permit, shown, rest = common.permit
                 if decision is not permit:
-                    known = common.begins(decision)
-                if known is not None:
-                    known = {**known, AGENTGUARD_ARGUMENTS_HASH: self.hash}
+                    shown, rest = common.begins(decision)
+                if shown is not None:
+                    rest = {**rest, AGENTGUARD_ARGUMENTS_HASH: self.hash}
                     if self.call is not None and self.call.call_id:
-                        known[GEN_AI_TOOL_CALL_ID] = self.call.call_id[_CUT]
+                        rest[GEN_AI_TOOL_CALL_ID] = self.call.call_id[_CUT]
                     self._plain = decision
             except Exception:  # what is no decision, say: the other way writes what it can
-                known = None
-        self._span = tracer.start_span(
-            common.title, self._parent, attributes=known or self._known(), start_time=self._started
-        )
+                shown = None
+        started = self._started
+        if shown is None:
+            self._span = tracer.start_span(common.title, self._parent, attributes=self._known(), start_time=started)
+        else:
+            self._span = span = tracer.start_span(common.title, self._parent, attributes=shown, start_time=started)
+            fill(span, rest)
 
     def _known(self) -> dict[str, AttributeValue]:
         """What is known of any call when its span begins."""
