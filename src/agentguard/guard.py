@@ -82,6 +82,7 @@ class Closing(Protocol):
 _log: Final = logging.getLogger("agentguard")
 _REMEMBERED: Final = 1000
 _NOBODY_NAMED: Final[Any] = object()
+_ASK, _DENY = Outcome.ASK, Outcome.DENY  # found faster than in their enumeration
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -194,7 +195,7 @@ class Guard:
             await call.match_intent()  # 3 every intent and ceiling matches; all reserved or none
             if self.decision_points or call.span.parts:
                 await call.decide()  # 4 decision points: forbid wins, an error is a deny
-            if call.decision.outcome is Outcome.ASK:
+            if call.decision.outcome is _ASK:
                 await call.approve()  # 5 a person, for these exact arguments, once
             await call.record_decision()  # 6 in the audit log before anything is issued or run
             await call.lease()  # 7 a credential for this tool, audience and task
@@ -218,7 +219,7 @@ class Guard:
             finally:
                 denied = call.denied(refusal) if refusal is not None else None
                 call.close()  # 11 the outcome and the result; never reaches the caller
-                if call.ending or call.decision.outcome is Outcome.DENY:
+                if call.ending or call.decision.outcome is _DENY:
                     await take_effect(call)  # tasks that end, or are stopped, by this call
         if denied is not None:
             try:
@@ -477,12 +478,12 @@ class Guard:
         """What tells this guard from every other one, in other processes and after a fork too."""
         return self._prefix
 
-    def next_id(self) -> str:
-        """An id that is unique in this process and after a fork."""
-        return f"{self._prefix}{next(self._numbers):x}"
+    next_id: Callable[[], str]
+    """Return an id that is unique in this process and after a fork."""
 
     def _new_ids(self) -> None:
-        self._prefix, self._numbers = secrets.token_hex(8), itertools.count(1)
+        self._prefix = secrets.token_hex(8)
+        self.next_id = map(f"{self._prefix}{{:x}}".format, itertools.count(1)).__next__
 
     def after_fork(self) -> None:
         """In a child process: forget the parent's tasks and leases without touching them."""

@@ -30,7 +30,7 @@ from agentguard.model.lease import Credential
 from agentguard.model.record import Event, Record
 from agentguard.policy.obligations import NOTHING
 from agentguard.policy.redact import REDACTED, redacted
-from agentguard.ports import Reservation
+from agentguard.ports import Reservation, Settlement
 from agentguard.recording import call_record
 from agentguard.refusal import NOT_RUN, Ended, Refusal, event_of, settlement_of
 from agentguard.results import MAX_CANDIDATES
@@ -244,7 +244,7 @@ class Running(Struct, eq=False):
         except Exception as error:
             raise self._unrecorded(error) from None
         self._recorded = True
-        if self.tool.spec.waits_for_disk:
+        if self.tool.waits_for_disk:
             await self._flush()
         self.decision = replace(self.decision, id=f"{position.chain}:{position.seq}")  # as `position.id` has it
         if self.judged is not None and self.judged.obligations.notify:
@@ -442,7 +442,9 @@ class Running(Struct, eq=False):
                 if self.waits is not None:
                     await settle_waiting(self, self.waits)
                 elif self.reservation is not None:
-                    await guard.budgets.settle(self.reservation, settlement_of(self.ended, self.started))
+                    ran = self.started and self.ended.error is None
+                    settlement = _RAN if ran else settlement_of(self.ended, self.started)
+                    await guard.budgets.settle(self.reservation, settlement)
             except Exception as error:
                 self._not_done("settlement", error)
 
@@ -531,6 +533,7 @@ _log: Final = logging.getLogger("agentguard")
 # Names of this module: looked up in two enumerations, each call would pay more for them than for what it compares.
 _OPEN: Final = TaskState.OPEN
 _READ: Final = Effect.READ
+_RAN: Final = Settlement.RAN
 _PERMITTED: Final = Event.CALL_PERMITTED
 _COMPLETED: Final = (Event.CALL_COMPLETED, "")  # what `event_of` says of a call that ran and returned
 _PLAIN: Final = frozenset({type(None), bool, int, float, Decimal})

@@ -94,6 +94,15 @@ class Host(Protocol):
     def now(self) -> float: ...
 
 
+class _NoChainYet:
+    """Stands where a task has no chain yet. INVARIANT: it has no `__set__`, so the task's own comes before it."""
+
+    def __get__(self, task: Task | None, kind: type[Task]) -> Any:
+        if task is None:
+            return self
+        raise ConfigurationError("the task is not open yet; its user is verified when it opens")
+
+
 class Task:
     """One declared piece of work. Open it with `with` or `async with`; every guarded tool called inside belongs to it.
 
@@ -103,6 +112,8 @@ class Task:
         state: new, open, parked, ending or ended.
         deadline: monotonic seconds at which it ends.
     """
+
+    chain: Chain = _NoChainYet()  # type: ignore[assignment]  # no `__getattr__`: each of its attributes would cost more
 
     def __init__(  # made by the guard only
         self, host: Host, *, id: str, agent: RegisteredAgent, intent: CompiledIntent, user: OnBehalfOf,
@@ -133,14 +144,6 @@ class Task:
         self._token: Token[Task | None] | None = None
         self.span: Any = None
         self.done: Future[None] = Future()
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """Say why there is no chain yet; every call reads it, so it is an attribute and no property."""
-            if name == "chain":
-                raise ConfigurationError("the task is not open yet; its user is verified when it opens")
-            raise AttributeError(f"a task has no {name!r}")
 
     @property
     def root(self) -> Task:
