@@ -152,7 +152,7 @@ class Guard:
             ledger = ledger if ledger is not None else MemoryLedger()
             self.leases = Leases(issuer, ledger, self.record, clock, append=self.append, grace=grace)
         self.secrets = self.leases.secrets if self.leases is not None else LiveSecrets()
-        self.telemetry = Emitter(telemetry or Telemetry())
+        self.telemetry = Emitter(telemetry or Telemetry(), getattr(self.audit, "behind", None))
         ports = (
             self.audit, issuer, ledger, self.approver, self.approvals, self.parked, *self.decision_points, users,
             authenticator, self.budgets, self.suspensions, handovers.redemptions if handovers is not None else None,

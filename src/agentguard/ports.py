@@ -169,7 +169,8 @@ class AuditSink(Protocol):
 
     `append` is synchronous, so that no cancellation falls between a decision and its record; a raise means that
     nothing was written. What is to be written is `record.whole()`. `flush` returns once the record and all before it
-    are durable; a raise means "not durable".
+    are durable; a raise means "not durable". A sink that can tell how many records it has written that are not durable
+    yet says so by a method `behind() -> int`, which a gauge reads.
     """
 
     suspends: bool

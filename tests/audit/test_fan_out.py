@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,20 @@ def test_closing_closes_all_and_tells_of_a_mandatory_one(
 def test_no_mandatory_sink_or_one_twice_is_a_mistake(first: MemoryLog, mandatory: int) -> None:
     with pytest.raises(ConfigurationError, match="sink"):
         FanOut([first] * mandatory, [first] * (1 - mandatory // 2))
+
+
+def test_fan_out_is_as_far_behind_as_the_last_of_those_that_must_have_it(tmp_path: Path, first: MemoryLog) -> None:
+    ahead, late = FileLog(tmp_path / "a"), FileLog(tmp_path / "b")
+    with closing(FanOut([ahead, first, late], [FileLog(tmp_path / "c")])) as fan:
+        positions = [fan.append(record(number)) for number in range(2)]
+        found = [fan.behind()]
+        drive(fan.flush(positions[-1]))
+        found.append(fan.behind())
+        late.append(record(2))
+        found.append(fan.behind())
+
+    assert [2, 0, 1] == found
+    assert 0 == FanOut([first]).behind()
 
 
 def test_two_files_have_the_same_records_in_the_same_order(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from decimal import Decimal
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -264,6 +265,43 @@ def test_guards_of_one_process_share_the_gauge(backend: Backend) -> None:
     closed = waiting(backend)
 
     assert (2, {}, 0) == (point.value, point.attributes, closed)
+
+
+def lag(backend: Backend) -> Any:
+    (point,) = backend.metrics()[name.METRIC_AGENTGUARD_AUDIT_LAG]
+    return point.value
+
+
+@guarded("tell", effect="read")
+def tell(name: str) -> str:
+    return name
+
+
+def test_records_that_a_crash_of_the_machine_may_lose_are_counted(backend: Backend, tmp_path: Path) -> None:
+    seen: list[int] = []
+    intent = Intent("x", step("tell", name=any_), step("refund", account=any_, amount=any_))
+    with agentguard.local(audit=tmp_path) as guard:
+        with guard.task("bot", on_behalf_of="alice", intent=intent):
+            opened = lag(backend)
+            tell("acme")
+            seen.append(lag(backend) - opened)  # decided and completed
+            refund("acme", Decimal(5))  # a write: its decision waits for the disk, its outcome does not
+            seen.append(lag(backend))
+        with agentguard.local(audit=tmp_path) as other, other.task("bot", on_behalf_of="alice", intent=intent):
+            before = lag(backend)
+            tell("acme")
+            seen.append(lag(backend) - before)
+
+    assert [2, 1, 2, 0] == [*seen, lag(backend)]
+
+
+def test_log_that_cannot_tell_how_far_it_is_behind_counts_for_nothing(backend: Backend) -> None:
+    class Behind(MemoryLog):
+        behind = staticmethod(lambda: 1 // 0)
+
+    with fake_guard(audit=Behind()) as guard:
+        guard.record(Event.TASK_OPENED, {})
+        assert 0 == lag(backend)
 
 
 def test_records_that_are_not_written_are_counted_and_still_refuse(backend: Backend) -> None:

@@ -105,6 +105,11 @@ class FanOut:
             except Exception as error:
                 raise AuditUnavailable(f"{type(sink).__name__}: not durable: {type(error).__name__}") from error
 
+    def behind(self) -> int:
+        """How many records are not durable yet in the mandatory sink that is furthest behind."""
+        told = [getattr(sink, "behind", None) for sink in self._mandatory]
+        return max([behind() for behind in told if behind is not None], default=0)
+
     def close(self) -> None:
         """Close every sink, also when one of them fails; closing twice does what it does for the sinks.
 

@@ -221,6 +221,11 @@ class FileLog:
             raise AuditUnavailable(f"record {position.id} may be lost: the disk failed")
         return position.seq <= durable
 
+    def behind(self) -> int:
+        """How many records are written and not on the disk yet: what a crash of the machine may lose."""
+        segment = self._segment
+        return max(0, segment.head.seq - self._durable) if segment is not None else 0
+
     def _commit(self) -> None:
         with self._sync_lock:
             segment = self._segment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from sys import modules
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,7 @@ from agentguard.telemetry.call_span import NO_CALL, CallSpan
 from agentguard.telemetry.counting import Counting
 from agentguard.telemetry.current import dropped, tracer_for
 from agentguard.telemetry.enclosing import OPENINFERENCE
+from agentguard.telemetry.gauges import Lag
 from agentguard.telemetry.metrics import Metrics
 from agentguard.telemetry.pending import Pending
 from agentguard.telemetry.settings import Telemetry
@@ -37,13 +39,14 @@ class Emitter:
 
     Args:
         settings: what is emitted.
+        behind: how many records of the audit log are not on the disk yet, where that can be told.
 
     Attributes:
         captures: whether spans show arguments and results.
         quiet_until: until then, in monotonic seconds, `append` does nothing but write the record.
     """
 
-    def __init__(self, settings: Telemetry) -> None:
+    def __init__(self, settings: Telemetry, behind: Callable[[], int] | None = None) -> None:
         self.quiet_until = 0.0
         self.captures = settings.content.on_spans
         self._full = settings.spans == "full"
@@ -52,6 +55,7 @@ class Emitter:
         self._known_until = 0.0  # monotonic seconds until which that, and that nobody measures, is taken as known
         self._metrics = Metrics()
         self._pending = Pending()
+        self._lag = Lag(behind) if behind is not None else None
         self._counting = Counting(self._metrics, self._pending)
         self._events: Events | None = None
         if settings.events:

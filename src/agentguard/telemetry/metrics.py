@@ -18,7 +18,7 @@ from opentelemetry.util.types import AttributeValue
 
 from agentguard.telemetry import semconv as name
 from agentguard.telemetry.current import SCHEMA, dropped
-from agentguard.telemetry.pending import observe
+from agentguard.telemetry.gauges import observe
 
 OTHER: Final = "_OTHER"
 MAX_VALUES: Final = 200  # of one attribute; the next ones are all `_OTHER`

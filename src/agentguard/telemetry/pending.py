@@ -1,17 +1,12 @@
-"""Questions to people that wait now: a gauge that is read when metrics are collected, and costs a call nothing."""
+"""Questions to people that wait now, counted where a guard asks and where it hears the answer."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable
-from functools import lru_cache
+from collections.abc import Callable, Hashable
 from typing import Final
 from weakref import WeakSet
-
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
-
-from agentguard.telemetry import semconv as name
 
 MOST: Final = 100_000
 A_DAY: Final = 86_400.0  # no question stands longer
@@ -59,14 +54,6 @@ class Pending:
 _all: Final[WeakSet[Pending]] = WeakSet()
 
 
-@lru_cache(maxsize=8)
-def observe(meter: Meter) -> None:
-    """Let a meter read the gauge, once: it is one for all guards of the process, which would count over each other."""
-    metric = name.METRIC_AGENTGUARD_APPROVALS_PENDING
-    known = name.INSTRUMENTS[metric]
-    meter.create_observable_gauge(metric, [_read], known.unit, known.brief)
-
-
-def _read(options: CallbackOptions) -> Iterable[Observation]:
-    del options
-    return [Observation(sum(pending.count() for pending in list(_all)))]
+def waiting() -> int:
+    """Questions that wait now, of all guards of this process."""
+    return sum(pending.count() for pending in list(_all))

@@ -101,6 +101,7 @@ METRIC_AGENTGUARD_APPROVALS_PENDING: Final = "agentguard.approvals.pending"
 METRIC_AGENTGUARD_DELEGATIONS: Final = "agentguard.delegations"
 METRIC_AGENTGUARD_DELEGATION_DEPTH: Final = "agentguard.delegation.depth"
 METRIC_AGENTGUARD_AUDIT_WRITE_DURATION: Final = "agentguard.audit.write.duration"
+METRIC_AGENTGUARD_AUDIT_LAG: Final = "agentguard.audit.lag"
 
 INSTRUMENTS: Final[Mapping[str, Instrument]] = MappingProxyType({
     METRIC_GEN_AI_EXECUTE_TOOL_DURATION: Instrument(
@@ -239,6 +240,12 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = MappingProxyType({
             AGENTGUARD_AUDIT_STATUS,
         }),
         buckets=(1e-05, 5e-05, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+    ),
+    METRIC_AGENTGUARD_AUDIT_LAG: Instrument(
+        kind="gauge",
+        unit="{record}",
+        brief="Audit records of all guards of this process that are written and not on the disk yet.",
+        attributes=frozenset(),
     ),
 })  # fmt: skip
 
