@@ -494,6 +494,35 @@ def test_credential_in_the_arguments_of_another_call_is_refused_and_revoked() ->
 
 
 @pytest.mark.control("6 a credential is never seen")
+@pytest.mark.parametrize("more", [{}, {"odd": 1 << 70}])
+@pytest.mark.parametrize("tool", ["mail", "look"])
+def test_credential_in_the_name_of_an_argument_is_refused_and_revoked(tool: str, more: dict[str, Any]) -> None:
+    issuer, kept = FakeIssuer(), []
+
+    @guarded("take", audience=tools.API)
+    def take() -> None:
+        kept.append(current_credential().token)
+
+    @guarded("mail")
+    def mail(**fields: int) -> None:
+        ran.append(("mail", fields))
+
+    @guarded("look", effect="read")
+    def look(**fields: int) -> None:
+        ran.append(("look", fields))
+
+    intent = Intent("x", step("take"), step("mail", a=any_), reads=["look"])
+    with fake_guard(issuer=issuer) as guard, guard.task("bot", on_behalf_of="alice", intent=intent):
+        take()
+        with pytest.raises(Denied) as denied:
+            {"mail": mail, "look": look}[tool](**{kept[0]: 1, **more})
+        assert issuer.live == {}
+    assert denied.value.reason == "secret_in_arguments"
+    assert ran == []
+    assert CANARY not in json.dumps(records(guard))
+
+
+@pytest.mark.control("6 a credential is never seen")
 def test_credential_has_no_repr_pickle_or_copy(guard: Guard, caplog: pytest.LogCaptureFixture) -> None:
     seen: list[str] = []
 

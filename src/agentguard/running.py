@@ -117,7 +117,11 @@ class Running(Struct, eq=False):
         if self.span.on:
             self.span.call, self.span.hash = self.call, self.hash
         self._copies = (copy, hidden)
-        if given is not None and not _too_short(given.values(), shortest):
+        if given is None:
+            return
+        # What a tool's signature does not name, the caller has: the name of an argument can hold a secret too.
+        named = tool.spec.parameters is not None or _too_short(given, shortest)
+        if not (named and _too_short(given.values(), shortest)):
             self._refuse_secrets(given)
 
     def _bound(

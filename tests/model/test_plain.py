@@ -150,6 +150,15 @@ def test_text_that_could_hold_a_secret_is_left_to_the_general_way() -> None:
     assert form.of((), {"account": "x" * 1025}, 2000) is None
 
 
+@pytest.mark.control("secrets in arguments are found")
+def test_name_that_could_hold_a_secret_is_left_to_the_general_way() -> None:
+    form = PlainForm({}, None, None)
+
+    assert form.of((), {"x" * 20: 1}, 20) is None
+    assert form.of((), {"x" * 19: 1}, 20) is not None
+    assert form.of((), {"x" * 20: 1}, 0) is not None
+
+
 def test_any_name_is_looked_at_where_a_tool_takes_any() -> None:
     for name in ("$n", "n" * 1025):
         assert PlainForm({}, None, None).of((), {name: "1"}, 0) is None

@@ -37,7 +37,7 @@ class PlainForm:
     ) -> None:
         self._defaults = dict(defaults)
         self._tagged: dict[str, Any] = tagged(self._defaults)
-        self._any_name = names is None or not all(map(_is_plain_name, names.union(self._defaults)))
+        self._any_name = names is None or not all(_is_plain_name(name, SHORT) for name in names.union(self._defaults))
         self.binds = positional is not None and not self._any_name
         self._names, self._positional = names, positional or ()
 
@@ -52,7 +52,7 @@ class PlainForm:
         Args:
             args: the arguments by position.
             kwargs: and those by name.
-            shortest: no text below this length can hold a secret; 0 where nothing is watched.
+            shortest: no text or name below this length can hold a secret; 0 where nothing is watched.
         """
         given = kwargs.copy()
         if args:
@@ -60,9 +60,10 @@ class PlainForm:
             given.update(kwargs)
             if len(given) != len(args) + len(kwargs):  # too many, or one of them twice
                 return None
-        if len(given) > FEW or (self._any_name and not all(map(_is_plain_name, given))):
-            return None
         longest = shortest - 1 if 0 < shortest <= SHORT else SHORT
+        # A name that the caller chose can hold a secret as a text can.
+        if len(given) > FEW or (self._any_name and not all(_is_plain_name(name, longest) for name in given)):
+            return None
         arguments, digested = self._defaults.copy(), self._tagged.copy()
         for name, item in given.items():
             kind = type(item)
@@ -94,5 +95,5 @@ class PlainForm:
         return given, arguments, _sha256(text if text.isascii() else jcs(digested)).hexdigest()
 
 
-def _is_plain_name(name: str) -> bool:
-    return type(name) is str and len(name) <= SHORT and name[:1] != "$"
+def _is_plain_name(name: str, longest: int) -> bool:
+    return type(name) is str and len(name) <= longest and name[:1] != "$"
