@@ -11,7 +11,7 @@ import logging
 import pickle
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -34,6 +34,7 @@ from agentguard.audit.memory import MemoryLog
 from agentguard.model.decision import AccessRequest, Decision, Outcome, Reason
 from agentguard.model.record import Event
 from agentguard.ports import Answer, Verdict
+from agentguard.state.memory import MemorySuspensions
 from agentguard.testing import Answering, FailingAudit, FakeClock, FakeIssuer, fake_guard
 from tests import tools
 from tests.tools import everything, lines, pay, ran, read_account, refund, wipe
@@ -738,6 +739,31 @@ def test_task_that_ended_during_the_approval_is_seen_at_the_gate() -> None:
             refund("acme", Decimal(5))
     assert denied.value.reason in ("expired", "task_ended")
     assert ran == []
+
+
+@pytest.mark.control("9 the gate looks again")
+def test_call_that_the_last_look_refuses_never_ran() -> None:
+    clock = FakeClock()
+
+    class Slow(MemorySuspensions):
+        seconds = 10.0
+
+        async def start(self, call: str, keys: Sequence[str], *, reads: bool = False) -> str:
+            clock.advance(self.seconds)
+            return await super().start(call, keys, reads=reads)
+
+    suspensions = Slow()
+    once = Intent("once", step("refund", account="acme", amount=any_))
+    with fake_guard(suspensions=suspensions, monotonic=clock) as guard:
+        with guard.task("bot", on_behalf_of="alice", intent=once) as task:
+            with task.delegate("helper", intent=once, ttl=5), pytest.raises(Denied) as denied:
+                refund("acme", Decimal(5))
+            assert ran == []
+            suspensions.seconds = 0.0
+            assert refund("acme", Decimal(5))
+    assert denied.value.reason == "expired"
+    calls = [event for event in events(guard) if event.startswith("call.")]
+    assert calls == ["call.permitted", "call.denied", "call.cancelled", "call.permitted", "call.completed"]
 
 
 @pytest.mark.control("9 a stop names no subject in the log")

@@ -419,7 +419,9 @@ class Running(Struct, eq=False):
     # 10 ------------------------------------------------------------------------------------------------------
     async def release(self) -> None:
         """Give everything back, the credential first; what fails is logged and keeps nothing else from its release."""
-        guard, use = self.guard, self._use
+        guard, use, marked = self.guard, self._use, self.started
+        # One that was marked as running and that the last look refused did not run.
+        self.started = marked and self.ended is not NOT_RUN
         if use is not None:
             try:
                 assert guard.leases is not None  # noqa: S101  # the use is one of its leases
@@ -436,7 +438,7 @@ class Running(Struct, eq=False):
                 await self._revoke_leaked(lease)
             except Exception as error:
                 self._not_done("revocation of what it leaked", error)
-        if self.started:
+        if marked:
             try:
                 await guard.suspensions.finish(self.id)
             except Exception as error:
