@@ -833,3 +833,29 @@ def test_every_call_leaves_a_decision_and_an_outcome_and_a_denial_leaves_its_rea
     assert "alice" not in json.dumps(records(guard))
     assert "evil" not in json.dumps(records(guard))
     gc.collect()
+
+
+def test_records_of_tools_that_share_a_name_say_what_each_of_them_is(guard: Guard) -> None:
+    @guarded("doc.get", effect="read", tags=["open"])
+    def look(name: str) -> str:
+        return name
+
+    @guarded("doc.get", audience=tools.API, data=["pii"], tags=["egress"])
+    def send(name: str) -> str:
+        return name
+
+    intent = Intent("x", step("doc.get", name="a").times(9))
+    with guard.task("bot", on_behalf_of="alice", intent=intent):
+        for tool in (look, send, look, send):
+            tool("a")
+            with pytest.raises(Denied):
+                tool("b")
+    said = [
+        (record["event"], record["effect"], record["tags"], record.get("data"), record["credential"])
+        for record in records(guard)
+        if record["event"] in (Event.CALL_PERMITTED, Event.CALL_DENIED)
+    ]
+    looked, sent = ("read", ["open"], None, "none"), ("write", ["egress"], ["pii"], tools.API)
+    assert said == [
+        (event, *each) for each in (looked, sent) * 2 for event in (Event.CALL_PERMITTED, Event.CALL_DENIED)
+    ]

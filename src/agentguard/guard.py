@@ -430,8 +430,10 @@ class Guard:
     def call_facts(self, task: Task, spec: ToolSpec) -> Facts:
         """What every record of a tool's calls in a task says; made once per task and tool."""
         facts: Facts | None = task.cache.get(("facts", spec.name))
-        if facts is None:
-            facts = task.cache[("facts", spec.name)] = Facts({**self.opening.task_facts(task), **spec_fields(spec)})
+        if facts is None or facts.spec is not spec:  # another tool may be called like it
+            facts = Facts({**self.opening.task_facts(task), **spec_fields(spec)})
+            facts.spec = spec
+            task.cache[("facts", spec.name)] = facts
         return facts
 
     def pseudonym(self, name: str) -> str:

@@ -29,8 +29,9 @@ def call_record(running: Running, event: Event, more: Mapping[str, Any] | None) 
     call, task, spec = running.call, running.task, running.tool.spec
     if event is _PERMITTED:
         decision = running.decision
-        # INVARIANT: whatever `_decision_fields` says of a decision stands in the key.
-        key = (spec.name, decision.reason, decision.steps)
+        # INVARIANT: whatever `_decision_fields` says of a decision stands in the key; its facts hold the tool's
+        # declaration, so that no id is used twice.
+        key = (id(spec), decision.reason, decision.steps)
         try:
             facts: Facts = task.cache["decided"][key]
         except KeyError:
@@ -59,8 +60,8 @@ def call_record(running: Running, event: Event, more: Mapping[str, Any] | None) 
 def _denied(running: Running) -> Facts:
     decision = running.decision
     miss = decision.miss
-    # INVARIANT: whatever `_decision_fields` says of a decision stands in the key, which is longer than a permit's.
-    key = (running.tool.spec.name, decision.outcome, decision.reason, decision.level,
+    # INVARIANT: as above; the key is longer than a permit's.
+    key = (id(running.tool.spec), decision.outcome, decision.reason, decision.level,
            miss.step, miss.argument, miss.kind)  # fmt: skip
     try:
         facts: Facts = running.task.cache["decided"][key]
@@ -76,6 +77,7 @@ def _decided(running: Running, event: Event, key: tuple[Any, ...]) -> Facts:
     if known is None or len(known) >= _DECISIONS:  # a denial names arguments that a model made up
         known = task.cache["decided"] = {}
     facts = Facts({**running.guard.call_facts(task, running.tool.spec), **_decision_fields(running, event)})
+    facts.spec = running.tool.spec
     known[key] = facts
     return facts
 

@@ -62,9 +62,13 @@ class Position(Struct, frozen=True, gc=False):
 
 
 class Facts(dict[str, Any]):
-    """Fields that many records share and that never change; an audit sink may keep their prepared form on it."""
+    """Fields that many records share and that never change; an audit sink may keep their prepared form on it.
+
+    Whoever keeps them for a tool keeps its declaration with them: another tool may be called like it.
+    """
 
     prepared: Any = None
+    spec: Any = None
 
 
 class Record(Struct, frozen=True):
