@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import pytest
@@ -132,6 +135,50 @@ def test_mutable_default_is_fresh_at_every_call() -> None:
         assert grow(*args, **kwargs) == ([item], {item})
     assert "seen" not in binder.defaults  # a set has no canonical form, so a step has to mention it
     assert "seen" not in binder.bind((1,), {}).visible
+
+
+@dataclass
+class Options:
+    limit: int = 10
+    to: list[str] = field(default_factory=list)
+
+
+class Shade(Enum):
+    DARK = "dark"
+
+
+def test_what_a_tool_does_to_its_default_is_seen_by_no_other_call() -> None:
+    given = Options()
+
+    def widen(item: str, options: Options = given, pair: tuple[list[str], int] = ([], 1)) -> tuple[Any, ...]:
+        found = (options.limit, *options.to, *pair[0])
+        options.limit += 90
+        options.to.append(item)
+        pair[0].append(item)
+        return found
+
+    binder = Binder(widen)
+    for item in "abc":
+        args, kwargs = binder.call_arguments(dict(binder.bind((item,), {}).visible), {}, None)
+        assert widen(*args, **kwargs) == (10,)
+    given.limit = 10_000  # whoever made it changes it, and it was checked as it was
+    args, kwargs = binder.call_arguments({"item": "d"}, {}, None)
+    assert widen(*args, **kwargs) == (10,)
+
+
+def test_default_that_cannot_change_is_left_to_the_tool() -> None:
+    def tool(a: str = "x", b: tuple[int, ...] = (1, 2), c: Shade = Shade.DARK, d: None = None) -> None: ...
+
+    assert Binder(tool).call_arguments({}, {}, None) == ((), {})
+
+
+def test_default_that_cannot_be_copied_is_that_of_every_call() -> None:
+    view = MappingProxyType({"a": 1})
+
+    def tool(a: Any = view) -> Any:
+        return a
+
+    assert through(tool) is view
 
 
 def test_defaults_are_canonical_and_say_what_is_left_out() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import inspect
 import re
@@ -9,13 +10,14 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
 from agentguard.errors import ConfigurationError, NotCanonical
-from agentguard.model.canonical import Canonical, canonical
+from agentguard.model.canonical import IMMUTABLE, Canonical, canonical
 
 if TYPE_CHECKING:
     from agentguard.model.lease import Credential
@@ -96,7 +98,10 @@ class Binder:
         self.defaults = self._canonical_defaults()
         mutable = {p.name: p.default for p in visible if isinstance(p.default, list | dict | set | bytearray)}
         self._fresh_defaults = {name: default for name, default in mutable.items() if name in self.defaults}
-        self._unchecked = {name: default for name, default in mutable.items() if name not in self.defaults}
+        unchecked = {name: default for name, default in mutable.items() if name not in self.defaults}
+        # INVARIANT: what a tool does to a default that it was left with is never seen by another call of it.
+        kept = [p for p in visible if p.name in self.defaults and p.name not in mutable and _can_change(p.default)]
+        self._copied_defaults = {**unchecked, **_copies(kept)}
         self._splits = bool(self.hidden or self._fresh_defaults)
 
     def _visible_names(self) -> frozenset[str] | None:
@@ -162,7 +167,7 @@ class Binder:
     def call_arguments(self, run: dict[str, Any], hidden: dict[str, Any], credential: Credential | None) -> Any:
         """Return `(args, kwargs)` that make the call from the checked copy."""
         given = {**run, **hidden}
-        for name, default in self._unchecked.items():
+        for name, default in self._copied_defaults.items():
             if name not in given:
                 import copy
 
@@ -190,6 +195,23 @@ class Binder:
             ):
                 args.append(given.pop(name))
         return args, given
+
+
+def _can_change(default: Any) -> bool:
+    if isinstance(default, tuple):
+        return any(map(_can_change, default))
+    return default is not Parameter.empty and type(default) not in IMMUTABLE and not isinstance(default, enum.Enum)
+
+
+def _copies(parameters: list[Parameter]) -> dict[str, Any]:
+    """Their defaults as they are now; one that cannot be copied stays the one that all calls share."""
+    found: dict[str, Any] = {}
+    for parameter in parameters:
+        import copy
+
+        with suppress(Exception):
+            found[parameter.name] = copy.deepcopy(parameter.default)
+    return found
 
 
 def _resolved(fn: Callable[..., Any], signature: inspect.Signature, hints: Mapping[str, Any]) -> list[Parameter]:

@@ -42,8 +42,8 @@ class Digest(Struct, frozen=True):
 
 Canonical: TypeAlias = "None | bool | str | Decimal | Digest | tuple[Canonical, ...] | dict[str, Canonical]"
 
-_IMMUTABLE: Final = frozenset({type(None), bool, str, int, float, Decimal, bytes, datetime.date, datetime.datetime,
-                               datetime.time, uuid.UUID})  # fmt: skip
+IMMUTABLE: Final = frozenset({type(None), bool, str, int, float, Decimal, bytes, datetime.date, datetime.datetime,
+                              datetime.time, uuid.UUID})  # fmt: skip
 
 
 class _Budget(Struct):
@@ -264,14 +264,14 @@ def run_copy(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     Raises:
         NotCanonical: a value that cannot be copied.
     """
-    if _IMMUTABLE.issuperset(map(type, arguments.values())):
+    if IMMUTABLE.issuperset(map(type, arguments.values())):
         return dict(arguments), False
     import copy
 
     copied: dict[str, Any] = {}
     for name, value in arguments.items():
         try:
-            copied[name] = value if type(value) in _IMMUTABLE else copy.deepcopy(value)
+            copied[name] = value if type(value) in IMMUTABLE else copy.deepcopy(value)
         except Exception as error:
             raise NotCanonical(name, f"the argument cannot be copied ({type(error).__name__})") from None
     return copied, True
