@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -414,6 +415,34 @@ async def test_tasks_of_an_event_loop_bind_one_value_and_never_overspend() -> No
     permitted = {value for value, why in outcomes if not why}
     assert len(permitted) == 1
     assert Counter(why for value, why in outcomes if value in permitted) == {"": 5, "budget_exhausted": 2}
+
+
+@pytest.mark.control("3 what a call that never ran has reserved is given back")
+def test_what_a_store_takes_for_a_call_that_is_cancelled_meanwhile_is_given_back() -> None:
+    class Far(MemoryBudgets):
+        suspends = True
+        taken, answers = asyncio.Event(), asyncio.Event()
+
+        async def reserve(self, levels: Sequence[Sequence[Candidate]], now: float) -> Reservation | Exhausted:
+            found = await super().reserve(levels, now)
+            self.taken.set()
+            await self.answers.wait()
+            return found
+
+    async def work() -> str:
+        budgets = Far()
+        with fake_guard(budgets=budgets) as guard:
+            async with opened(guard, step("asend", to=any_).times(1)):
+                call = asyncio.ensure_future(asend("ann"))
+                await budgets.taken.wait()
+                call.cancel()
+                await asyncio.sleep(0)
+                budgets.answers.set()
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+                return await asend("bo")
+
+    assert asyncio.run(work()) == "bo"
 
 
 def test_threads_use_one_result_without_losing_it(guard: Guard) -> None:

@@ -163,7 +163,7 @@ class Guard:
         self.remote = any(bool(getattr(port, "remote", port is issuer)) for port in self._ports)
         releasing = [port for port in (issuer, ledger, self.budgets, self.suspensions, self.parked) if port is not None]
         self.release_suspends = any(getattr(port, "suspends", True) for port in releasing)
-        self.release_waits = any(map(waits, releasing))
+        self.release_waits, self.reserving_waits = any(map(waits, releasing)), waits(self.budgets)
         self.details = bool(getattr(issuer, "details", False))  # it puts the steps and their bounds into its tokens
         self.resolvers: dict[str, Resolver] = {}
         self.closed = False

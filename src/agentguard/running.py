@@ -22,7 +22,7 @@ from agentguard.deciding import Judged, judge, notify, refuse_denied, still_deci
 from agentguard.effects import keep_result, mark_ended, mark_started
 from agentguard.errors import ApprovalRequired, CredentialUnavailable, Denied, NotCanonical, Unavailable
 from agentguard.intent import Facts
-from agentguard.matching import levels_of, match
+from agentguard.matching import Levels, levels_of, match
 from agentguard.model.call import Effect, ToolCall, ToolSpec
 from agentguard.model.canonical import Canonical, canonical, digest, run_copy
 from agentguard.model.decision import Decision, Outcome, Reason
@@ -205,7 +205,14 @@ class Running(Struct, eq=False):
             await give_back_waiting(self)
         levels = task.cache.get("levels") or levels_of(task)
         facts = Facts(seen=tree.seen, heard=tree.heard)
+        if guard.reserving_waits:
+            # INVARIANT: what a store takes for a call that is cancelled meanwhile is known here, so it is given back.
+            return await run_shielded(lambda: self._matched(levels, facts), suspends=True)
         found = await match(self.call, levels, facts, guard.budgets, guard.monotonic())
+        self.decision, self.reservation, self.ending = found.decision, found.reservation, found.ending
+
+    async def _matched(self, levels: Levels, facts: Facts) -> None:
+        found = await match(self.call, levels, facts, self.guard.budgets, self.guard.monotonic())
         self.decision, self.reservation, self.ending = found.decision, found.reservation, found.ending
 
     # 4 -------------------------------------------------------------------------------------------------------
