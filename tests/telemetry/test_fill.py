@@ -72,8 +72,8 @@ def test_span_says_the_same_whoever_wrote_it(
         theirs.set_attributes(attributes)
 
     (said, types, dropped), (expected, *others) = stored(ours), stored(theirs)
-    assert (len(expected), others[1]) == (len(said), dropped)
-    # What is written twice is the newest to the SDK, and stays where it was here: another one may be dropped for it.
+    assert (len(expected), others[1] > 0) == (len(said), dropped > 0)
+    # What is written twice is the newest to the SDK, and stays where it was here: others may be dropped for it.
     assert dropped or (expected, others[0]) == (said, types)
 
 
