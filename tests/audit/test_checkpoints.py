@@ -224,6 +224,28 @@ def test_record_that_an_interrupt_kept_from_the_tree_is_read_from_the_log(
     assert 1 == holds(tmp_path / "audit")
 
 
+def test_record_that_cannot_be_read_now_is_in_the_next_checkpoint(
+    tmp_path: Path, written: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = FileLog(tmp_path / "audit")
+    log.append(record(1))
+    log.close()
+
+    def fail(*given: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("agentguard.audit.checkpoints.replay", fail)
+        log = FileLog.reopen(only_file(tmp_path / "audit"), checkpoints=settings(seconds=0.02, to=written.append))
+        until(lambda: "Too many open files" in caplog.text)
+    log.append(record(2))
+    log.close()
+    (tmp_path / "kept").write_text("".join(written))
+
+    assert 6 == sizes(written)[-1]
+    assert holds(tmp_path / "audit", tmp_path / "kept") >= 1
+
+
 @pytest.mark.control("checkpoint after disk")
 def test_checkpoint_never_covers_a_record_that_is_not_on_the_disk(
     tmp_path: Path, written: list[str], monkeypatch: pytest.MonkeyPatch

@@ -192,12 +192,12 @@ class Checkpointer:
     def _fold(self) -> None:
         while self._pending:
             taken = self._pending[:_AT_ONCE]
-            del self._pending[: len(taken)]
             gap = next((at for at in reversed(range(len(taken))) if taken[at][0] == _GAP), -1)
             if gap >= 0:  # what an interrupt (Ctrl-C) kept from `add`, or an earlier process wrote
+                # INVARIANT: before anything is taken, so what cannot be read now is still missing next time.
                 self._tree = _tree_before(int(taken[gap][1:]), file_of(self._directory, self._chain))
-                taken = taken[gap + 1 :]
-            self._tree.extend(bytes.fromhex("".join(taken)))
+            del self._pending[: len(taken)]
+            self._tree.extend(bytes.fromhex("".join(taken[gap + 1 :])))
             time.sleep(0)  # whoever appends may go first
 
     def _hand_out(self, note: str) -> None:
