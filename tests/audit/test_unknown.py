@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from agentguard.audit import unknown
 from agentguard.audit.chain import decode
 from agentguard.audit.log import FileLog
 from agentguard.audit.unknown import close_unknown
@@ -108,6 +109,29 @@ def test_call_of_a_living_process_or_of_this_one_is_left_alone(tmp_path: Path) -
     assert [] == close_unknown(tmp_path, ledger)
     log.close()
     assert [] == close_unknown(tmp_path, ledger)
+
+
+@pytest.mark.control("living logs are left alone")
+@pytest.mark.parametrize("poisoned", [False, True])
+def test_call_of_a_living_process_that_rotates_meanwhile_is_left_alone(
+    tmp_path: Path, poisoned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, listed = FileLog(tmp_path / "audit", max_bytes=4096), unknown._chains
+    log.append(PERMITTED)
+
+    def rotated(directory: Path) -> list[Sequence[Path]]:
+        found = listed(directory)
+        assert log._segment is not None
+        log._segment.poisoned, log._segment.room = poisoned, 0 if poisoned else log._segment.room
+        while len(list(directory.iterdir())) < 2:
+            log.append(Record(Event.CALL_COMPLETED, {"call": "c2", "text": "x" * 900}))
+        log.append(Record(Event.CALL_COMPLETED, {"call": "c1"}))
+        return found
+
+    monkeypatch.setattr(unknown, "_chains", rotated)
+
+    assert [] == close_unknown(tmp_path / "audit", ledger)
+    log.close()
 
 
 def test_rotated_files_of_one_chain_are_read_together(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def close_unknown(
     for parts in chains:
         if time.monotonic() >= until:
             break
-        if not _ended(parts[-1]):
+        if not _ended(parts):
             left = _left(parts, until)
             found += [_record(line, left, fate) for line in left.calls.values() if line.call not in told]
     return found
@@ -122,7 +122,7 @@ def recover(
     """
     home, until, closed = Path(directory), time.monotonic() + seconds, 0
     known = _known(home)
-    dead = [parts for parts in _chains(home) if _chain_of(parts) not in known and not _ended(parts[-1])]
+    dead = [parts for parts in _chains(home) if _chain_of(parts) not in known and not _ended(parts)]
     told = {line.call for parts in _chains(home) for path in parts for line in _told(path)} if dead else set()
     for parts in dead:
         left = _left(parts, until)
@@ -197,9 +197,9 @@ def _told(path: Path) -> Iterator[_Line]:
             at = content.find(_UNKNOWN, end) if end >= 0 else -1
 
 
-def _ended(path: Path) -> bool:
-    """Tell whether the chain that ends in a file is not ours to close: its process lives, or closed it."""
-    with path.open("rb") as file:
+def _ended(parts: Sequence[Path]) -> bool:
+    """Tell whether a chain is not ours to close: its process lives, or closed it."""
+    with parts[-1].open("rb") as file:
         if sys.platform == "win32":
             return True  # nobody can tell there whether the process lives
         try:
@@ -208,10 +208,21 @@ def _ended(path: Path) -> bool:
             return True
         file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
         last = file.read().rstrip(b"\n").rpartition(b"\n")[2]
+    if _went_on(parts):
+        return True
     try:
         return _decode(last).event == Event.LOG_CLOSED
     except ValueError:
         return False  # torn, or longer: no record of a log's end
+
+
+def _went_on(parts: Sequence[Path]) -> bool:
+    """Tell whether its process has begun another file since the chains were listed, and left this one unlocked."""
+    chain = _chain_of(parts)
+    return any(
+        _chain_of([path]) == chain for path in parts[-1].parent.glob("audit-*.jsonl")
+        if chain in path.name and path not in parts
+    )  # fmt: skip
 
 
 def _left(parts: Sequence[Path], until: float) -> _Open:
