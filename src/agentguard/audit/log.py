@@ -164,8 +164,9 @@ class FileLog:
         head = start(secrets.token_hex(16))
         self._notes = self._begin_notes(head.chain)
         segment = self._create(file_name(head, self._clock()), head, origin)
-        self._durable = segment.head.seq
-        self._segment = segment
+        self._durable, self._segment = segment.tip[1].seq, segment
+        if self._notes is not None:
+            self._notes.add(segment.head)
         return segment
 
     def _rotate(self, old: Segment) -> Segment:
@@ -181,19 +182,19 @@ class FileLog:
             if self._durable < head.seq:
                 origin["not_durable_from"] = self._durable + 1
             new = self._create(old.next or file_name(head, self._clock()), head, origin)
-            # INVARIANT: `_lost` changes before `_durable`, so no reader takes a lost record for a durable one.
+            # INVARIANT: nothing is called until the chain goes on in the new file: an interrupt (Ctrl-C) would leave it
+            # in the way of the next attempt. `_lost` changes before `_durable`, so no reader takes a lost record for a
+            # durable one.
             if self._durable < head.seq:
                 self._lost = (*self._lost, (self._durable + 1, head.seq))
-            self._durable, self._segment = new.head.seq, new
+            self._durable, self._segment = new.tip[1].seq, new
             old.close()
+        if self._notes is not None:
+            self._notes.add(new.head)
         return new
 
     def _create(self, name: str, head: Position, origin: dict[str, Any]) -> Segment:
-        segment = Segment.begin(self._directory / name, head, origin, self._clock())
-        segment.limit(self._max_bytes)
-        if self._notes is not None:
-            self._notes.add(segment.head)
-        return segment
+        return Segment.begin(self._directory / name, head, origin, self._clock(), self._max_bytes)
 
     async def flush(self, position: Position) -> None:
         """Return once a record and all before it are on the disk.

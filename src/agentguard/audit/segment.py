@@ -41,6 +41,8 @@ class Segment:
         next: name of the file the chain continues in, once its last record says so.
     """
 
+    _fd = -1  # of one whose making was interrupted
+
     def __init__(self, path: Path, fd: int, size: int, head: Position) -> None:
         self.path, self.tip = path, (size, head)
         self.room = self._most = sys.maxsize
@@ -59,21 +61,34 @@ class Segment:
         return cls(path, _open(path, os.O_CREAT | os.O_EXCL), 0, head)
 
     @classmethod
-    def begin(cls, path: Path, head: Position, origin: Mapping[str, Any], now_ns: int) -> Segment:
+    def begin(
+        cls, path: Path, head: Position, origin: Mapping[str, Any], now_ns: int, most: int = sys.maxsize
+    ) -> Segment:  # fmt: skip
         """Create a file with its first record, `log.opened`, and make record and name durable.
 
+        Args:
+            path: the file; its name is this chain's alone.
+            head: where the chain stands.
+            origin: what the first record says of what was before.
+            now_ns: nanoseconds since the epoch.
+            most: as for `limit`.
+
         Raises:
-            AuditUnavailable: there is no such file now.
+            AuditUnavailable: there is no such file now, unless there was one before.
         """
-        segment = cls.create(path, head)
+        segment: Segment | None = None
         try:
+            segment = cls.create(path, head)
             segment.append(opened(origin), now_ns)
             segment.sync()
             sync_directory(path.parent)
+            segment.limit(most)
         except BaseException as error:
-            segment.close()
-            path.unlink(missing_ok=True)
-            if isinstance(error, OSError):
+            if segment is not None:
+                segment.close()
+            if not isinstance(error.__cause__, FileExistsError):  # else it would be in the way of the next attempt
+                path.unlink(missing_ok=True)
+            if isinstance(error, OSError) and segment is not None:
                 raise unavailable(path, "make it durable", error) from error
             raise
         return segment
@@ -217,14 +232,12 @@ def _open(path: Path, flags: int) -> int:
             raise AuditUnavailable(f"audit log {path}: not a regular file")
         if sys.platform != "win32":
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except BaseException as error:
         os.close(fd)
-        raise AuditUnavailable(f"audit log {path}: another process is writing it") from None
-    except OSError as error:
-        os.close(fd)
-        raise unavailable(path, "lock", error) from error
-    except AuditUnavailable:
-        os.close(fd)
+        if isinstance(error, BlockingIOError):
+            raise AuditUnavailable(f"audit log {path}: another process is writing it") from None
+        if isinstance(error, OSError):
+            raise unavailable(path, "lock", error) from error
         raise
     return fd
 
