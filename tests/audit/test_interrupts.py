@@ -98,3 +98,27 @@ def test_rotation_that_is_interrupted_anywhere_is_done_by_the_next_append(
         if not reached:
             return
     pytest.fail("it has no end")
+
+
+def test_record_of_a_failed_sync_is_never_durable_wherever_that_is_interrupted(tmp_path: Path) -> None:
+    for at in range(_MOST):
+        log, interrupt, failed = FileLog(tmp_path / str(at)), Interrupt(at), list[int]()
+        position = log.append(record(1))
+
+        def once(fd: int, failed: list[int] = failed) -> None:
+            if failed:
+                return  # the kernel tells of it once
+            failed.append(fd)
+            sync_fails(fd)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(segment, "_sync_file", once)
+            reached = interrupt.during(lambda log=log, position=position: drive(log.flush(position)))  # type: ignore[misc]
+            if failed:
+                with pytest.raises(AuditUnavailable):
+                    drive(log.flush(position))
+                    pytest.fail(f"interrupted at {interrupt.where}")
+        log.close()
+        if not reached:
+            return
+    pytest.fail("it has no end")

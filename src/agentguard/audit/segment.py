@@ -200,17 +200,15 @@ class Segment:
             found = os.fstat(self._fd)
             if found.st_nlink == 0 or found.st_size < size:
                 raise AuditUnavailable(f"audit log {self.path}: somebody removed or shortened it")
+        # INVARIANT: poisoned before anything is called, where an interrupt (Ctrl-C) that came meanwhile is raised: the
+        # kernel tells of a failure once, so the next sync would find nothing wrong.
         except OSError as error:
-            self._poison()
+            self.poisoned, self.room = True, 0
             raise unavailable(self.path, "make records durable", error) from error
         except AuditUnavailable:
-            self._poison()
+            self.poisoned, self.room = True, 0
             raise
         return head
-
-    def _poison(self) -> None:
-        self.poisoned = True
-        self.room = 0
 
     def close(self) -> None:
         """Close the file; closing it twice does nothing."""
