@@ -122,3 +122,20 @@ def test_record_of_a_failed_sync_is_never_durable_wherever_that_is_interrupted(t
         if not reached:
             return
     pytest.fail("it has no end")
+
+
+def test_flush_that_is_interrupted_anywhere_keeps_no_other_thread_waiting(tmp_path: Path) -> None:
+    log = FileLog(tmp_path)
+    for at in range(_MOST):
+        interrupt, position = Interrupt(at), log.append(record(at))
+        reached = interrupt.during(lambda position=position: drive(log.flush(position)))  # type: ignore[misc]  # a default
+
+        other = threading.Thread(target=flush_another, args=(log,), daemon=True)
+        other.start()
+        other.join(5)
+
+        assert not other.is_alive(), f"interrupted at {interrupt.where}"
+        if not reached:
+            log.close()
+            return
+    pytest.fail("it has no end")

@@ -16,6 +16,7 @@ from agentguard.errors import AuditUnavailable
 
 LINGER_SECONDS: Final = 0.003  # the longest that a leader lets others come; what a sync takes on many a disk
 _NOBODY_CAME: Final = 3  # looks at the others in a row, after which it goes on
+_LOOK_SECONDS: Final = 1.0  # after which one who waits looks for itself: whoever was to wake it was interrupted
 IDLE_SECONDS: Final = 1.0  # the thread ends after that long without work; the next wait starts another
 
 
@@ -23,7 +24,10 @@ class Leadership:
     """Lets the first of several threads that wait for the same work do it for all of them; no thread of its own."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        # INVARIANT: entered as a lock, never as a condition: that one's `with` is Python, where an interrupt (Ctrl-C)
+        # can leave it locked.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._led = False
         self._followers = 0
 
@@ -36,11 +40,11 @@ class Leadership:
         """
         leading = False
         try:
-            with self._changed:
+            with self._lock:
                 self._followers += 1
                 try:
                     while self._led and not done():
-                        self._changed.wait()
+                        self._changed.wait(_LOOK_SECONDS)
                 finally:
                     self._followers -= 1
                 if done():
@@ -51,8 +55,8 @@ class Leadership:
             work()
         finally:
             if leading:
-                with self._changed:
-                    self._led = False
+                self._led = False  # first, without a lock: an interrupt between the two costs the others a second
+                with self._lock:
                     self._changed.notify_all()
 
     def _linger(self) -> None:
@@ -103,7 +107,8 @@ class Committer:
 
     def __init__(self, commit: Callable[[], None]) -> None:
         self._commit = commit
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # entered as in Leadership
+        self._changed = threading.Condition(self._lock)
         self._waiting: dict[object, _Batch] = {}
         self._ready = self._running = False
 
@@ -114,7 +119,7 @@ class Committer:
             AuditUnavailable: the commit failed.
         """
         loop, call_soon = _this_loop()
-        with self._changed:
+        with self._lock:
             batch = self._waiting.get(loop)
             if batch is None:
                 batch = self._waiting[loop] = _Batch(call_soon)
@@ -125,7 +130,7 @@ class Committer:
             raise AuditUnavailable(batch.error)
 
     def _wake(self) -> None:
-        with self._changed:
+        with self._lock:
             self._ready = True
             if self._running:
                 self._changed.notify()
@@ -134,7 +139,7 @@ class Committer:
         try:
             threading.Thread(target=self._run, name="agentguard-audit", daemon=True).start()
         except RuntimeError as error:
-            with self._changed:
+            with self._lock:
                 self._running = False
             self._finish(self._take(), f"no thread to make records durable: {error}")
 
@@ -148,7 +153,7 @@ class Committer:
             self._finish(batches, error)
 
     def _next(self) -> list[_Batch]:
-        with self._changed:
+        with self._lock:
             # Not before the tick of the first waiter has ended: a batch taken early would be a batch of one.
             woken = self._changed.wait_for(lambda: self._ready and bool(self._waiting), IDLE_SECONDS)
             batches = self._take() if woken else []
@@ -156,7 +161,7 @@ class Committer:
             return batches
 
     def _take(self) -> list[_Batch]:
-        with self._changed:
+        with self._lock:
             batches, self._waiting, self._ready = list(self._waiting.values()), {}, False
             return batches
 
