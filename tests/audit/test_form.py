@@ -153,6 +153,12 @@ def test_text_that_is_long_only_together_is_not_cut() -> None:
     assert {**fields, **line_of(fields)} == line_of(fields)
 
 
+def test_long_name_is_cut_once_and_stands_in_its_order() -> None:
+    fields = {"n" * MAX_TEXT + end: end for end in "abcdef"}
+
+    assert fields.items() == {name: line_of(fields)[name_of(name, "")] for name in fields}.items()
+
+
 def test_forms_are_bounded() -> None:
     facts = Facts(agent="one")
     for n in range(3 * form._KEPT):

@@ -186,7 +186,7 @@ def _in_order(members: Mapping[str, Sequence[str | int]]) -> tuple[list[str | in
     for number, name in enumerate(names):
         if number:
             pieces.append(MARK if names[number - 1] < "hash" < name else ",")
-        pieces.append(f"{json_of(name, name)}:")
+        pieces.append(f"{jcs(name).decode()}:")  # it is as it is recorded
         for piece in members[name]:
             if isinstance(piece, int) and piece >= 0:
                 order.append(piece)
