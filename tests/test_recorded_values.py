@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from agentguard.audit.pseudonyms import Pseudonyms, read_file, rotate
 from agentguard.audit.recording_file import Recording
 from agentguard.audit.redaction import Redactor
 from agentguard.model.decision import Decision, Miss, Outcome, Reason
+from agentguard.model.principal import Identity, Proof
 from agentguard.model.record import Event, Record
 from agentguard.recording import call_record, denial_fields
 from agentguard.running import Running, begun
@@ -221,3 +223,37 @@ def test_mistakes_of_the_file_are_said_where_they_stand(said: str, why: str, tmp
         loaded(tmp_path, said)
     assert why in str(refused.value)
     assert not (tmp_path / "calls").exists()
+
+
+class Proves:
+    """Proves whoever it is told to."""
+
+    suspends = False
+    name = "spiffe://bank.test/one"
+
+    async def identify(self, now: float) -> Identity:
+        return Identity(self.name, Proof.ATTESTED, math.inf)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_task_that_is_opened_again_is_recorded_with_who_was_proved_then(
+    recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proves = Proves()
+    with fake_guard(authenticator=proves) as guard:
+        task = guard.task("bot", on_behalf_of="alice", intent=intent())
+        if recorded:
+            with task:
+                list(parts(1))
+                task.park()
+        else:
+            with monkeypatch.context() as patch, pytest.raises(Denied):
+                patch.setattr(guard, "append", lambda record: 1 / 0)
+                task.__enter__()
+        proves.name = "spiffe://bank.test/two"
+        before = len(guard.audit.records)  # type: ignore[attr-defined]  # a MemoryLog
+        with task:
+            list(parts(1))
+        found = [each["agent_identity"] for each in guard.audit.records[before:] if "agent_identity" in each]  # type: ignore[attr-defined]
+
+    assert ["spiffe://bank.test/two"] * 3 == found

@@ -134,6 +134,7 @@ class Opening:
             task.settle_chain(Chain(subject, (task.agent.agent,)))
         await self._identify(task)
         guard.parking.refuse_other_agent(task)
+        _forget_other_chain(task)
         self._refuse_unfit(task)
         if task.tree.origins and not resumed:  # a stop where the task came from, seen through a shared store
             task.cache["keys"] = (*suspension_keys(task), *(f"task:{above}" for above in task.tree.origins))
@@ -317,6 +318,7 @@ class Opening:
         facts: Mapping[str, Any] | None = task.cache.get("facts")
         if facts is None:
             chain, guard = task.chain, self._guard
+            task.cache["chain"] = chain
             subject = chain.subject.sub if chain.subject.proof is Proof.ITSELF else guard.pseudonym(chain.subject.sub)
             names = [subject, *chain.names()[1:]]
             facts = task.cache["facts"] = {
@@ -357,6 +359,14 @@ class Opening:
             Record(event, {"agent": agent, "outcome": "deny", "reason": str(reason), **(fields or {})})
         )
         return _denied(agent, reason, text, position.id if position is not None else "")
+
+
+def _forget_other_chain(task: Task) -> None:
+    """Forget what records and spans said of a task that is opened again, where another workload was proved now."""
+    if task.cache.get("chain", task.chain) != task.chain:
+        tools = [key for key in task.cache if isinstance(key, tuple) and key[0] == "facts"]
+        for key in ("chain", "facts", "attributes", "decided", *tools):
+            task.cache.pop(key, None)
 
 
 def _denied(agent: str, reason: Reason, text: str, id: str = "") -> Denied:
