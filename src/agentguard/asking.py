@@ -114,8 +114,9 @@ def _grant_for(running: Running, asked: Asked, obligations: Obligations, left: f
         details = (said,)
     return replace(
         asked.grant, key=replace(key, resource=resource) if resource else key, chain=task.chain,
-        authorization_details=details, details_s256=_tells_apart(task, steps, obligations) if steps or most else "",
-        single_use=single_use, deadline=guard.now() + (min(left, most) if most else left), max_ttl=most,
+        authorization_details=details, single_use=single_use,
+        details_s256=_tells_apart(task, steps, obligations, call.spec) if steps or most else "",
+        deadline=guard.now() + (min(left, most) if most else left), max_ttl=most,
     )  # fmt: skip
 
 
@@ -171,14 +172,16 @@ def asked_for(task: Task, spec: ToolSpec) -> Asked:
     return asked
 
 
-def _tells_apart(task: Task, steps: Sequence[str] | None, obligations: Obligations) -> str:
+def _tells_apart(task: Task, steps: Sequence[str] | None, obligations: Obligations, spec: ToolSpec) -> str:
+    """INVARIANT: whatever a kept credential's token says beside its key; of secret arguments it says nothing."""
     bound = (f"max_ttl={obligations.max_ttl}",) if obligations.max_ttl else ()
-    return _hash_of(task, (*(steps or ()), *bound))
+    hidden = [f"secret={name}" for name in sorted(spec.secret)] if steps else ()
+    return _hash_of(task, (*(steps or ()), *hidden, *bound))
 
 
 def _bounds(task: Task, call: ToolCall, steps: Sequence[str]) -> dict[str, Any]:
     """The steps that admitted a call, at every level, with what they demand of its arguments; made once."""
-    slot = ("bounds", call.spec.name, *steps)
+    slot = ("bounds", call.spec.name, call.spec.secret, *steps)  # another tool may be called like it
     found: dict[str, Any] | None = task.cache.get(slot)
     if found is None:
         used = [_bounded(step, call.spec) for _, step in _steps_used(task, tuple(steps))]

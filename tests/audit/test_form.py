@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -141,6 +143,17 @@ def test_facts_of_the_same_names_are_told_apart() -> None:
     for _ in range(2):
         assert ("one", ["a"]) == tuple(line_of({"call": "c"}, first)[name] for name in ("agent", "steps"))
         assert ("two", ["b"]) == tuple(line_of({"call": "c"}, second)[name] for name in ("agent", "steps"))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda facts: pickle.loads(pickle.dumps(facts))])
+def test_copy_of_facts_is_written_as_it_was_changed(copied: Callable[[Facts], Facts]) -> None:
+    facts = Facts(agent="alice", steps=["a"])
+    assert "alice" == line_of({}, facts)["agent"]
+    changed = copied(facts)
+    changed["agent"] = "redacted"
+
+    assert type(changed) is Facts
+    assert ("redacted", "alice") == (line_of({}, changed)["agent"], line_of({}, facts)["agent"])
 
 
 def test_field_stands_where_a_fact_is_called_alike() -> None:

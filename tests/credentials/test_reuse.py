@@ -223,6 +223,23 @@ def test_issuer_that_puts_details_into_its_tokens_gets_the_steps_that_admitted_e
     assert [sorted(said["steps"][0]) for said in grant.authorization_details] == [["args", "step"]]
 
 
+def test_token_says_nothing_of_a_secret_argument_where_another_tool_has_its_name() -> None:
+    def of(secret: list[str]) -> Callable[[str], Lease]:
+        @guarded("reuse.list", effect="read", audience=BANK, scopes=["read"], secret=secret)
+        def listed(account: str) -> Lease:
+            return current_credential().lease
+
+        return listed
+
+    issuer = Asked(details=True)
+    with fake_guard(issuer=issuer) as guard, guard.task("bot", on_behalf_of="alice", intent=intent()):
+        leases = [of(secret)("a").id for secret in ([], ["account"], [])]
+    said = [sorted(grant.authorization_details[0]["steps"][0]) for grant in issuer.grants]
+
+    assert [["args", "step"], ["step"]] == said
+    assert leases[0] == leases[2] != leases[1]
+
+
 def test_what_is_asked_for_all_calls_is_made_once_and_says_each_calls_own_values() -> None:
     issuer = Asked()
     with fake_guard(issuer=issuer) as guard, guard.task("bot", on_behalf_of="alice", intent=intent()):

@@ -70,6 +70,10 @@ class Facts(dict[str, Any]):
     prepared: Any = None
     spec: Any = None
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """INVARIANT: a copy, which may be changed, has no prepared form: it would be written as it was before."""
+        return Facts, (dict(self),)
+
 
 class Record(Struct, frozen=True):
     """One thing that happened, before it is chained.
