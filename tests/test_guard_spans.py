@@ -26,8 +26,12 @@ from agentguard import (
     guarded,
     step,
 )
+from agentguard._drive import drive
 from agentguard.audit.memory import MemoryLog
 from agentguard.ports import Answer
+from agentguard.telemetry.semconv import AGENTGUARD_CREDENTIAL_ID as CREDENTIAL_ID
+from agentguard.telemetry.semconv import AGENTGUARD_CREDENTIAL_REVOCATION_STATUS as REVOCATION
+from agentguard.telemetry.settings import Telemetry
 from agentguard.testing import Answering, FakeClock, FakeIssuer, fake_guard
 from tests.tools import alines, everything, lines, pay, read_account, refund, wipe
 
@@ -287,6 +291,40 @@ def test_generator_that_is_closed_early_ends_its_span(exported: Exported, guard:
         next(stream)
         stream.close()
         assert len(exported.named("execute_tool lines")) == 1
+
+
+# a credential that does not stay as it was ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [Telemetry(), Telemetry(spans="full")])
+def test_span_of_a_call_that_renewed_its_credential_names_the_one_that_it_ended_with(
+    exported: Exported, settings: Telemetry
+) -> None:
+    @guarded("again", effect="read", audience="https://api.test")
+    async def again() -> str:
+        await current_credential().renew()
+        return current_credential().lease.id
+
+    with fake_guard(telemetry=settings) as guard:
+        with guard.task("bot", on_behalf_of="alice", intent=Intent("x", reads=["again"])):
+            assert "lease-2" == drive(again())
+        (completed,) = records(guard, "call.completed")
+    span = exported.only("execute_tool again")
+    assert ("lease-2", "active") == (of(span, CREDENTIAL_ID), of(span, REVOCATION))
+    assert "lease-2" == completed["lease"]
+
+
+@pytest.mark.control("6 a credential is never seen")
+def test_span_of_a_call_that_leaked_its_credential_says_that_it_is_gone(exported: Exported, guard: Guard) -> None:
+    @guarded("leaks", effect="read", audience="https://api.test")
+    def leaks() -> str:
+        return current_credential().token
+
+    with guard.task("bot", on_behalf_of="alice", intent=Intent("x", reads=["leaks"])):
+        leaks()
+    span = exported.only("execute_tool leaks")
+    assert "revoked" == of(span, REVOCATION)
+    assert of(span, "output.value").startswith("permit; at+jwt revoked after")
 
 
 # an agent -------------------------------------------------------------------------------------------------

@@ -349,6 +349,8 @@ class Running(Struct, eq=False):
         fresh = await leases.replace(use, grant_for(self, asked_for(self.task, self.tool.spec)))
         self._use = replace(fresh, credential=use.credential)
         use.credential.take(fresh.held.issued)
+        if self.span.on:
+            self.span.lease, self.span.cached = use.credential.lease, fresh.cached
         self.task.counts.issued += not fresh.cached
 
     # 8 -------------------------------------------------------------------------------------------------------
@@ -465,8 +467,14 @@ class Running(Struct, eq=False):
         _log.error("call %s: its %s failed: %s", self.id, what, type(error).__name__)
 
     async def _revoke_leaked(self, lease: str) -> None:
-        if self.guard.leases is not None:
-            await self.guard.leases.revoke(lease, "leaked")
+        if self.guard.leases is None:
+            return
+        began, use, span = time_ns(), self._use, self.span
+        await self.guard.leases.revoke(lease, "leaked")
+        if use is not None and use.held.issued.lease.id == lease and span.on and span.release is not None:
+            kept, status = span.release[0] == "kept", use.held.status
+            if kept and status:  # what was to be kept for the next call is gone
+                span.release = status, self.guard.now(), began
 
     # 11 ------------------------------------------------------------------------------------------------------
     def close(self) -> None:

@@ -159,11 +159,8 @@ def arrived_whole(found: Sink) -> None:
     )  # fmt: skip
     assert said["agentguard.delegation.chain"][1:] == ("bot",)
     assert (int, float) == (type(said["agentguard.credential.ttl"]), type(said["agentguard.overhead.duration"]))
-    parents = {span.name: span.parent_span_id for span in found.spans() if span.trace_id == call.trace_id}
-    assert call.span_id in {
-        parents["agentguard.credential.revoke"],
-        spans["agentguard.credential.revoke"].parent_span_id,
-    }
+    revoked = [span.parent_span_id for span in found.spans() if span.name == "agentguard.credential.revoke"]
+    assert {call.span_id, spans["execute_tool told.leak"].span_id} <= set(revoked)
     resumed = [span for span in found.spans() if span.name == "invoke_agent bot" and span.links]
     assert ["resume"] == [attributes(link)["agentguard.link.kind"] for span in resumed for link in span.links]
     denied = [span for span in found.spans() if attributes(span).get("agentguard.decision.outcome") == "deny"]
