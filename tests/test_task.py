@@ -737,6 +737,7 @@ def test_call_that_runs_can_be_neither_copied_nor_shown() -> None:
         call = begun(guard, task, read_account.__agentguard__)  # type: ignore[attr-defined]  # its declaration
         call.arguments = ((secret,), {})
         assert secret not in repr(call)
+        assert secret not in str(list(call.__rich_repr__()))  # what rich shows of a frame's variables
         for copied in (copy.copy, copy.deepcopy, pickle.dumps):
             with pytest.raises(TypeError):
                 copied(call)

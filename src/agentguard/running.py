@@ -91,6 +91,9 @@ class Running(Struct, eq=False):
     def __repr__(self) -> str:
         return f"<Running {self.id}>"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # a struct's own shows all of it, and rich in tracebacks with it
+        return [("id", self.id)]
+
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("a call that runs cannot be copied or pickled")
 
