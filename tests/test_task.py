@@ -11,7 +11,7 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from decimal import Decimal
@@ -724,9 +724,29 @@ async def fail_later() -> None:
     raise LookupError
 
 
-@pytest.mark.parametrize("call", [fail, lambda: drive(fail_later())])
+@guarded("fail.part", effect="read")
+def fail_part() -> Iterator[int]:
+    yield 1
+    raise LookupError
+
+
+@guarded("fail.later_part", effect="read")
+async def fail_later_part() -> AsyncIterator[int]:
+    yield 1
+    raise LookupError
+
+
+async def all_of(parts: AsyncIterator[int]) -> None:
+    async for _ in parts:
+        pass
+
+
+@pytest.mark.parametrize(
+    "call",
+    [fail, lambda: drive(fail_later()), lambda: list(fail_part()), lambda: drive(all_of(fail_later_part()))],
+)
 def test_nothing_of_a_call_outlives_the_error_of_its_tool(call: Callable[[], object]) -> None:
-    failing = Intent("Fail", reads=["fail", "fail.later"])
+    failing = Intent("Fail", reads=["fail", "fail.*"])
     with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=failing):
         assert left_after(call, LookupError) == []
 

@@ -373,6 +373,52 @@ def test_generator_that_raises_or_never_starts_holds_nothing(kind: str) -> None:
     assert issuer.issued == issuer.revoked
 
 
+async def _two(one: str, other: str) -> None:
+    pass
+
+
+def _two_parts(one: str, other: str) -> Iterator[str]:
+    yield one
+
+
+async def _two_later(one: str, other: str) -> AsyncIterator[str]:
+    yield one
+
+
+async def _one(one: str) -> None:
+    pass
+
+
+def _one_part(one: str) -> Iterator[str]:
+    yield one
+
+
+async def _one_later(one: str) -> AsyncIterator[str]:
+    yield one
+
+
+@pytest.mark.control("5 a generator's call ends with it (case 46)")
+@pytest.mark.parametrize(
+    ("shown", "real", "ask"),
+    [
+        (_two, _one, lambda made: asyncio.run(made)),
+        (_two_parts, _one_part, next),
+        (_two_later, _one_later, lambda made: asyncio.run(made.asend(None))),
+    ],
+)
+def test_tool_that_cannot_even_be_called_has_failed_and_holds_nothing(shown: Any, real: Any, ask: Any) -> None:
+    wrongly_wrapped = functools.wraps(shown)(real)  # it shows two parameters and takes one
+    made = guard_tool(wrongly_wrapped, "r.wrapped", effect="read", audience=API, lease="call")
+    issuer = FakeIssuer()
+    with fake_guard(issuer=issuer) as guard, opened(guard):
+        with pytest.raises(TypeError) as kept:
+            ask(made("a", "b"))
+        assert issuer.live == {}
+        assert isinstance(guard.audit, MemoryLog)
+        assert "call.failed" in [record["event"] for record in guard.audit.records]
+    assert "unexpected keyword argument" in str(kept.value)
+
+
 @pytest.mark.control("5 a generator's call ends with it (case 46)")
 def test_function_that_returns_a_generator_keeps_its_call_open_until_that_ends() -> None:
     @guarded("r.made", effect="read", audience=API, lease="call")

@@ -19,14 +19,15 @@ def async_generator(start: Start) -> Callable[..., AsyncGenerator[Any, Any]]:
     async def guarded_async_generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         from agentguard.credentials.leaks import Search, Stream
         from agentguard.refusal import Ended
-        from agentguard.streams import result_of, settle, visible_async
+        from agentguard.streams import result_of, run_tool, settle, visible_async
 
         pipeline, running, inner = await start(args, kwargs)
         stream, ended = Stream(Search(running.guard.secrets)), Ended(error=GeneratorExit())
-        step: Callable[[], Any] = inner.__anext__
         try:
+            inner = run_tool(running.tool, running) if inner is None else inner
+            step: Callable[[], Any] = inner.__anext__
             while True:
-                part = await visible_async(running, step)
+                part = await visible_async(running.visible, step)
                 step = inner.__anext__
                 for clean in stream.part(part):
                     try:
@@ -45,10 +46,14 @@ def async_generator(start: Start) -> Callable[..., AsyncGenerator[Any, Any]]:
         finally:
             running.hits |= stream.search.hits
             try:
-                await visible_async(running, inner.aclose)
+                if inner is not None:
+                    await visible_async(running.visible, inner.aclose)
             except BaseException as error:
                 ended = Ended(error=error)
             await settle(pipeline, ended)
-        result_of(running, ended.error)
+        try:
+            result_of(running, ended.error)
+        finally:  # the error's traceback holds this frame: what that holds would live until the next collection
+            del pipeline, running, ended
 
     return guarded_async_generator

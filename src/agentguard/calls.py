@@ -67,12 +67,13 @@ def _later(pipeline: Pipeline, running: Running, value: Any) -> Any:
     return async_generator(given(pipeline, running, value))()
 
 
-async def finish_coroutine(pipeline: Pipeline, running: Running, coroutine: Any) -> Any:
+async def finish_coroutine(pipeline: Pipeline, running: Running, coroutine: Any = None) -> Any:
+    """Await what a tool returned; nothing where it is still to be called, which can fail by itself."""
     token, raised = _call.set(running.visible), None
     if running.span.on:
         running.span.attach()
     try:
-        ended = Ended(await coroutine)
+        ended = Ended(await (run_tool(running.tool, running) if coroutine is None else coroutine))
     except BaseException as error:
         raised, ended = error, Ended(error=error)
     # INVARIANT: release first; a context that another task entered cannot be reset here, and must not prevent it.

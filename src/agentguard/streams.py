@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from agentguard._drive import drive
-from agentguard.access import _call
+from agentguard.access import CurrentCall, _call
 from agentguard.async_streams import Start
 from agentguard.credentials.leaks import Search, Stream
 from agentguard.refusal import Ended
@@ -51,13 +51,17 @@ def result_of(running: Running, raised: BaseException | None) -> Any:
         del running, ended, raised
 
 
-def stream_parts(pipeline: Pipeline, running: Running, inner: Any) -> Generator[Any, Any, Any]:
-    """Step a generator; the call is visible only while its body runs, never between two parts."""
+def stream_parts(pipeline: Pipeline, running: Running, inner: Any = None) -> Generator[Any, Any, Any]:
+    """Step a generator; the call is visible only while its body runs, never between two parts.
+
+    Nothing is given where the tool is still to be called, which can fail by itself.
+    """
     stream, ended = Stream(Search(running.guard.secrets)), Ended(error=GeneratorExit())
-    step: Callable[[], Any] = partial(next, inner)
     try:
+        inner = run_tool(running.tool, running) if inner is None else inner
+        step: Callable[[], Any] = partial(next, inner)
         while True:
-            part = _visible(running, step)
+            part = _visible(running.visible, step)
             step = partial(next, inner)
             for clean in stream.part(part):
                 try:
@@ -75,15 +79,19 @@ def stream_parts(pipeline: Pipeline, running: Running, inner: Any) -> Generator[
     finally:
         running.hits |= stream.search.hits
         try:
-            _visible(running, inner.close)
+            if inner is not None:
+                _visible(running.visible, inner.close)
         except BaseException as error:
             ended = Ended(error=error)
         drive(settle(pipeline, ended))
-    return result_of(running, ended.error)
+    try:
+        return result_of(running, ended.error)
+    finally:  # the error's traceback holds this frame: what that holds would live until the next collection
+        del pipeline, running, ended
 
 
-def _visible(running: Running, step: Callable[[], Any]) -> Any:
-    token = _call.set(running.visible)
+def _visible(call: CurrentCall | None, step: Callable[[], Any]) -> Any:
+    token = _call.set(call)
     try:
         return step()
     finally:
@@ -98,8 +106,8 @@ def given(pipeline: Pipeline, running: Running, inner: Any) -> Start:
     return start
 
 
-async def visible_async(running: Running, step: Callable[[], Any]) -> Any:
-    token = _call.set(running.visible)
+async def visible_async(call: CurrentCall | None, step: Callable[[], Any]) -> Any:
+    token = _call.set(call)
     try:
         return await step()
     finally:

@@ -149,7 +149,7 @@ def _wrapper(tool: Tool) -> Any:
 
         async def start(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Pipeline, Running, Any]:
             pipeline, running = await calls.admitted(tool, args, kwargs)
-            return pipeline, running, calls.run_tool(tool, running)
+            return pipeline, running, None  # called where its error is the call's
 
         return async_generator(start)
     if inspect.isgeneratorfunction(body):
@@ -157,14 +157,16 @@ def _wrapper(tool: Tool) -> Any:
         def guarded_generator(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
             calls.refuse_blocking(calls.active_task(tool.spec.name).host)
             pipeline, running = calls.drive(calls.admitted(tool, args, kwargs))
-            return (yield from calls.stream_parts(pipeline, running, calls.run_tool(tool, running)))
+            parts = calls.stream_parts(pipeline, running)
+            del pipeline, running  # as below
+            return (yield from parts)
 
         return guarded_generator
     if inspect.iscoroutinefunction(body):
 
         async def guarded_coroutine(*args: Any, **kwargs: Any) -> Any:
             pipeline, running = await calls.admitted(tool, args, kwargs)
-            result = calls.finish_coroutine(pipeline, running, calls.run_tool(tool, running))
+            result = calls.finish_coroutine(pipeline, running)
             del pipeline, running  # a traceback of the tool's error holds this frame, and nothing of the call with it
             return await result
 
