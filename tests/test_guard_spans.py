@@ -415,6 +415,26 @@ def test_telemetry_that_raises_changes_nothing(monkeypatch: pytest.MonkeyPatch, 
         assert len(records(guard, "call.denied")) == 1
 
 
+@pytest.mark.parametrize("ends", ["the task", "the calls"])
+def test_interrupt_of_an_exporter_lets_a_call_have_its_effects(exported: Exported, ends: str) -> None:
+    class Interrupted(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            if span.name.startswith("execute_tool"):
+                raise KeyboardInterrupt
+
+    @guarded("last", effect="read")
+    def last() -> None:
+        pass
+
+    exported.provider.add_span_processor(Interrupted())
+    steps = [step("last").then_end_task()] if ends == "the task" else []
+    intent = Intent("x", *steps, limits={"denials": 1})
+    with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=intent) as task:
+        with pytest.raises(KeyboardInterrupt):
+            last()
+        assert task.why_stopped if ends == "the calls" else not task.is_open()
+
+
 def test_without_a_provider_there_are_no_spans_and_records_name_none() -> None:
     with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=everything()):
         pay("acme")

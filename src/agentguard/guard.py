@@ -218,9 +218,11 @@ class Guard:
                 _log.error("call %s was not released in time: %s", call.id, type(late).__name__)
             finally:
                 denied = call.denied(refusal) if refusal is not None else None
-                call.close()  # 11 the outcome and the result; never reaches the caller
-                if call.ending or call.decision.outcome is _DENY:
-                    await take_effect(call)  # tasks that end, or are stopped, by this call
+                try:
+                    call.close()  # 11 the outcome and the result; never reaches the caller
+                finally:  # an interrupt does, such as one of an exporter that waits
+                    if call.ending or call.decision.outcome is _DENY:
+                        await take_effect(call)  # tasks that end, or are stopped, by this call
         if denied is not None:
             try:
                 raise denied
