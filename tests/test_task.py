@@ -8,6 +8,7 @@ import copy
 import gc
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -28,6 +29,7 @@ from agentguard.running import Running, begun
 from agentguard.state.memory import MemorySuspensions
 from agentguard.task import TaskState
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
+from agentguard.tool import Tool
 from tests.tools import everything, pay, ran, read_account, refund
 
 
@@ -541,6 +543,33 @@ def test_forked_child_has_no_task_no_lease_and_a_log_of_its_own(guard: Guard, is
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert len(issuer.live) == 1
         assert pay("acme") == "lease-1"
+
+
+def test_forked_child_calls_a_tool_while_another_thread_of_the_parent_made_what_is_kept_of_one(guard: Guard) -> None:
+    began, goes_on = threading.Event(), threading.Event()
+
+    class Waits(Tool):
+        @property
+        def binder(self) -> Any:  # type: ignore[override]  # what its plain form is made of
+            began.set()
+            goes_on.wait(20)
+            return vars(self)["binder"]
+
+    known = read_account.__agentguard__  # type: ignore[attr-defined]  # its declaration
+    other, fresh = Waits(known.fn, known.spec, known.binder), Tool(known.fn, known.spec, known.binder)
+    thread = threading.Thread(target=lambda: other.plain)
+    thread.start()
+    try:
+        assert began.wait(5)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(5)  # one that hangs ends by it
+            os._exit(0 if fresh.plain.binds in (True, False) else 1)
+        _, status = os.waitpid(child, 0)
+    finally:
+        goes_on.set()
+        thread.join(10)
+    assert status == 0
 
 
 def test_guard_that_nobody_closed_is_closed_when_the_interpreter_exits() -> None:

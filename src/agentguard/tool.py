@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     from agentguard.binding import Binder
     from agentguard.model.call import ToolSpec
     from agentguard.model.plain import PlainForm
+
+T = TypeVar("T")
+
+
+class _Once(Generic[T]):
+    """An attribute that is made when it is first asked for.
+
+    `functools.cached_property` of Python 3.11 has one lock for all tools, which a forked child can find held for ever.
+    """
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make: Final = make
+
+    def __get__(self, tool: Tool | None, kind: type[Tool]) -> T:
+        if tool is None:
+            return self  # type: ignore[return-value]  # the class's own
+        made = vars(tool)[self._make.__name__] = self._make(tool)
+        return made
 
 
 class Tool:
@@ -30,14 +47,14 @@ class Tool:
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a tool does not change; {name!r} was set by its decoration")
 
-    @cached_property
+    @_Once
     def attributes(self) -> Mapping[str, Any]:
         """What the spans of its calls carry."""
         from agentguard.telemetry.attributes import tool_attributes
 
         return tool_attributes(self.spec)
 
-    @cached_property
+    @_Once
     def plain(self) -> PlainForm:
         """What forms its plain arguments."""
         from agentguard.model.plain import PlainForm
