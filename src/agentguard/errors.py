@@ -18,7 +18,8 @@ Every error has `reason`, a stable code for machines; the text is for people and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+import copyreg
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from agentguard.model.decision import Decision
@@ -28,6 +29,10 @@ class AgentguardError(Exception):
     """The base of everything this library raises on purpose."""
 
     reason: str = "error"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it cross from a worker process: what it was made of is not what `args` holds, which is its text."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]  # as pickle has it
 
 
 class ConfigurationError(AgentguardError):
