@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -14,7 +15,7 @@ from opentelemetry.trace import StatusCode
 from agentguard import ApprovalRequired, ConfigurationError, Denied, Guard, Intent, any_, guarded, step
 from agentguard.model.decision import AccessRequest, Decision
 from agentguard.policy.decided import Answering as Says
-from agentguard.ports import Answer
+from agentguard.ports import Answer, Approval, ApprovalRequest
 from agentguard.telemetry import semconv as name
 from agentguard.telemetry.settings import Telemetry
 from agentguard.testing import Answering, FakeIssuer, fake_guard
@@ -146,6 +147,32 @@ def test_asking_a_person_is_a_part_that_ends_when_the_call_waits(
     assert expected == said(approval)[name.AGENTGUARD_APPROVAL_ANSWER]
     assert StatusCode.UNSET is approval.status.status_code
     assert approval in below(backend, backend.span("execute_tool refund"))
+
+
+class Away(Answering):
+    """A person who does not answer while the caller waits."""
+
+    suspends = True
+
+    async def ask(self, request: ApprovalRequest) -> Approval:
+        await asyncio.sleep(30)
+        return await super().ask(request)
+
+
+def test_question_that_the_caller_did_not_wait_for_was_not_rejected(backend: Backend) -> None:
+    @guarded("refund.later")
+    async def refund_later() -> None:
+        """Never run."""
+
+    async def work() -> None:
+        async with fake_guard(telemetry=FULL, approver=Away(Answer.APPROVED)) as guard:
+            async with guard.task("bot", on_behalf_of="alice", intent=Intent("x", step("refund.later").then_ask())):
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(refund_later(), 0.02)
+
+    asyncio.run(work())
+
+    assert "pending" == said(backend.span(name.APPROVAL))[name.AGENTGUARD_APPROVAL_ANSWER]
 
 
 def test_an_issuer_that_is_out_of_reach_is_an_error_of_the_credential(backend: Backend) -> None:

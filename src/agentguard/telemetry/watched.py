@@ -247,6 +247,8 @@ class _Watched(Phase):
         if self._title == name.APPROVAL:
             self._call.apart += time_ns() - self._began
             answer = "approved" if error is None else _ANSWERS.get(reason, "rejected")
+            if error is not None and not isinstance(error, Exception):  # the caller gave it up, and nobody answered
+                answer = "pending"
             self._attributes[name.AGENTGUARD_APPROVAL_ANSWER] = answer
             return "", ""
         failed = error is not None
