@@ -6,16 +6,21 @@ import math
 import os
 import pickle
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
 import pytest
 from msgspec.structs import replace
+from psycopg import sql
 
 from agentguard._drive import drive
 from agentguard.credentials.postgres import PostgresRoles, statements
-from agentguard.credentials.postgres.connections import Refused
+from agentguard.credentials.postgres.connections import Connections, Refused
 from agentguard.credentials.postgres.grants import Privileges
 from agentguard.credentials.postgres.lint import findings_text
 from agentguard.errors import ConfigurationError, CredentialUnavailable
@@ -188,6 +193,65 @@ def test_child_after_a_fork_leaves_the_parents_connections_alone() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     made.close()
     assert closed == ["closed"]
+
+
+class Slow:
+    """A connection that is there after a while; it keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.asked_for, self.there = threading.Event(), threading.Event()
+        self.sent: list[str] = []
+
+    @contextmanager
+    def one(self, deadline: float) -> Iterator[Slow]:
+        self.asked_for.set()
+        assert self.there.wait(5)
+        yield self
+
+    def verifier(self, role: str, password: Secret) -> str:
+        return "v"
+
+    def run(self, statement: sql.Composed, deadline: float) -> list[tuple[str | None, ...]]:
+        self.sent.append(statement.as_string(None))
+        return [("16384", str(time.time()))]
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
+    slow = Slow()
+    monkeypatch.setattr(Connections, "one", lambda _, deadline: slow.one(deadline))
+    return slow
+
+
+@pytest.mark.control("3 a role that may still be created is not called revoked")
+def test_role_that_was_called_revoked_before_it_was_asked_for_is_not_created(slow: Slow) -> None:
+    made, asked = issuer(), grant()
+    lease = made.prepare(asked, time.time())
+    vars(made)["_linted"] = True  # what every role may do was said before
+    with ThreadPoolExecutor(1) as pool:
+        # So goes on the thread of a caller that asyncio cancelled.
+        issued = pool.submit(drive, made.issue(asked, lease, time.time()))
+        assert slow.asked_for.wait(5)
+        assert drive(made.revoke(lease)) is Ending.REVOKED
+        slow.there.set()
+        with pytest.raises(CredentialUnavailable, match="was revoked before"):
+            issued.result(5)
+    assert slow.sent == []
+    with pytest.raises(CredentialUnavailable, match="asked for already"):
+        drive(made.issue(asked, lease, time.time()))
+
+
+def test_role_is_created_once_and_its_end_is_asked_for_whoever_tries_again(slow: Slow) -> None:
+    made, asked = issuer(), grant()
+    lease = made.prepare(asked, time.time())
+    vars(made)["_linted"] = True
+    slow.there.set()
+    drive(made.issue(asked, lease, time.time()))
+    with pytest.raises(CredentialUnavailable, match="asked for already"):
+        drive(made.issue(asked, lease, time.time()))
+    assert len(slow.sent) == 1
+    assert drive(made.revoke(lease)) is Ending.REVOKED
+    assert "DROP ROLE" in slow.sent[-1]
 
 
 # What is sent ---------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from enum import Enum
 from typing import Final, TypeVar
 
 import psycopg
@@ -19,6 +20,14 @@ _PAUSE: Final = 0.005
 _LONGEST: Final = 0.2
 _RESERVE: Final = 0.6  # seconds that an attempt needs at least: it may wait half a second for a lock
 _REMEMBERED: Final = 4096
+
+
+class _Stage(Enum):
+    """How far a role has come."""
+
+    EXPECTED = "expected"
+    SENT = "sent"  # it may be there
+    GONE = "gone"
 
 
 def attempt(
@@ -82,21 +91,38 @@ class Turn:
 
 
 class Gone:
-    """Roles that are certain not to be there, nor to come: dropped here, or refused by the server; bounded."""
+    """Roles that are certain not to be there, nor to come: not asked for yet, dropped here, or refused by the server.
+
+    It is bounded. A role is asked for once, and INVARIANT: once it was called gone, nothing is sent that creates it.
+    """
 
     def __init__(self) -> None:
-        self._names: OrderedDict[str, None] = OrderedDict()
+        self._names: OrderedDict[str, _Stage] = OrderedDict()
         self._lock = threading.Lock()
 
+    def expect(self, role: str) -> bool:
+        """It is going to be asked for; False where it was already."""
+        with self._lock:
+            return role not in self._names and self._note(role, _Stage.EXPECTED)
+
+    def send(self, role: str) -> bool:
+        """Something is about to be sent that creates it; False where it must not be: its end came first."""
+        with self._lock:
+            return self._names.get(role) is _Stage.EXPECTED and self._note(role, _Stage.SENT)
+
     def add(self, role: str) -> None:
+        """It is gone."""
         with self._lock:
-            self._names[role] = None
-            if len(self._names) > _REMEMBERED:
-                self._names.popitem(last=False)
+            self._note(role, _Stage.GONE)
 
-    def discard(self, role: str) -> None:
+    def ended(self, role: str) -> bool:
+        """Tell whether it is gone; one that was only expected is from now on."""
         with self._lock:
-            self._names.pop(role, None)
+            stage = self._names.get(role, _Stage.SENT)
+            return stage is not _Stage.SENT and self._note(role, _Stage.GONE)
 
-    def __contains__(self, role: str) -> bool:
-        return role in self._names
+    def _note(self, role: str, stage: _Stage) -> bool:
+        self._names[role] = stage
+        if len(self._names) > _REMEMBERED:
+            self._names.popitem(last=False)
+        return True

@@ -98,15 +98,15 @@ class PostgresRoles:
         """Create the role of a prepared lease.
 
         Raises:
-            CredentialUnavailable: the task's end or the lease's has passed, the database cannot be reached or refuses,
-                or nothing is configured for the grant.
+            CredentialUnavailable: the task's end or the lease's has passed, the role was asked for or revoked already,
+                the database cannot be reached or refuses, or nothing is configured for the grant.
         """
         if not (now < grant.deadline and now < lease.expires_at):
             raise CredentialUnavailable("the time in which a credential may be issued has passed")
         if lease.key != grant.key or lease.issuer != self._audience:
             raise CredentialUnavailable("the lease was prepared for another grant")
         role, privileges = _role_of(lease), self._privileges(grant)
-        self._roles.expect(role)  # a caller may be cancelled before its thread begins
+        self._roles.expect(role)  # a caller may be cancelled before its thread begins, or asks
         return await _blocking(lambda: self._create(role, privileges, lease))
 
     async def revoke(self, lease: Lease, handle: Secret | None = None) -> Ending:
@@ -172,7 +172,10 @@ class PostgresRoles:
 
 
 async def _blocking(work: Callable[[], T]) -> T:
-    """Work in place for a synchronous caller, else in a thread; it is bounded, so a cancelled caller waits for it."""
+    """Work in place for a synchronous caller, else in a thread; it is bounded, so a cancelled caller waits for it.
+
+    One that asyncio itself cancels does not: then the work goes on beside what comes next.
+    """
     if driven():
         return work()
     return await anyio.to_thread.run_sync(work)

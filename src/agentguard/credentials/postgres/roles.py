@@ -56,21 +56,33 @@ class Roles:
         self._gone, self._rights = Gone(), threading.Lock()
 
     def expect(self, role: str) -> None:
-        """Note that a role is certain not to be there until something was sent that creates it."""
-        self._gone.add(role)
+        """Note that a role is certain not to be there until something was sent that creates it.
+
+        Raises:
+            CredentialUnavailable: it was asked for already, or has ended; a role is created once.
+        """
+        if not self._gone.expect(role):
+            raise CredentialUnavailable(f"role {role} was asked for already")
 
     def create(self, role: str, privileges: tuple[Privileges, ...], *, prepared: float, until: float) -> Secret:
         """Create a role and return its password.
 
         Args:
-            role: its name; nobody else creates one of this name.
+            role: its name, which is expected; nobody else creates one of this name.
             privileges: what it may do.
             prepared, until: when it was prepared, and when its login ends; seconds since the epoch.
 
         Raises:
-            CredentialUnavailable: PostgreSQL refused, or did not answer, and then the role may exist.
+            CredentialUnavailable: its end came first, PostgreSQL refused, or it did not answer, and then the role may
+                exist.
         """
-        password, deadline = Secret(secrets.token_urlsafe(32)), time.monotonic() + ISSUE
+        password, deadline, sent = Secret(secrets.token_urlsafe(32)), time.monotonic() + ISSUE, False
+
+        def sending() -> None:
+            nonlocal sent
+            if not (sent or self._gone.send(role)):
+                raise CredentialUnavailable(f"role {role} was revoked before it was asked for")
+            sent = True
 
         def work(admin: Admin) -> None:
             statement = statements.create(
@@ -81,7 +93,7 @@ class Roles:
             with Turn(self._rights, deadline):
                 admin.run(statement, deadline)
 
-        refused = self._refused(work, deadline, _AGAIN, lambda: self._gone.discard(role))
+        refused = self._refused(work, deadline, _AGAIN, sending)
         if refused:
             self._gone.add(role)  # INVARIANT: the server answered that it rolled back, so the role was never born
             raise CredentialUnavailable(refused)
@@ -109,7 +121,7 @@ class Roles:
         Raises:
             CredentialUnavailable: it could not be done, or the role is not there yet; ask again.
         """
-        if role in self._gone:
+        if self._gone.ended(role):
             return
         early, deadline = False, time.monotonic() + _REVOKE
 
