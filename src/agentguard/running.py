@@ -349,12 +349,10 @@ class Running(Struct, eq=False):
             raise CredentialUnavailable(f"the call may not go on: {no.reason}") from None
         if stopped := await self.guard.suspensions.suspended(suspension_keys(self.task)):
             raise CredentialUnavailable(f"{stopped} is suspended")
-        fresh = await leases.replace(use, grant_for(self, asked_for(self.task, self.tool.spec)))
-        self._use = replace(fresh, credential=use.credential)
-        use.credential.take(fresh.held.issued)
+        cached = await leases.replace(use, grant_for(self, asked_for(self.task, self.tool.spec)))
         if self.span.on:
-            self.span.lease, self.span.cached = use.credential.lease, fresh.cached
-        self.task.counts.issued += not fresh.cached
+            self.span.lease, self.span.cached = use.credential.lease, cached
+        self.task.counts.issued += not cached
 
     # 8 -------------------------------------------------------------------------------------------------------
     async def gate(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from typing import Any
 
 import anyio
 import pytest
@@ -10,9 +12,10 @@ from msgspec.structs import replace
 
 from agentguard import CredentialUnavailable
 from agentguard._drive import drive
+from agentguard.credentials.held import Use
 from agentguard.credentials.ledger import MemoryLedger
 from agentguard.errors import Unavailable
-from agentguard.model.lease import Grant, Issued, Lease, LeaseState
+from agentguard.model.lease import Ending, Grant, Issued, Lease, LeaseState, Secret
 from agentguard.ports import Owed
 from agentguard.testing import FakeIssuer
 from tests.credentials.rooms import Room, Stateless, Vault, grant
@@ -378,12 +381,57 @@ def test_kept_leases_are_bounded_and_the_least_recently_used_one_is_revoked() ->
 def test_lease_that_a_target_refused_is_given_to_nobody_again_and_ends_with_its_last_user() -> None:
     room = Room()
     use, other = (drive(room.leases.obtain(grant())) for _ in range(2))
-    fresh = drive(room.leases.replace(use, grant()))
-    assert fresh.held.issued.lease.id == "lease-2"
+    assert drive(room.leases.replace(use, grant())) is False, "it was not kept"
+    assert use.held.issued.lease.id == use.credential.lease.id == "lease-2"
     assert drive(room.leases.obtain(grant())).held.issued.lease.id == "lease-2"
     assert "lease-1" in room.issuer.live
     drive(room.leases.release(other))
     assert "lease-1" not in room.issuer.live
+
+
+class Renewing(FakeIssuer):
+    """Does something while it issues the second credential, or while it revokes the first."""
+
+    def __init__(self, *, while_issuing: Any = None, while_revoking: Any = None) -> None:
+        super().__init__(suspends=while_revoking is not None)
+        self.while_issuing, self.while_revoking = while_issuing, while_revoking
+
+    async def issue(self, grant: Grant, lease: Lease, now: float) -> Issued:
+        if lease.id == "lease-2" and self.while_issuing is not None:
+            self.while_issuing()
+        return await super().issue(grant, lease, now)
+
+    async def revoke(self, lease: Lease, handle: Secret | None = None) -> Ending:
+        if lease.id == "lease-1" and self.while_revoking is not None:
+            self.while_revoking()
+        return await super().revoke(lease, handle)
+
+
+@pytest.mark.parametrize("single_use", [True, False])
+def test_call_that_ended_while_its_credential_was_renewed_gets_no_other(single_use: bool) -> None:
+    room: Room = Room(Renewing(while_issuing=lambda: drive(room.leases.release(use))))
+    use: Use = drive(room.leases.obtain(grant(single_use=single_use)))
+    with pytest.raises(CredentialUnavailable, match="the call ended"):  # as a thread that outlives its tool does it
+        drive(room.leases.replace(use, grant(single_use=single_use)))
+    assert not use.credential.live
+    with pytest.raises(CredentialUnavailable):
+        _ = use.credential.token
+    assert list(room.issuer.live) == ([] if single_use else ["lease-2"])
+    assert [held.users for held in room.leases._all["t"].leases.values()] == ([] if single_use else [0])
+
+
+def test_call_that_is_cancelled_while_its_credential_is_renewed_gives_back_the_new_one() -> None:
+    async def work() -> None:
+        room = Room(Renewing(while_revoking=lambda: call.cancel()))
+        use = await room.leases.obtain(grant(single_use=True))
+        call: asyncio.Future[bool] = asyncio.ensure_future(room.leases.replace(use, grant(single_use=True)))
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert await room.leases.release(use) == "revoked"
+        assert room.issuer.revoked == ["lease-1", "lease-2"]
+        assert room.nothing_is_left()
+
+    asyncio.run(work())
 
 
 # recovery ---------------------------------------------------------------------------------------------------

@@ -68,8 +68,8 @@ def refresh_time(lease: Lease, since: float) -> float:
     return since + (lease.expires_at - since) * share
 
 
-class Use(Struct, frozen=True):
-    """One call's share of a lease."""
+class Use(Struct, eq=False):
+    """One call's share of a lease; another one, once its credential was renewed."""
 
     held: Held
     credential: Credential

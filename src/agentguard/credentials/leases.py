@@ -287,9 +287,9 @@ class Leases:
         Returns:
             `kept`, `revoked`, `expires` or `failed`.
         """
-        use.credential.release()
-        held = use.held
         with self._lock:
+            use.credential.release()
+            held = use.held
             held.users -= 1
             if held.revoked:
                 return held.status or "revoked"
@@ -311,14 +311,29 @@ class Leases:
         if ends:
             await self._end(held, "call_end")
 
-    async def replace(self, use: Use, grant: Grant) -> Use:
-        """Return another credential for a call whose target refused the one it has; nobody is given that one again."""
+    async def replace(self, use: Use, grant: Grant) -> bool:
+        """Put another credential into the use of a call whose target refused the one it has; tell whether it was kept.
+
+        Nobody is given the refused one again. INVARIANT: the use is a share of one lease at every moment, and one that
+        was released takes no other: the two exclude each other.
+
+        Raises:
+            CredentialUnavailable: as for `obtain`; or the call has ended meanwhile.
+        """
         with self._lock:
-            use.held.retired = True
-            self._kept.drop(use.held)
+            refused = use.held
+            refused.retired = True
+            self._kept.drop(refused)
         fresh = await self.obtain(grant)
-        await self._shielded(lambda: self._let_go(use.held))
-        return fresh
+        with self._lock:
+            late = not use.credential.live
+            if not late:
+                use.held = fresh.held
+                use.credential.take(fresh.held.issued)
+        await self._shielded(partial(self._let_go, fresh.held if late else refused))
+        if late:
+            raise CredentialUnavailable("the call ended while another credential was being obtained for it")
+        return fresh.cached
 
     def _take_out(self, held: Held) -> None:
         """INVARIANT: whoever takes it out ends it, and nobody else does. The lock is held."""
