@@ -259,6 +259,10 @@ class Opening:
             await run_shielded(lambda: self._revoke(task, state), suspends=waits)
         except Exception as late:  # out of time: the ledger and the keeper have what is left; the caller keeps its own
             _log.error("task %s was not revoked in time: %s", task.id, type(late).__name__)
+        except BaseException:
+            if self._guard.leases is not None:
+                self._guard.leases.owe_task(task.id)
+            raise
         finally:
             task.move(state, only_from=(TaskState.ENDING,))
             done, task.done = task.done, Future() if state is TaskState.PARKED else task.done

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import linecache
 import logging
+import sys
+from types import FrameType
 from typing import Any
 
 import anyio
@@ -13,6 +16,7 @@ from msgspec.structs import replace
 from agentguard import CredentialUnavailable
 from agentguard._drive import drive
 from agentguard.credentials.held import Use
+from agentguard.credentials.leases import Leases
 from agentguard.credentials.ledger import MemoryLedger
 from agentguard.errors import Unavailable
 from agentguard.model.lease import Ending, Grant, Issued, Lease, LeaseState, Secret
@@ -30,6 +34,63 @@ one_parent = pytest.mark.control("8 one revocation ends what hangs under a paren
 
 class Stopped(BaseException):
     """Stops whatever runs, as Ctrl-C does."""
+
+
+class StopsAt:
+    """Stops what runs in this room at its nth line, as Ctrl-C may; not within the words of `with` and `try`."""
+
+    def __init__(self, line: int) -> None:
+        self.left = line
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
+        path = frame.f_code.co_filename
+        if "/agentguard/credentials/" in path and event == "line":
+            words = linecache.getline(path, frame.f_lineno).strip()
+            self.left -= not words.startswith(("with ", "try:", "finally:"))
+            if not self.left:
+                sys.settrace(None)
+                raise Stopped
+        return self
+
+
+class Waiting(FakeIssuer):
+    waits = True
+
+
+def _calls_and_their_end(room: Room, leases: Leases) -> None:
+    try:
+        for asked in (grant(single_use=True), *(grant(resource=name) for name in ("", "a", "b", "", "b"))):
+            use = drive(leases.obtain(asked))
+            drive(leases.release(use))
+        room.clock.advance(18)
+        drive(leases.release(drive(leases.obtain(grant()))))
+    finally:
+        try:
+            drive(leases.end_task("t"))
+        except BaseException:
+            leases.owe_task("t")  # as whoever ends a task does
+            raise
+
+
+@retried
+@pytest.mark.parametrize("issuer", [FakeIssuer, Waiting, Vault])
+def test_whatever_line_stops_a_release_or_the_end_of_a_task_the_rest_is_owed(issuer: Any) -> None:
+    line, before = 0, sys.gettrace()
+    while True:
+        line += 1
+        room, stop = Room(issuer(), whole=1), StopsAt(line)
+        try:
+            sys.settrace(stop)
+            _calls_and_their_end(room, room.leases)
+        except Stopped:
+            pass
+        finally:
+            sys.settrace(before)
+        drive(room.leases.retry_failed())
+        assert not room.issuer.live, f"stopped at line {line}"
+        assert not room.outstanding(), f"stopped at line {line}"
+        if stop.left > 0:  # it came to its end
+            return
 
 
 class StoppedLedger(MemoryLedger):

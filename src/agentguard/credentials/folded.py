@@ -86,13 +86,12 @@ class Fold:
         self._by_key.setdefault((common.key, common.details_s256), {})[folded.resource] = folded
         return folded
 
-    def take(self, key: Key) -> Folded | None:
-        """Return the lease under a key, which is folded no longer."""
+    def find(self, key: Key) -> Folded | None:
+        """Return the lease under a key."""
         if not self._by_key:
             return None
         whole, _, details = key if isinstance(key, tuple) else (key, "", "")
-        folded = self._by_key.get((bare(whole), details), _NONE).get(whole.resource)
-        return folded if folded is not None and self.drop(folded) else None
+        return self._by_key.get((bare(whole), details), _NONE).get(whole.resource)
 
     def drop(self, folded: Folded) -> bool:
         """Forget one, and tell whether it was still here."""

@@ -64,11 +64,12 @@ class Kept:
             order.move_to_end(key)
             return held
         home = self._homes.get(task) if self._with_folded else None
-        folded = home.fold.take(key) if home is not None else None
+        folded = home.fold.find(key) if home is not None else None
         if home is None or folded is None:
             return None
+        held = self._whole_again(home, folded)
         self._fold_surplus()  # before it is among them, or it could be folded again at once
-        held = self._plain[key] = self._whole_again(home, folded)
+        self._plain[key] = held
         return held
 
     def put(self, held: Held) -> list[Held]:
@@ -113,11 +114,11 @@ class Kept:
         return True
 
     def _whole_again(self, home: Home, folded: Folded) -> Held:
-        """It was taken out of its home's fold."""
-        self._folded -= 1
+        """INVARIANT: it is among the whole ones before it leaves the fold: whoever is stopped here loses none."""
+        held = home.leases[folded.id] = folded.held()
+        self._folded -= home.fold.drop(folded)
         if not len(home.fold):
             self._with_folded.pop(home, None)
-        held = home.leases[folded.id] = folded.held()
         return held
 
     def _surplus(self) -> list[Held]:
@@ -141,7 +142,7 @@ class Kept:
 
     def _unfolded(self, home: Home, which: Iterable[Folded]) -> list[Held]:
         """Make folded leases whole again, which are kept no longer: they are about to end."""
-        return [self._whole_again(home, folded) for folded in which if home.fold.drop(folded)]
+        return [self._whole_again(home, folded) for folded in which]
 
     def all_of(self, home: Home) -> list[Held]:
         """Every lease of a task, whole."""

@@ -287,20 +287,25 @@ class Leases:
         Returns:
             `kept`, `revoked`, `expires` or `failed`.
         """
-        with self._lock:
-            use.credential.release()
-            held = use.held
-            held.users -= 1
-            if held.revoked:
-                return held.status or "revoked"
-            if held.users > 0 or not (held.single_use or held.retired):
-                return "kept"
-            self._take_out(held)
+        mine = False
         try:  # as `_end` does it, without the way there
+            with self._lock:
+                use.credential.release()
+                held = use.held
+                held.users -= 1
+                if held.revoked:
+                    return held.status or "revoked"
+                if held.users > 0 or not (held.single_use or held.retired):
+                    return "kept"
+                mine = True
+                self._take_out(held)
             held.status = await self._revocations.end(held.issued.lease, held.issued.handle, "call_end")
         finally:
-            if held.parent is not None:
-                await self._let_go(held.parent)
+            if mine:
+                if not held.status:  # stopped, at whatever line
+                    self._revocations.owe(held.issued.lease, held.issued.handle)
+                if held.parent is not None:
+                    await self._let_go(held.parent)
         return held.status
 
     async def _let_go(self, held: Held) -> None:
@@ -346,15 +351,20 @@ class Leases:
             self._kept.drop(held)
 
     async def _end(self, held: Held, why: str) -> str:
-        with self._lock:
-            if held.revoked:
-                return held.status or "revoked"
-            self._take_out(held)
+        mine = False
         try:
+            with self._lock:
+                if held.revoked:
+                    return held.status or "revoked"
+                mine = True
+                self._take_out(held)
             held.status = await self._revocations.end(held.issued.lease, held.issued.handle, why)
         finally:
-            if held.parent is not None:
-                await self._let_go(held.parent)
+            if mine:
+                if not held.status:
+                    self._revocations.owe(held.issued.lease, held.issued.handle)
+                if held.parent is not None:
+                    await self._let_go(held.parent)
         return held.status
 
     async def revoke(self, lease_id: str, why: str) -> None:
@@ -366,14 +376,19 @@ class Leases:
 
     async def end_task(self, task: str, why: str = "task_end", *, reopen: bool = False) -> int:
         """Revoke every lease of a task and return how many; what is being issued for it meanwhile is rolled back."""
-        with self._lock:
-            home = self._all.pop(task, None)
-            if reopen and home is not None:
-                self._all[task] = Home()
-            leases = self._kept.all_of(home) if home else []
-            for held in leases:
-                self._kept.drop(held)
+        leases: list[Held] = []
         try:
+            with self._lock:
+                home = self._all.get(task)
+                if home is not None:
+                    leases = self._kept.all_of(home)
+                    for held in leases:
+                        self._kept.drop(held)
+                    # Last: whoever is stopped before this finds them here.
+                    if reopen:
+                        self._all[task] = Home()
+                    else:
+                        del self._all[task]
             await self._each(lambda held: self._end(held, why), [held for held in leases if held.parent is None])
             for held in leases:
                 if held.parent is not None:
@@ -384,21 +399,33 @@ class Leases:
                     self._revocations.owe(held.issued.lease, held.issued.handle)
         return [held.status for held in leases].count("revoked")
 
+    def owe_task(self, task: str) -> None:
+        """The end of a task was stopped, at whatever line: what it holds is ended by whoever asks again."""
+        with self._lock:
+            home = self._all.get(task)
+            for held in self._kept.all_of(home) if home is not None else ():
+                self._revocations.owe(held.issued.lease, held.issued.handle)
+                self._take_out(held)
+            self._all.pop(task, None)
+
     async def _end_under(self, held: Held, why: str) -> None:
         """A lease under a parent ended with it, or ends as soon as the parent can be ended."""
         if not held.issued.lease.parent:  # a copy of what lives on: its parent's end does not end it
             await self._end(held, why)
             return
-        with self._lock:
-            if held.revoked:
-                return
-            held.revoked = True
-        if held.parent is not None and held.parent.status == "revoked":
-            held.status = "revoked"
-            await self._revocations.gone(held.issued.lease, why)
-        else:
-            held.status = "failed"
-            self._revocations.owe(held.issued.lease, held.issued.handle)
+        mine = False
+        try:
+            with self._lock:
+                if held.revoked:
+                    return
+                mine = held.revoked = True
+            if held.parent is not None and held.parent.status == "revoked":
+                await self._revocations.gone(held.issued.lease, why)
+                held.status = "revoked"
+        finally:
+            if mine and not held.status:
+                held.status = "failed"
+                self._revocations.owe(held.issued.lease, held.issued.handle)
 
     async def _each(self, work: Callable[[Held], Awaitable[Any]], leases: list[Held]) -> None:
         """One after the other, or side by side where that saves waiting."""
@@ -469,9 +496,9 @@ class Leases:
         with self._lock:
             if not held.over(self._clock()):
                 return
+            self._revocations.owe(held.issued.lease, held.issued.handle)
             self._take_out(held)
             held.status = "expires"
-            self._revocations.owe(held.issued.lease, held.issued.handle)
         if held.parent is not None:
             await self._let_go(held.parent)
 

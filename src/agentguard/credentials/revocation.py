@@ -121,9 +121,9 @@ class Revocations:
         return debt
 
     def owe(self, lease: Lease, handle: Secret | None) -> None:
-        """Note a lease that is to be ended later: its parent could not be."""
+        """Note a lease that is to be ended later: its parent could not be, or its end was stopped."""
         with self._lock:
-            self._debts.setdefault(lease.id, _Debt(lease, handle))
+            self._debts.setdefault(lease.id, _Debt(lease, handle)).busy = False
 
     async def gone(self, lease: Lease, why: str) -> None:
         """Note a lease that ended with its parent."""
