@@ -19,6 +19,8 @@ from joserfc import jwt as jose
 from msgspec import structs
 
 from agentguard._drive import drive
+from agentguard.credentials import alive
+from agentguard.credentials.alive import Alive
 from agentguard.credentials.local import LocalIssuer
 from agentguard.errors import ConfigurationError, CredentialUnavailable
 from agentguard.keys import KeySet, SigningKey
@@ -434,3 +436,41 @@ def test_token_is_signed_and_headed_by_the_key_whose_turn_it_is() -> None:
         assert jwt.get_unverified_header(issued.secret.reveal())["kid"] == turns.keys[0].kid
         assert verifier(issuer).verify(issued.secret.reveal(), NOW).jti == issued.lease.id
         turns.keys.reverse()
+
+
+class Interrupted(LocalIssuer):
+    """Whenever it has looked at what the last lease ended with, another thread prepares one that ends later."""
+
+    @property
+    def _second(self) -> Any:
+        found = self.__dict__["second"]
+        self.__dict__["second"] = 4_000_000_000
+        return found
+
+    @_second.setter
+    def _second(self, ends: int) -> None:
+        self.__dict__["second"] = ends
+
+
+def test_lease_ends_with_its_own_task_although_others_are_prepared_meanwhile() -> None:
+    issuer, now = Interrupted(SigningKey.generate()), 1_800_000_000.0
+    for _ in range(2):
+        issuer._second = 1_800_000_005
+        assert issuer.prepare(grant(deadline=now + 5), now).expires_at == now + 5
+
+
+def test_ids_go_on_after_one_for_which_there_was_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Alive(lambda: 1.0)
+    first = known.prepare(30)
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(alive, "array", no_memory)
+        for _ in range(255):
+            known.prepare(30)
+        with pytest.raises(MemoryError):
+            known.prepare(30)
+    assert known.issue(known.prepare(30))
+    assert known.issue(first)

@@ -57,9 +57,10 @@ class Alive:
 
     def _next_block(self) -> str:
         """Begin a block, and return its first place."""
-        self._block, self._places = f"{self._prefix}-{next(self._numbers):x}", iter(_PLACES)
-        self._ends = self._blocks[self._block] = array("d", _EMPTY)
-        return next(self._places)
+        block, ends, places = f"{self._prefix}-{next(self._numbers):x}", array("d", _EMPTY), iter(_PLACES)
+        self._blocks[block] = ends
+        self._block, self._ends, self._places = block, ends, places  # nothing can stop this half way
+        return next(places)
 
     def issue(self, jti: str) -> bool:
         """Tell whether a token that was prepared may be handed out: then it is alive."""

@@ -134,8 +134,9 @@ class LocalIssuer:
         if grant.deadline < expires_at:
             expires_at = ceil(grant.deadline)
         # What ends in one second shares one number.
-        if self._second == expires_at:
-            expires_at = self._second
+        second = self._second  # read once: another thread may set another one
+        if second == expires_at:
+            expires_at = second
         else:
             self._second = expires_at
         jti = self._alive.prepare(expires_at + LEEWAY - now)
