@@ -151,7 +151,7 @@ class Opening:
                 await task.arrival.forget(guard)
             raise
         if guard.leases is not None:
-            guard.leases.open_task(task.id)
+            guard.leases.open_task(task.id, task.counts)
         need_results(task)
         guard.parking.restore(task, taken)  # before any call may start
         if not task.move(TaskState.OPEN, only_from=(TaskState.NEW, TaskState.PARKED)):
@@ -280,7 +280,7 @@ class Opening:
     async def _revoke(self, task: Task, state: TaskState) -> None:
         guard = self._guard
         if guard.leases is not None:
-            task.counts.revoked += await guard.leases.end_task(task.id)
+            await guard.leases.end_task(task.id)
         for child in list(task.children):
             await self.close(child, TaskState.ENDED, "parent ended")
         if state is TaskState.PARKED:  # it goes on later, with what it has used up, seen and read

@@ -322,8 +322,6 @@ class Running(Struct, eq=False):
                 raise Refusal(Reason.CREDENTIAL_UNAVAILABLE, str(error)) from None
             names, credential = asked.grant.key.chain, use.credential
             credential.renewed_by(self.renew)
-            if not use.cached:
-                task.counts.issued += 1
             if self.span.on:
                 self.span.lease, self.span.cached = credential.lease, use.cached
         call = self.call.id
@@ -352,7 +350,6 @@ class Running(Struct, eq=False):
         cached = await leases.replace(use, grant_for(self, asked_for(self.task, self.tool.spec)))
         if self.span.on:
             self.span.lease, self.span.cached = use.credential.lease, cached
-        self.task.counts.issued += not cached
 
     # 8 -------------------------------------------------------------------------------------------------------
     async def gate(self) -> None:
@@ -439,8 +436,6 @@ class Running(Struct, eq=False):
                 status = await guard.leases.release(use)
                 if self.span.on:
                     self.span.release = status, guard.now(), began
-                if status == "revoked":
-                    self.task.counts.revoked += 1
             except Exception as error:
                 self._not_done("release of its credential", error)
         for lease in self.hits:

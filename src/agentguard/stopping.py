@@ -75,7 +75,7 @@ class Stopping:
             return
         for task in guard.keeper.open_tasks():
             if not keys.isdisjoint(suspension_keys(task)):
-                task.counts.revoked += await guard.leases.end_task(task.id, "suspended", reopen=True)
+                await guard.leases.end_task(task.id, "suspended", reopen=True)
 
     async def lift(self, key: str) -> None:
         """Let a key go on, and record it."""

@@ -47,7 +47,7 @@ class TaskState(StrEnum):
 
 @dataclass(slots=True)
 class Counts:
-    """What happened in a task, for its closing record and its span."""
+    """What happened in a task, for its closing record and its span; its leases are counted where they begin and end."""
 
     permitted: int = 0
     denied: int = 0

@@ -19,7 +19,7 @@ from agentguard.credentials.held import Held, Key, Use, key_of, refresh_time
 from agentguard.credentials.kept import WHOLE, Home, Kept
 from agentguard.credentials.leaks import LiveSecrets
 from agentguard.credentials.ledger import MemoryLedger
-from agentguard.credentials.revocation import Recorder, Revocations
+from agentguard.credentials.revocation import ROLLED_BACK, Counted, Recorder, Revocations
 from agentguard.errors import ConfigurationError, CredentialUnavailable, Unavailable
 from agentguard.model.lease import LEEWAY, Credential, Grant, Issued, Lease
 from agentguard.model.record import Event, Facts, Record
@@ -85,10 +85,12 @@ class Leases:
         """Where every credential that may exist stands."""
         return self._ledger
 
-    def open_task(self, task: str) -> None:
-        """From now on leases may be held for this task."""
+    def open_task(self, task: str, counts: Counted | None = None) -> None:
+        """From now on leases may be held for this task, and are counted there until it ends."""
         with self._lock:
             self._all.setdefault(task, Home())
+            if counts is not None:
+                self._revocations.counts[task] = counts
 
     # --- obtaining --------------------------------------------------------------------------------------------
 
@@ -241,6 +243,8 @@ class Leases:
                 if home is None or self._all.get(grant.task) is not home:
                     raise CredentialUnavailable("the task ended or was stopped while its credential was being issued")
                 home.leases[lease.id] = held
+                if (counts := self._revocations.counts.get(grant.task)) is not None:
+                    counts.issued += 1
                 idle = () if grant.single_use else self._kept.put(held)
         except BaseException as error:
             await self._shielded(partial(self._roll_back, lease, issued, parent))
@@ -264,7 +268,7 @@ class Leases:
         """What may exist ends; the parent has one user less."""
         try:
             await self._revocations.end(
-                issued.lease if issued else lease, issued.handle if issued else None, "rolled_back"
+                issued.lease if issued else lease, issued.handle if issued else None, ROLLED_BACK
             )
         finally:
             if parent is not None:
@@ -397,6 +401,8 @@ class Leases:
             for held in leases:
                 if not held.revoked:
                     self._revocations.owe(held.issued.lease, held.issued.handle)
+            if not reopen:  # what is revoked later is in no count of a task that ended
+                self._revocations.counts.pop(task, None)
         return [held.status for held in leases].count("revoked")
 
     def owe_task(self, task: str) -> None:
@@ -407,6 +413,7 @@ class Leases:
                 self._revocations.owe(held.issued.lease, held.issued.handle)
                 self._take_out(held)
             self._all.pop(task, None)
+            self._revocations.counts.pop(task, None)
 
     async def _end_under(self, held: Held, why: str) -> None:
         """A lease under a parent ended with it, or ends as soon as the parent can be ended."""

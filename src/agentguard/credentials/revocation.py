@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -26,6 +26,14 @@ SWEEP: Final = 60.0
 # Members that every call needs, found faster than in their enumerations.
 _REVOKED: Final = Ending.REVOKED
 _RECORD: Final = Event.CREDENTIAL_REVOKED
+ROLLED_BACK: Final = "rolled_back"  # why a lease ends that no call ever had
+
+
+class Counted(Protocol):
+    """The leases of one task that were issued, and those that were revoked."""
+
+    issued: int
+    revoked: int
 
 
 class _Debt(Struct, eq=False):
@@ -37,6 +45,7 @@ class _Debt(Struct, eq=False):
     next_at: float = 0.0
     waits: bool = False  # nobody can end it; it ends by itself, or with its parent
     busy: bool = False
+    unseen: bool = False  # no call ever had it
 
     def put_off(self, now: float) -> bool:
         """Count a failed attempt; tell whether the lease is irrevocable from now on."""
@@ -58,6 +67,9 @@ class Revocations:
         secrets: what texts are searched for; a dead credential is no secret any more.
         record: writes an audit record.
         clock: seconds since the epoch.
+
+    Attributes:
+        counts: by open task what is counted there: each lease that was revoked, once, whoever ended it.
     """
 
     def __init__(
@@ -68,6 +80,7 @@ class Revocations:
         self._record, self._clock = record, clock
         self._lock = threading.Lock()
         self._debts: dict[str, _Debt] = {}
+        self.counts: dict[str, Counted] = {}
 
     def __len__(self) -> int:
         return len(self._debts)
@@ -94,6 +107,7 @@ class Revocations:
                 await self._ledger.ended(lease, ending)
             except BaseException as error:
                 debt = debt or self._begun(lease, handle)
+                debt.unseen |= why == ROLLED_BACK
                 if not isinstance(error, Exception):
                     raise
                 await self._failed(debt, why, error)
@@ -102,8 +116,12 @@ class Revocations:
                 debt = debt or self._begun(lease, handle)
                 return self._left(debt, ending, why)
             # What `_settled` does for all others, without the way there.
+            unseen = why == ROLLED_BACK
             if debt is not None:
+                unseen |= debt.unseen
                 self._drop(lease)
+            if not unseen and (counts := self.counts.get(lease.task)) is not None:
+                counts.revoked += 1
             try:
                 self._record(_RECORD, {"lease": lease.id, "task": lease.task, "why": why})
             except Exception:  # noqa: S110  # as in `_try_record`
@@ -135,6 +153,8 @@ class Revocations:
             await self._failed(debt, why, error)
         else:
             self._secrets.discard(lease.id)
+            if not debt.unseen and (counts := self.counts.get(lease.task)) is not None:
+                counts.revoked += 1
             self._settled(debt, Event.CREDENTIAL_REVOKED, {"why": why})
 
     async def retry(self, seconds: float = math.inf) -> None:
