@@ -81,15 +81,26 @@ class Exporting:
             found = await literals(task, to, narrowed, guard.budgets)
         except ConfigurationError as error:
             raise guard.opening.delegation_refused(task, to, Reason.NOT_ALLOWED, str(error)) from None
-        reserved = await reserve(found, guard.budgets, fraction, guard.monotonic())
-        if isinstance(reserved, Exhausted):
-            text = f"what is left of {reserved.charge.key} changes faster than it can be handed on; try again"
-            raise guard.opening.delegation_refused(task, to, Reason.BUDGET_EXHAUSTED, text)
-        shares, held = reserved
+        shares: list[tuple[Share, ...]] = []
+        held: Held | None = None
+
+        async def take() -> None:
+            nonlocal shares, held
+            reserved = await reserve(found, guard.budgets, fraction, guard.monotonic())
+            if isinstance(reserved, Exhausted):
+                text = f"what is left of {reserved.charge.key} changes faster than it can be handed on; try again"
+                raise guard.opening.delegation_refused(task, to, Reason.BUDGET_EXHAUSTED, text)
+            shares, held = reserved
+
         try:
+            # INVARIANT: what a store takes for an export that is cancelled meanwhile is known here, to be given back.
+            await run_shielded(take, suspends=guard.reserving_waits)
+            assert held is not None  # noqa: S101  # it was taken, or this was left
             return await self._signed(parties, task, to, narrowed, found, shares, held, life, wait)
         except BaseException:
-            await run_shielded(lambda: give_back(held, guard.budgets), suspends=guard.release_waits)
+            if held is not None:
+                taken = held
+                await run_shielded(lambda: give_back(taken, guard.budgets), suspends=guard.release_waits)
             raise
 
     @property
