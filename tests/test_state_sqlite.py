@@ -41,6 +41,7 @@ from agentguard.state.sqlite import SqliteLedger
 from agentguard.state.suspensions_sqlite import SqliteSuspensions
 from agentguard.testing import FakeClock
 from tests.state.alike import Alike
+from tests.state.processes import all_have_started
 
 exact = pytest.mark.control("3 budgets are exact over processes")
 stopped = pytest.mark.control("9 a stop reaches every process of the host")
@@ -195,7 +196,7 @@ def test_case_60_nothing_starts_in_any_process_after_a_stop_returned(
         processes = [program(START) for _ in range(4)]
         for process in processes:
             go(process)
-        time.sleep(0.3)
+        all_have_started(suspensions, processes)
 
         drive(suspensions.suspend("agent:bot", "misuse"))
         running = drive(suspensions.running())

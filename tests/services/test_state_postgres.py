@@ -54,6 +54,7 @@ from tests.state.contract import (
     RedemptionsContract,
     SuspensionsContract,
 )
+from tests.state.processes import all_have_started
 
 KEY = b"a key of the tests, 32 bytes long"
 TABLES = (
@@ -421,7 +422,7 @@ def test_case_60_no_write_starts_on_any_host_after_a_stop_returned(
     processes = [program(START) for _ in range(4)]
     for process in processes:
         go(process)
-    time.sleep(0.3)
+    all_have_started(suspensions, processes)
 
     drive(suspensions.suspend("agent:bot", "misuse"))
     running = drive(suspensions.running())
