@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,13 @@ from agentguard.intent import Admitted, Constraint, Facts, compile_intent
 from agentguard.intent.literal_intent import literal_intent
 from agentguard.model.principal import Agent, Proof, Subject
 from agentguard.model.record import Record
-from agentguard.ports import Candidate, Exhausted, Reservation
 from agentguard.registry import RegisteredAgent, Registry, admits
 from agentguard.results import Store, View
-from agentguard.state.memory import MemoryBudgets
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 from agentguard.user import User
 from tests.handing import DOMAIN, KEYS, claims_of, done, guard_of, pay, read, refund, refunds
 from tests.intent.calls import call_of, spec_of
+from tests.state.far import FarBudgets
 
 narrowing = pytest.mark.control("7 a handover only narrows")
 budget = pytest.mark.control("7 both sides never exceed a budget")
@@ -721,18 +720,8 @@ def test_intent_too_large_for_a_token_is_refused_with_what_to_do(home: Guard) ->
 
 @pytest.mark.control("3 what a call that never ran has reserved is given back")
 def test_what_a_store_takes_for_an_export_that_is_cancelled_meanwhile_is_given_back(far: Guard) -> None:
-    class Far(MemoryBudgets):
-        suspends = True
-        taken, answers = asyncio.Event(), asyncio.Event()
-
-        async def reserve(self, levels: Sequence[Sequence[Candidate]], now: float) -> Reservation | Exhausted:
-            found = await super().reserve(levels, now)
-            self.taken.set()
-            await self.answers.wait()
-            return found
-
     async def work() -> int:
-        budgets = Far()
+        budgets = FarBudgets()
         with guard_of("home", "far", budgets=budgets) as guard:
             async with guard.task("bot", on_behalf_of="alice", intent=refunds(times=4)) as task:
                 export = asyncio.ensure_future(task.aexport("researcher"))

@@ -29,6 +29,7 @@ from agentguard.ports import (
 )  # fmt: skip
 from agentguard.state.memory import MemoryBudgets
 from agentguard.testing.fakes import FailingAudit, fake_guard
+from tests.state.far import FarBudgets
 from tests.tools import ran, refund
 
 
@@ -419,18 +420,8 @@ async def test_tasks_of_an_event_loop_bind_one_value_and_never_overspend() -> No
 
 @pytest.mark.control("3 what a call that never ran has reserved is given back")
 def test_what_a_store_takes_for_a_call_that_is_cancelled_meanwhile_is_given_back() -> None:
-    class Far(MemoryBudgets):
-        suspends = True
-        taken, answers = asyncio.Event(), asyncio.Event()
-
-        async def reserve(self, levels: Sequence[Sequence[Candidate]], now: float) -> Reservation | Exhausted:
-            found = await super().reserve(levels, now)
-            self.taken.set()
-            await self.answers.wait()
-            return found
-
     async def work() -> str:
-        budgets = Far()
+        budgets = FarBudgets()
         with fake_guard(budgets=budgets) as guard:
             async with opened(guard, step("asend", to=any_).times(1)):
                 call = asyncio.ensure_future(asend("ann"))
