@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import pytest
 
 from agentguard.ports import Candidate, Exhausted, Reservation
 from agentguard.state.memory import MemoryBudgets
@@ -23,3 +26,13 @@ class FarBudgets(MemoryBudgets):
         self.taken.set()
         await self.answers.wait()
         return found
+
+    async def cancelled(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Cancel some work, as asyncio does, between what it has taken and the answer."""
+        running = asyncio.ensure_future(work)
+        await self.taken.wait()
+        running.cancel()
+        await asyncio.sleep(0)
+        self.answers.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running

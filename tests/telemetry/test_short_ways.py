@@ -130,6 +130,15 @@ VARIED = {
 }
 
 
+def permitted(traced: Traced, long: bool) -> CallSpan:
+    """The span of a call that a step permits, begun, which takes the long ways or may take the short ones."""
+    span = start_call(SPEC.name, TaskAttributes({}), TOOL, None, "h", provider=traced.provider, full=False)
+    span.special = long
+    span.decision = VARIED["step"]
+    assert all(span.ids)
+    return span
+
+
 @pytest.mark.parametrize("between", ["", "asked", "observed", "failed to release", "not recorded"])
 @pytest.mark.parametrize("later", VARIED)
 @pytest.mark.parametrize("first", VARIED)
@@ -320,10 +329,7 @@ def test_life_of_a_credential_is_said_the_same_whatever_the_clock_tells(
     held = msgspec.structs.replace(lease, issued_at=1000 if isinstance(after, int) else 1000.0)
     said = []
     for long in (False, True):
-        span = start_call(SPEC.name, TaskAttributes({}), TOOL, None, "h", provider=traced.provider, full=False)
-        span.special = long
-        span.decision = VARIED["step"]
-        assert all(span.ids)
+        span = permitted(traced, long)
         span.lease, span.release = held, ("revoked", held.issued_at + after, 0)
         span.decision = told(VARIED["step"], "a1:17")
         span.end()
@@ -337,10 +343,7 @@ def test_life_of_a_credential_is_said_the_same_whatever_the_clock_tells(
 def test_way_a_permitted_call_ends_is_said_the_same(traced: Traced, lease: Lease, between: str) -> None:
     said = []
     for long in (False, True):
-        span = start_call(SPEC.name, TaskAttributes({}), TOOL, None, "h", provider=traced.provider, full=False)
-        span.special = long
-        span.decision = VARIED["step"]
-        assert all(span.ids)
+        span = permitted(traced, long)
         if between != "lent nothing":
             span.lease = lease
         if between != "kept from it":
@@ -376,10 +379,7 @@ def test_texts_are_cut_by_the_short_ways_too(
 def test_tool_that_has_not_ended_ends_with_its_call(traced: Traced) -> None:
     overheads = []
     for long in (False, True):
-        span = start_call(SPEC.name, TaskAttributes({}), TOOL, None, "h", provider=traced.provider, full=False)
-        span.special = long
-        span.decision = VARIED["step"]
-        assert all(span.ids)
+        span = permitted(traced, long)
         span.since(span._started - 10_000_000_000)
         span.tool_since = span._started + 1_500_000_000
         span.decision = told(VARIED["step"], "a1:17")
@@ -392,10 +392,7 @@ def test_tool_that_has_not_ended_ends_with_its_call(traced: Traced) -> None:
 
 def test_clock_that_is_set_back_makes_no_overhead_below_nothing(traced: Traced) -> None:
     for long in (False, True):
-        span = start_call(SPEC.name, TaskAttributes({}), TOOL, None, "h", provider=traced.provider, full=False)
-        span.special = long
-        span.decision = VARIED["step"]
-        assert all(span.ids)
+        span = permitted(traced, long)
         span.since(span._started + 10_000_000_000)
         span.decision = told(VARIED["step"], "a1:17")
         span.end()
