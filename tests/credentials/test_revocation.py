@@ -93,6 +93,27 @@ def test_whatever_line_stops_a_release_or_the_end_of_a_task_the_rest_is_owed(iss
             return
 
 
+def test_credential_holds_nothing_after_a_release_that_was_stopped_before_its_first_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Lock:
+        def __enter__(self) -> None:
+            raise Stopped
+
+        def __exit__(self, *exc: object) -> None:
+            """It was not entered."""
+
+    room = Room(FakeIssuer())
+    use = drive(room.leases.obtain(grant(single_use=True)))
+    with monkeypatch.context() as stopping, pytest.raises(Stopped):
+        stopping.setattr(room.leases, "_lock", Lock())
+        drive(room.leases.release(use))
+
+    assert not use.credential.live
+    drive(room.leases.end_task("t"))
+    assert room.nothing_is_left()
+
+
 class StoppedLedger(MemoryLedger):
     """Is stopped while it notes an end."""
 

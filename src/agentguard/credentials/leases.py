@@ -304,6 +304,9 @@ class Leases:
                 mine = True
                 self._take_out(held)
             held.status = await self._revocations.end(held.issued.lease, held.issued.handle, "call_end")
+        except BaseException:  # also one that came before the lock was had
+            use.credential.release()
+            raise
         finally:
             if mine:
                 if not held.status:  # stopped, at whatever line
