@@ -87,18 +87,21 @@ def denied() -> None:
 
 def deciding(guard: Guard, task: Any) -> Case:
     """The decision alone: steps 1 to 5 of the pipeline, and giving back what they reserved."""
-    from agentguard.running import begun
+    from agentguard.running import Running, undecided
 
     tool = read_again.__agentguard__  # type: ignore[attr-defined]  # the declaration that the wrapper carries
 
-    async def decided() -> Any:
-        call = begun(guard, task, tool)
-        call.span = guard.telemetry.start_call(tool.spec.name, guard.opening.attributes(task), tool.attributes)
+    async def decided() -> Any:  # as `Guard.pipeline` has them
+        call = Running(guard, task, tool, guard.next_id(), undecided(tool.spec.name))
+        known_as = task.cache.get("attributes") or guard.opening.attributes(task)
+        call.span = guard.telemetry.start_call(tool.spec.name, known_as, tool.attributes)
         call.intercept(("c-1",), {"limit": 10})
         call.identify()
         await call.match_intent()
-        await call.decide()
-        await call.approve()
+        if guard.decision_points or call.span.parts:
+            await call.decide()
+        if call.decision.outcome is Outcome.ASK:
+            await call.approve()
         await call.release()
         return call.decision
 

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -234,6 +235,21 @@ def test_after_a_call_and_after_a_task_the_span_of_before_is_current(exported: E
                 pay("evil")
             assert trace.get_current_span() is agent
         assert trace.get_current_span() is before
+
+
+def test_tool_runs_in_the_context_of_its_caller_with_its_own_span(exported: Exported, guard: Guard) -> None:
+    @guarded("look", effect="read")
+    def look() -> tuple[object, str]:
+        return otel_context.get_value("tenant"), trace.get_current_span().name  # type: ignore[attr-defined]  # the SDK's
+
+    with guard.task("bot", on_behalf_of="alice", intent=Intent("x", step("look"))):
+        for _ in range(3):  # what is known of a tool after its first call is used by the others
+            here = otel_context.get_current()
+            assert look() == (None, "execute_tool look")
+            assert otel_context.get_current() is here
+            token = otel_context.attach(otel_context.set_value("tenant", "acme"))
+            assert look() == ("acme", "execute_tool look")
+            otel_context.detach(token)
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])

@@ -22,7 +22,7 @@ from agentguard.model.decision import Decision, Miss, Outcome, Reason
 from agentguard.model.principal import Identity, Proof
 from agentguard.model.record import Event, Record
 from agentguard.recording import call_record, denial_fields
-from agentguard.running import Running, begun
+from agentguard.running import Running, undecided
 from agentguard.task import Task
 from agentguard.testing import fake_guard
 
@@ -90,8 +90,8 @@ def said(record: Record) -> dict[str, Any]:
     return record.whole()
 
 
-def undecided(guard: Guard, task: Task, tool: Any = parts) -> Running:
-    running = begun(guard, task, tool.__agentguard__)
+def not_decided(guard: Guard, task: Task, tool: Any = parts) -> Running:
+    running = Running(guard, task, tool.__agentguard__, guard.next_id(), undecided("parts"))
     running.span = guard.telemetry.start_call("", {}, {})
     return running
 
@@ -102,7 +102,7 @@ def undecided(guard: Guard, task: Task, tool: Any = parts) -> Running:
 def test_record_of_a_decision_says_that_decision_after_another_one(other: Decision, event: Event) -> None:
     with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=intent()) as task:
         for decision in (SAME, other, SAME):
-            running = undecided(guard, task)
+            running = not_decided(guard, task)
             running.decision, found = decision, {**guard.call_facts(task, running.tool.spec), "question": "q"}
             found |= {"call": running.call.id, "arguments_hash": ""}
             if event is Event.CALL_DENIED:
@@ -117,7 +117,7 @@ def test_record_of_a_decision_says_that_decision_after_another_one(other: Decisi
 def test_records_of_a_decision_about_two_tools_name_their_tools() -> None:
     with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=intent()) as task:
         for tool, event in itertools.product((parts, send), (Event.CALL_PERMITTED, Event.CALL_DENIED)):
-            found = said(call_record(undecided(guard, task, tool), event, {}))
+            found = said(call_record(not_decided(guard, task, tool), event, {}))
 
             assert tool.__agentguard__.spec.name == found["tool"]
             assert (event is Event.CALL_DENIED) == ("miss" in found)
@@ -125,7 +125,7 @@ def test_records_of_a_decision_about_two_tools_name_their_tools() -> None:
 
 def test_decisions_that_a_task_knows_are_bounded() -> None:
     with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=intent()) as task:
-        running = undecided(guard, task)
+        running = not_decided(guard, task)
         for number in range(200):
             running.decision = replace(SAME, miss=Miss(argument=f"made_up_{number}"))
             call_record(running, Event.CALL_DENIED, {})

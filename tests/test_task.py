@@ -25,7 +25,7 @@ from agentguard._drive import drive
 from agentguard.audit.memory import MemoryLog
 from agentguard.model.principal import Agent, Proof, Subject
 from agentguard.registry import RegisteredAgent, Registry
-from agentguard.running import Running, begun
+from agentguard.running import Running, undecided
 from agentguard.state.memory import MemorySuspensions
 from agentguard.task import TaskState
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
@@ -783,7 +783,8 @@ def test_nothing_of_a_call_outlives_the_error_of_its_tool(call: Callable[[], obj
 def test_call_that_runs_can_be_neither_copied_nor_shown() -> None:
     secret = "hunter2"
     with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=Intent("Nothing at all")) as task:
-        call = begun(guard, task, read_account.__agentguard__)  # type: ignore[attr-defined]  # its declaration
+        tool = read_account.__agentguard__  # type: ignore[attr-defined]  # its declaration
+        call = Running(guard, task, tool, guard.next_id(), undecided(tool.spec.name))
         call.arguments = ((secret,), {})
         assert secret not in repr(call)
         assert secret not in str(list(call.__rich_repr__()))  # what rich shows of a frame's variables

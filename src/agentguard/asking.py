@@ -16,7 +16,7 @@ from agentguard.intent.provenance import Candidate, From
 from agentguard.intent.tree import hash_of, step_tree
 from agentguard.matching import Level, levels_of
 from agentguard.model.call import Effect, ToolCall, ToolSpec
-from agentguard.model.canonical import canonical, number_text, readable
+from agentguard.model.canonical import canonical, readable
 from agentguard.model.decision import Outcome
 from agentguard.model.lease import Grant, LeaseKey
 from agentguard.policy.obligations import NOTHING, Obligations
@@ -127,7 +127,8 @@ def _shown(call: ToolCall) -> dict[str, Any]:
         shown.pop(name, None)
     for name, value in shown.items():
         if type(value) is not str:  # most are, and show as they are
-            shown[name] = number_text(value) if type(value) is Decimal else readable(value)
+            text = str(value) if type(value) is Decimal else ""
+            shown[name] = text if text.isdecimal() else readable(value)  # a whole number's text is its digits
     return shown
 
 

@@ -71,6 +71,7 @@ class Binder:
         hidden: parameters outside the intent.
         credential: the parameter that receives the Credential, or "".
         defaults: canonical defaults of visible parameters.
+        as_given: the tool is called with the checked copy as it is, unless something was hidden.
     """
 
     def __init__(self, fn: Callable[..., Any], hidden: frozenset[str] = frozenset()) -> None:
@@ -103,6 +104,7 @@ class Binder:
         kept = [p for p in visible if p.name in self.defaults and p.name not in mutable and _can_change(p.default)]
         self._copied_defaults = {**unchecked, **_copies(kept)}
         self._splits = bool(self.hidden or self._fresh_defaults)
+        self.as_given = self._plain and not self._copied_defaults and not self.credential
 
     def _visible_names(self) -> frozenset[str] | None:
         if any(p.kind is Parameter.VAR_KEYWORD for p in self._parameters):

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from agentguard._drive import drive
-from agentguard.access import _call
+from agentguard.access import _call, _task
 from agentguard.async_streams import async_generator
 from agentguard.refusal import NOT_RUN, Ended
 from agentguard.running import Running
@@ -24,7 +24,7 @@ _LATER: Final = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorT
 
 
 def call_function(tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    task = active_task(tool.spec.name)
+    task = _task.get() or active_task(tool.spec.name)
     if task.host.suspends or task.host.remote:
         refuse_blocking(task.host)
     pipeline: Pipeline = task.host.pipeline(task, tool, args, kwargs)  # type: ignore[attr-defined]  # it is a Guard

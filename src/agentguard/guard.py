@@ -55,7 +55,7 @@ from agentguard.ports import (
 from agentguard.recording import denial_fields, full_values, spec_fields
 from agentguard.refusal import ABANDONED, Ended, Refusal
 from agentguard.registry import OpenRegistry, Registry
-from agentguard.running import Running, begun
+from agentguard.running import Running, undecided
 from agentguard.state.approvals_memory import MemoryApprovals
 from agentguard.state.memory import MemoryBudgets, MemorySuspensions
 from agentguard.state.parked_memory import MemoryParkedTasks
@@ -186,7 +186,7 @@ class Guard:
         INVARIANT: the order below is the security property. There is no other way to a tool, and nobody can insert,
         drop or swap a step; what varies is behind the ports.
         """
-        call, refusal = begun(self, task, tool), None
+        call, refusal = Running(self, task, tool, self.next_id(), undecided(tool.spec.name)), None
         known_as = task.cache.get("attributes") or self.opening.attributes(task)
         call.span = self.telemetry.start_call(tool.spec.name, known_as, tool.attributes)
         try:

@@ -50,15 +50,10 @@ _NO_ARGUMENTS: Final[tuple[Any, Any]] = ((), {})
 _NO_COPIES: Final[tuple[dict[str, Any], dict[str, Any]]] = ({}, {})
 
 
-def begun(guard: Guard, task: Task, tool: Tool) -> Running:
-    """A call before its first step."""
-    return Running(guard, task, tool, guard.next_id(), _undecided(tool.spec.name))
-
-
 class Running(Struct, eq=False):
     """One call. INVARIANT: whatever was taken for it is given back by `release`, which cannot be cancelled.
 
-    It is made by C, as it is made for every call; what it holds is set step by step.
+    It is made by C, as it is made for every call, with `undecided` as its decision; what it holds is set step by step.
     """
 
     guard: Guard
@@ -321,13 +316,15 @@ class Running(Struct, eq=False):
             except CredentialUnavailable as error:
                 raise Refusal(Reason.CREDENTIAL_UNAVAILABLE, str(error)) from None
             names, credential = asked.grant.key.chain, use.credential
-            credential.renewed_by(self.renew)
+            credential.renewed_by = self.renew
             if self.span.on:
                 self.span.lease, self.span.cached = credential.lease, use.cached
         call = self.call.id
         retried = self.reservation.id if self.reservation is not None else call
         self.visible = CurrentCall(call, spec.name, task.id, names, retried, credential)
-        self.arguments = self.tool.binder.call_arguments(*self._copies, credential)
+        binder, (copy, hidden) = self.tool.binder, self._copies
+        as_given = binder.as_given and not hidden
+        self.arguments = ((), copy) if as_given else binder.call_arguments(copy, hidden, credential)
 
     async def renew(self) -> None:
         """Obtain another credential for the running call, because its target refused the one it has, or it ends.
@@ -393,8 +390,10 @@ class Running(Struct, eq=False):
             self.span.tool_until = time_ns()
         if self.judged is not None and ended.error is None and self._redact:
             ended = Ended(self._redacted(ended.value))
-        if ended.error is None and _too_short((ended.value,), self.guard.secrets.shortest):
-            return ended
+        if ended.error is None:
+            kind, shortest = type(ended.value), self.guard.secrets.shortest
+            if not shortest or kind in _PLAIN or (kind is str and len(ended.value) < shortest):  # as `_too_short` says
+                return ended
         search = Search(self.guard.secrets)
         try:
             return self._searched(ended, search)
@@ -559,7 +558,7 @@ _NOBODY: Final = Caller()
 
 
 @functools.lru_cache(maxsize=1024)
-def _undecided(tool: str) -> Decision:
+def undecided(tool: str) -> Decision:
     """A call that was not looked at yet is denied."""
     return Decision(outcome=Outcome.DENY, reason=Reason.OUTSIDE_INTENT, tool=tool)
 

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentguard.credentials.leaks import MARK, LiveSecrets, Search, Stream, clean_exception
+from agentguard.credentials.needles import shortest_of, watched
 from agentguard.model.lease import Issued, Lease, LeaseKey, Secret
 
 HEADER = "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCJ9"
@@ -135,8 +136,8 @@ def test_header_alone_is_no_secret() -> None:
 @pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode, base64.encodebytes])
 def test_base64_of_a_secret_is_found_at_every_alignment(secret: str, before: int, encode: Any) -> None:
     text = encode(b"?" * before + secret.encode() + b"tail").decode()
-    for watched in {secret, JWT if secret == SIGNATURE else secret}:
-        search = Search(live_with(watched))
+    for one in {secret, JWT if secret == SIGNATURE else secret}:
+        search = Search(live_with(one))
         clean = search.value(f"blob={text};")
         assert search.hits == {"lease-0"}
         assert text not in clean
@@ -197,6 +198,11 @@ def test_secret_beside_any_value_is_found(value: Any, secret: str) -> None:
     search = Search(live_with(JWT, OPAQUE))
     assert secret not in repr(search.value([value, {"x": [secret, value]}]))
     assert search.hits
+
+
+@given(st.text("eyJ.a", max_size=40) | st.text("eyJ.a", min_size=30).map("eyJ{}".format))
+def test_no_text_shorter_than_the_shortest_gives_a_secret_away(secret: str) -> None:
+    assert shortest_of(secret) == min([len(secret), *map(len, watched(secret))])
 
 
 def test_dead_secret_is_not_looked_for() -> None:

@@ -24,7 +24,7 @@ from agentguard.model.principal import Agent, Chain, Proof
 from agentguard.policy.decided import Answering as Says
 from agentguard.policy.obligations import NOTHING, Obligations
 from agentguard.refusal import Refusal
-from agentguard.running import begun
+from agentguard.running import Running, undecided
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 
 BANK = "https://bank.test"
@@ -279,7 +279,7 @@ def test_quick_way_to_a_grant_and_the_general_one_agree(first: object, second: o
         fake_guard(clock=clock, issuer=FakeIssuer()) as guard,
         guard.task("bot", on_behalf_of="a", intent=intent()) as task,
     ):
-        call = begun(guard, task, tool)
+        call = Running(guard, task, tool, guard.next_id(), undecided(tool.spec.name))
         call.span = guard.telemetry.start_call(tool.spec.name, guard.opening.attributes(task), tool.attributes)
         try:
             call.intercept((), arguments)

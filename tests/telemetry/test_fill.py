@@ -85,18 +85,22 @@ def test_span_with_less_room_is_written_to_by_the_api(monkeypatch: pytest.Monkey
     assert ["one"] == spans
 
 
-def test_span_that_has_ended_keeps_what_it_ended_with() -> None:
+def test_span_that_has_ended_keeps_what_it_ended_with_and_nobody_is_warned(caplog: pytest.LogCaptureFixture) -> None:
     span = begun(Traced(), first=1)
     span.end()
     fill(span, dict(KNOWN))
 
     assert {"first": 1} == stored(span)[0]
+    assert [] == caplog.records
 
 
 def test_another_span_is_told_by_its_own_method() -> None:
     class Wrapped(NonRecordingSpan):
         told: dict[str, Any] | None = None
         _attributes, _end_time = BoundedAttributes(immutable=False), None
+
+        def is_recording(self) -> bool:
+            return True
 
         def set_attributes(self, attributes: Any) -> None:
             self.told = attributes

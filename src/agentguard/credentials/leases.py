@@ -353,7 +353,9 @@ class Leases:
         lease = held.issued.lease
         home = self._all.get(lease.task)
         if home is not None:
-            home.drop(lease.id)
+            home.leases.pop(lease.id, None)
+            if not home.leases:
+                home.leases = {}  # as `Home.drop` does
         if not held.single_use:  # that was never kept
             self._kept.drop(held)
 

@@ -39,9 +39,9 @@ def watched(secret: str) -> tuple[str, ...]:
 
 def shortest_of(secret: str) -> int:
     """Length of the shortest text that gives a secret away; its own where that is too short to be looked for."""
-    if secret.startswith("eyJ") and secret.count(".") == 2:  # a token, as most are
-        _, payload, signature = secret.split(".")
-        shortest = min(len(payload), len(signature))
+    header, signature = secret.find("."), secret.rfind(".")
+    if secret.startswith("eyJ") and -1 < header < signature == secret.find(".", header + 1):  # a token, as most are
+        shortest = min(signature - header, len(secret) - signature) - 1
         if shortest >= SHORTEST:
             return shortest
     return min([len(secret), *[len(needle) for needle in watched(secret)]])

@@ -119,10 +119,17 @@ class SigningKey:
         raise TypeError("a signing key can be neither copied nor pickled; use write_pem_file")
 
 
+class _Es256(ec.ECDSA):
+    """ECDSA with SHA-256 whose properties, which each signature asks for, are plain attributes."""
+
+    algorithm = Prehashed(hashes.SHA256())
+    deterministic_signing = False
+
+
 def _signer(private: Private) -> Callable[[bytes], bytes]:
     if isinstance(private, ed25519.Ed25519PrivateKey):
         return private.sign
-    algorithm, sha256 = ec.ECDSA(Prehashed(hashes.SHA256())), hashlib.sha256  # hashlib finds its hash faster
+    algorithm, sha256 = _Es256(Prehashed(hashes.SHA256())), hashlib.sha256  # hashlib finds its hash faster
 
     def sign(data: bytes) -> bytes:
         # A SEQUENCE of two INTEGERs (RFC 3279 section 2.2.3), all so short that each length is one byte: r begins at 4,

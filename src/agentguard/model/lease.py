@@ -212,10 +212,13 @@ class Credential:
     `token` raises `CredentialUnavailable` once the call has ended, also in a thread that outlived it.
     """
 
-    __slots__ = ("_again", "_prover", "_secret", "lease")
+    __slots__ = ("_prover", "_secret", "lease", "renewed_by")
+
+    renewed_by: Callable[[], Coroutine[Any, Any, None]] | None
+    """How another is obtained; the guard says so."""
 
     def __init__(self, issued: Issued) -> None:
-        self._again: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self.renewed_by = None
         self.lease = issued.lease
         self._secret: Secret | None = issued.secret
         self._prover = issued.prover
@@ -225,10 +228,6 @@ class Credential:
         self.lease = issued.lease
         self._secret = issued.secret
         self._prover = issued.prover
-
-    def renewed_by(self, again: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Know how to obtain another; the guard calls it."""
-        self._again = again
 
     @property
     def token(self) -> str:
@@ -278,9 +277,9 @@ class Credential:
         Raises:
             CredentialUnavailable: the call or its task has ended or is stopped, or no other credential could be had.
         """
-        if self._again is None or self._secret is None:
+        if self.renewed_by is None or self._secret is None:
             raise CredentialUnavailable("this credential cannot be renewed; its call has ended")
-        await self._again()
+        await self.renewed_by()
 
     @property
     def audience(self) -> str:
@@ -294,7 +293,7 @@ class Credential:
 
     def release(self) -> None:
         """Forget the secret."""
-        self._secret = self._prover = self._again = None
+        self._secret = self._prover = self.renewed_by = None
 
     def __repr__(self) -> str:
         return f"<Credential {self.lease.id} for {self.audience}, {'live' if self.live else 'ended'}>"

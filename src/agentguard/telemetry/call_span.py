@@ -11,7 +11,7 @@ from time import time_ns
 from typing import Final
 
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, StatusCode, Tracer
+from opentelemetry.trace import NonRecordingSpan, Span, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
 from agentguard.model.call import ToolCall
@@ -183,6 +183,7 @@ class CallSpan(Current):
         lease, release, common = self.lease, self.release, self.common
         # The short way is for a call whose span began with what was decided for good: a denial, or a permit whose call
         # came to no error and has released what it was lent; and that shows no result. It writes what `_end` would.
+        # A span that was sampled out goes the other way, which writes nothing.
         if (
             span is None or told is None or decision is None or common is None or cancelled
             or decision.outcome is not told.outcome or decision.steps is not told.steps or not decision.id
@@ -192,35 +193,34 @@ class CallSpan(Current):
             self._end(error_type, description, cancelled)
             return
         try:
-            if span.is_recording():
-                until = self.tool_until
-                outside = self.apart + until - self.tool_since if until else self.outside()
-                spent = max(0, time_ns() - self._started - outside) / 1e9
-                if decision.outcome is not _PERMIT:
-                    self._write_denial(span, decision, spent)
-                elif lease is None or release is None:
-                    fill(span, {
-                        OUTPUT_VALUE: "permit", AGENTGUARD_DECISION_ID: decision.id[_CUT],
-                        AGENTGUARD_OVERHEAD_DURATION: spent,
-                    })  # fmt: skip
-                else:
-                    (key, kind, ended, known, line), (status, now, _) = common.ended, release
-                    if key is not lease.key or kind != lease.type or ended != status:
-                        known, line = _lease_ended(lease, status)
-                        common.ended = lease.key, lease.type, status, known, line
-                    known = {
-                        **known, AGENTGUARD_CREDENTIAL_ID: lease.id[_CUT], AGENTGUARD_CREDENTIAL_CACHED: self.cached,
-                        AGENTGUARD_DECISION_ID: decision.id[_CUT], AGENTGUARD_OVERHEAD_DURATION: spent,
-                    }  # fmt: skip
-                    if line:  # it is gone, so it has a life
-                        lived = now - lease.issued_at
-                        if 0 < lived < 1:
-                            known[OUTPUT_VALUE] = f"{line}{lived * 1000:.0f} ms"
-                        else:
-                            lived = max(0.0, float(lived))
-                            known[OUTPUT_VALUE] = f"permit; {lease_line(lease, status, now)}"[:MAX_LINE]
-                        known[AGENTGUARD_CREDENTIAL_LIFE] = lived
-                    fill(span, known)
+            until = self.tool_until
+            outside = self.apart + until - self.tool_since if until else self.outside()
+            spent = max(0, time_ns() - self._started - outside) / 1e9
+            if decision.outcome is not _PERMIT:
+                self._write_denial(span, decision, spent)
+            elif lease is None or release is None:
+                fill(span, {
+                    OUTPUT_VALUE: "permit", AGENTGUARD_DECISION_ID: decision.id[_CUT],
+                    AGENTGUARD_OVERHEAD_DURATION: spent,
+                })  # fmt: skip
+            else:
+                (key, kind, ended, known, line), (status, now, _) = common.ended, release
+                if key is not lease.key or kind != lease.type or ended != status:
+                    known, line = _lease_ended(lease, status)
+                    common.ended = lease.key, lease.type, status, known, line
+                known = {
+                    **known, AGENTGUARD_CREDENTIAL_ID: lease.id[_CUT], AGENTGUARD_CREDENTIAL_CACHED: self.cached,
+                    AGENTGUARD_DECISION_ID: decision.id[_CUT], AGENTGUARD_OVERHEAD_DURATION: spent,
+                }  # fmt: skip
+                if line:  # it is gone, so it has a life
+                    lived = now - lease.issued_at
+                    if 0 < lived < 1:
+                        known[OUTPUT_VALUE] = f"{line}{lived * 1000:.0f} ms"
+                    else:
+                        lived = max(0.0, float(lived))
+                        known[OUTPUT_VALUE] = f"permit; {lease_line(lease, status, now)}"[:MAX_LINE]
+                    known[AGENTGUARD_CREDENTIAL_LIFE] = lived
+                fill(span, known)
         except Exception:  # what is no lease, say: the other way writes what it can
             self._end(error_type, description, cancelled)
             return
@@ -263,7 +263,10 @@ class CallSpan(Current):
             self._span = tracer.start_span(common.title, self._parent, attributes=self._known(), start_time=started)
         else:
             self._span = span = tracer.start_span(common.title, self._parent, attributes=shown, start_time=started)
-            fill(span, rest)
+            if type(span) is NonRecordingSpan:  # it was sampled out
+                self._plain = None
+            else:
+                fill(span, rest)
 
     def _known(self) -> dict[str, AttributeValue]:
         """What is known of any call when its span begins."""

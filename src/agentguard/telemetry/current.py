@@ -21,7 +21,15 @@ from typing import Final
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import NoOpTracer, NoOpTracerProvider, ProxyTracerProvider, Span, StatusCode, Tracer
+from opentelemetry.trace import (
+    NoOpTracer,
+    NoOpTracerProvider,
+    ProxyTracerProvider,
+    Span,
+    SpanContext,
+    StatusCode,
+    Tracer,
+)
 from opentelemetry.trace import TracerProvider as Provider
 from opentelemetry.util.types import AttributeValue
 
@@ -31,6 +39,7 @@ from agentguard.telemetry.links import traceparent
 
 SCHEMA: Final = "https://opentelemetry.io/schemas/1.44.0"
 _log: Final = logging.getLogger(__name__)
+(_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())  # where a context has its span
 
 
 class Current:
@@ -46,6 +55,7 @@ class Current:
 
     # What most spans never set stands here: an instance is made for every call, so making one has to be cheap.
     _token: Token[Context] | None = None
+    _before: Context | None = None  # what is current where it is attached, where that is known already
     _attached: tuple[Context, Context] | None = None
     _error: tuple[str, str] | None = None
     _span: Span | None = None
@@ -79,7 +89,9 @@ class Current:
                 span = self._span
                 if span is None:
                     return "", ""
-            trace_id, span_id, *_ = span.get_span_context()  # a tuple; its properties cost a call each
+            held = getattr(span, "_context", None)  # where the SDK keeps it, two calls nearer
+            known = held if type(held) is SpanContext else span.get_span_context()
+            trace_id, span_id, *_ = known  # a tuple; its properties cost a call each
             return (_trace_text(trace_id), f"{span_id:016x}") if trace_id and span_id else ("", "")
         except Exception as error:
             dropped(error)
@@ -120,8 +132,11 @@ class Current:
                 span = self._span
                 if span is None:  # it has ended, or goes nowhere
                     return
-            before = otel_context.get_current()
-            context = trace.set_span_in_context(span, before)
+            before = self._before
+            if before is None:
+                before = otel_context.get_current()
+            # What `trace.set_span_in_context(span, before)` makes, without the way there.
+            context = Context({**before, _SPAN_KEY: span})
             self._attached = (context, before)
             self._token = otel_context.attach(context)
         except Exception as error:

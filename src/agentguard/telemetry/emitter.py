@@ -75,7 +75,9 @@ class Emitter:
                         if isinstance(_NO_PROVIDER.get_tracer("agentguard"), ProxyTracer):
                             return NO_CALL
                     elif (common := task_attrs.compact.get(tool)) is not None and common.of is tool_attrs:
-                        return CallSpan(tracer, context, common)
+                        span = CallSpan(tracer, context, common)
+                        span._before = context
+                        return span
             except Exception as error:
                 dropped(error)
         return self._start_call(tool, task_attrs, tool_attrs)

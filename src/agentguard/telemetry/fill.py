@@ -22,7 +22,9 @@ _SAMPLE: Final[dict[str, AttributeValue]] = {
 
 
 def fill(span: Span, attributes: dict[str, AttributeValue]) -> None:
-    """Do what `span.set_attributes(attributes)` does; what is written again keeps its place in the order.
+    """Do what `span.set_attributes(attributes)` does, and nothing, silently, to a span that does not record any more.
+
+    What is written again keeps its place in the order.
 
     Args:
         span: any span; one of the SDK's own that has not ended, has room and cuts no text is written to directly.
@@ -36,7 +38,8 @@ def fill(span: Span, attributes: dict[str, AttributeValue]) -> None:
                 with held._lock:
                     kept.update(attributes)
                 return
-    span.set_attributes(attributes)
+    if span.is_recording():
+        span.set_attributes(attributes)
 
 
 def _is_known(kind: Any) -> bool:
