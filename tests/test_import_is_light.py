@@ -56,6 +56,30 @@ def heavy_among(modules: set[str]) -> list[str]:
     return [name for name in HEAVY if name in modules]
 
 
+FIRST_CALL = """
+import agentguard
+from agentguard import guarded, Intent, step
+
+@guarded("crm.read", effect="read", audience="https://crm.test", scopes=["crm:read"])
+def read(customer): return customer
+
+with agentguard.local() as guard, guard.task("bot", on_behalf_of="alice", intent=Intent("x", reads=["crm.read"])):
+    read("c-1")
+"""
+# What a guard without a file, a server and an event loop has no use for.
+UNUSED = (
+    "agentguard._jwt", "agentguard.config_load", "agentguard.deciding", "agentguard.keys.ring", "asyncio",
+    "cryptography.hazmat.primitives.serialization.ssh", "cryptography.x509", "httpx", "importlib.metadata", "jwt",
+    "yaml",
+)  # fmt: skip
+
+
+def test_the_first_call_of_a_local_guard_loads_what_it_uses():
+    modules = modules_after(FIRST_CALL)
+    assert [name for name in UNUSED if name in modules] == []
+    assert "agentguard.credentials.local" in modules
+
+
 def test_the_package_loads_no_heavy_module():
     modules = modules_after("import agentguard")
 

@@ -15,8 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from hypothesis import example, given
 from hypothesis import strategies as st
-from joserfc.jwk import ECKey, OKPKey
+from joserfc.jwk import ECKey, JWKRegistry, OKPKey
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from agentguard import _jwt
+from agentguard._jwk import members_of, public_key
 from agentguard.errors import ConfigurationError
 from agentguard.keys import KeySet, SigningKey
 from agentguard.keys.signing import _signer
@@ -193,6 +196,31 @@ def test_a_published_set_reads_back() -> None:
     keys = KeySet.of(SigningKey.generate(), SigningKey.generate("EdDSA"))
 
     assert KeySet.from_jwks(json.loads(json.dumps(keys.jwks()))).jwks() == keys.jwks()
+
+
+def of_curve(curve: ec.EllipticCurve, number: int) -> ec.EllipticCurvePublicKey:
+    return ec.derive_private_key(number, curve).public_key()
+
+
+# Among so many keys there are coordinates that begin with zeros.
+PUBLIC: list[Any] = [
+    *(of_curve(curve, number) for curve in (ec.SECP256R1(), ec.SECP384R1()) for number in range(1, 600)),
+    *(ed25519.Ed25519PrivateKey.from_private_bytes(bytes([number] * 32)).public_key() for number in range(8)),
+    rsa.generate_private_key(65537, 2048).public_key(), rsa.generate_private_key(3, 2048).public_key(),
+]  # fmt: skip
+
+
+def test_a_key_is_written_as_a_jwk_as_others_write_it() -> None:
+    kinds: dict[str, Any] = {"EC": ECAlgorithm, "OKP": OKPAlgorithm, "RSA": RSAAlgorithm}
+    for key in PUBLIC:
+        ours: dict[str, Any] = {**members_of(key)}
+        theirs: Any = kinds[ours["kty"]].to_jwk(key, as_dict=True)
+        assert ours == {name: theirs[name] for name in ours}
+        assert JWKRegistry.import_key(ours).thumbprint() == public_key(key).kid
+
+
+def test_algorithms_that_are_known_are_those_that_can_be_verified() -> None:
+    assert frozenset(_jwt._jws().get_algorithms()) == _jwt._ALGORITHMS
 
 
 def test_a_jwk_without_alg_gets_the_one_of_its_kind_and_ed25519_keeps_its_name() -> None:

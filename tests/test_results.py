@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 import anyio.lowlevel
 import pytest
+from msgspec import structs
 
 from agentguard import Denied, Guard, Intent, any_, guarded, step
 from agentguard.approval.message import message
@@ -283,6 +284,6 @@ def test_person_who_approves_sees_where_the_value_comes_from_and_what_competes_w
     request = approver.asked[0]
     assert request.by == "subject"
     (origin,) = request.origins
-    assert replace(origin, calls=()) == Origin("account", "people.list", "people[].account", ("a1", "b1"))
+    assert structs.replace(origin, calls=()) == Origin("account", "people.list", "people[].account", ("a1", "b1"))
     assert len(origin.calls) == 1
     assert f"has to stand in people.list, people[].account (call {origin.calls[0]}); there stand:" in message(request)

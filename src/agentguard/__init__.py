@@ -95,9 +95,9 @@ __all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605  # one list of names,
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from agentguard._version import VERSION
 
-        return version("agentguard")
+        return VERSION
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'agentguard' has no attribute {name!r}")

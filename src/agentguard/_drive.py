@@ -6,17 +6,19 @@ A coroutine that never suspends can be run by one `send(None)`. A port that woul
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 
 from agentguard.errors import SuspendedError
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 RELEASE_SECONDS: Final = 5.0
@@ -55,9 +57,15 @@ def driven() -> bool:
     return _driven.get()
 
 
+def asyncio_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop of asyncio that runs in this thread; where nobody has loaded asyncio, none does."""
+    running = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
+    return running() if running is not None else None
+
+
 def loop_running() -> bool:
     """Tell whether an event loop (asyncio or trio) runs in this thread; a blocking call here would block it."""
-    if asyncio._get_running_loop() is not None:
+    if asyncio_loop() is not None:
         return True
     trio = sys.modules.get("trio")
     if trio is None:
@@ -84,7 +92,7 @@ async def run_shielded(work: Callable[[], Coroutine[Any, Any, None]], *, suspend
     """
     if driven() or not suspends:
         await work()
-    elif asyncio._get_running_loop() is None:
+    elif asyncio_loop() is None:
         with anyio.move_on_after(RELEASE_SECONDS, shield=True) as scope:
             await work()
         if scope.cancelled_caught:
@@ -94,6 +102,8 @@ async def run_shielded(work: Callable[[], Coroutine[Any, Any, None]], *, suspend
 
 
 async def _as_own_task(work: Coroutine[Any, Any, None]) -> None:
+    import asyncio
+
     task = asyncio.ensure_future(asyncio.wait_for(work, RELEASE_SECONDS))
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -128,8 +138,8 @@ async def wait_for(future: Future[T], seconds: float | None = None) -> T:
 
 def _from_any_thread() -> Callable[[Callable[[], None]], None]:
     """Return what runs a callback in this event loop, called from any thread; a loop that has ended needs none."""
-    if asyncio._get_running_loop() is not None:
-        soon: Callable[[Callable[[], None]], object] = asyncio.get_running_loop().call_soon_threadsafe
+    if (loop := asyncio_loop()) is not None:
+        soon: Callable[[Callable[[], None]], object] = loop.call_soon_threadsafe
     else:
         soon = sys.modules["trio"].lowlevel.current_trio_token().run_sync_soon
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeGuard
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from agentguard.errors import ConfigurationError
 
@@ -25,13 +24,7 @@ _KINDS: Final[Mapping[str, tuple[str, str]]] = {
     "RS256": ("RSA", ""),
     "PS256": ("RSA", ""),
 }
-_JWK: Final[Mapping[str, Any]] = {"EC": ECAlgorithm, "OKP": OKPAlgorithm, "RSA": RSAAlgorithm}
 _PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
-_THUMBPRINT: Final[Mapping[str, tuple[str, ...]]] = {
-    "EC": ("crv", "kty", "x", "y"),
-    "OKP": ("crv", "kty", "x"),
-    "RSA": ("e", "kty", "n"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +41,29 @@ class PublicKey:
 
 
 def members_of(key: Public) -> dict[str, str]:
-    kind = "OKP" if isinstance(key, ed25519.Ed25519PublicKey) else "RSA" if isinstance(key, rsa.RSAPublicKey) else "EC"
-    jwk = _JWK[kind].to_jwk(key, as_dict=True)
-    return {name: jwk[name] for name in _THUMBPRINT[kind]}
+    """The members of a public key that its thumbprint is made of (RFC 7518 section 6, RFC 8037 section 2)."""
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return {"crv": "Ed25519", "kty": "OKP", "x": _base64url(key.public_bytes_raw())}
+    if isinstance(key, rsa.RSAPublicKey):
+        of_rsa = key.public_numbers()
+        return {"e": _number(of_rsa.e), "kty": "RSA", "n": _number(of_rsa.n)}
+    point, curve = key.public_numbers(), f"P-{key.curve.key_size}"
+    octets = (key.curve.key_size + 7) // 8  # leading zeros stay, as the curve says how long a coordinate is
+    return {"crv": curve, "kty": "EC", "x": _number(point.x, octets), "y": _number(point.y, octets)}
+
+
+def _number(value: int, octets: int = 0) -> str:
+    return _base64url(value.to_bytes(octets or (value.bit_length() + 7) // 8, "big"))
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def public_key(key: Public) -> PublicKey:
     members = members_of(key)
     canonical = json.dumps(members, separators=(",", ":"), sort_keys=True).encode()
-    kid = base64.urlsafe_b64encode(hashlib.sha256(canonical).digest()).rstrip(b"=").decode()
+    kid = _base64url(hashlib.sha256(canonical).digest())
     return PublicKey(kid, only_algorithm(members["kty"], members.get("crv", "")), key)
 
 
@@ -93,8 +100,11 @@ def _jwk_problem(entry: object) -> str:
 
 
 def _parsed_jwk(kty: str, entry: Mapping[str, Any]) -> object:
+    from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm  # loaded by the first key that comes as a JWK
+
+    kinds: Mapping[str, Any] = {"EC": ECAlgorithm, "OKP": OKPAlgorithm, "RSA": RSAAlgorithm}
     try:
-        return _JWK[kty].from_jwk(dict(entry))
+        return kinds[kty].from_jwk(dict(entry))
     except Exception:  # PyJWT's and cryptography's errors about the members; reported by position
         return None
 

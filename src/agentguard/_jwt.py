@@ -10,23 +10,23 @@ examination returns a `Rejection`, and `verify_jwt` raises only after it let go 
 from __future__ import annotations
 
 import binascii
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from jwt.algorithms import OKPAlgorithm
-from jwt.api_jws import PyJWS
-
 from agentguard._json import NotStrictJSON, strict_json
 from agentguard.errors import ConfigurationError, TokenRejected
+from agentguard.model.lease import MAX_TOKEN as MAX_TOKEN
+from agentguard.model.principal import MAX_ACTORS as MAX_ACTORS
 
 if TYPE_CHECKING:
+    from jwt.api_jws import PyJWS
+
     from agentguard._jwk import PublicKey
 
 T = TypeVar("T")
-MAX_TOKEN: Final = 16 * 1024
-MAX_ACTORS: Final = 16
 MAX_LEEWAY: Final = 60
 MAX_LIFETIME: Final = 86_400
 ACCESS_TOKEN: Final = frozenset({"at+jwt", "application/at+jwt"})
@@ -201,15 +201,20 @@ def _judged(judge: Callable[[], T]) -> T | Rejection:
 _MALFORMED: Final = Rejection("the token is malformed")
 
 
-def _signatures() -> PyJWS:
+_PYJWT: Final = ("ES256", "ES384", "RS256", "PS256", "EdDSA")
+_ALGORITHMS: Final = frozenset({*_PYJWT, "Ed25519"})
+
+
+@functools.cache
+def _jws() -> PyJWS:
+    # Loaded by the first token that is verified: who only issues tokens waits for none of it.
+    from jwt.algorithms import OKPAlgorithm
+    from jwt.api_jws import PyJWS
+
     # RFC 9864 names the curve; PyJWT knows the older name only. The one algorithm of a key decides, never the token's.
-    jws = PyJWS(algorithms=["ES256", "ES384", "RS256", "PS256", "EdDSA"])
+    jws = PyJWS(algorithms=list(_PYJWT))
     jws.register_algorithm("Ed25519", OKPAlgorithm())
     return jws
-
-
-_JWS: Final = _signatures()
-_ALGORITHMS: Final = frozenset(_JWS.get_algorithms())
 
 
 def kid_of(token: str) -> str | None:
@@ -276,7 +281,7 @@ def _payload(token: str, key: PublicKey) -> bytes:
     signed, _, signature = token.rpartition(".")
     try:
         # The form was checked already, and PyJWT would look at each character again, one by one.
-        good = _JWS.get_algorithm_by_name(key.algorithm).verify(signed.encode("ascii"), key.key, _bytes(signature))
+        good = _jws().get_algorithm_by_name(key.algorithm).verify(signed.encode("ascii"), key.key, _bytes(signature))
     except Exception:  # what cryptography raises on a malformed signature
         good = False
     if good is not True:

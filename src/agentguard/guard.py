@@ -36,8 +36,6 @@ from agentguard.model.lease import Secret
 from agentguard.model.record import Event, Facts, Position, Record
 from agentguard.opening import Opening
 from agentguard.parking import Parking, is_task_id
-from agentguard.policy.attributes import AttributeSource
-from agentguard.policy.notices import Notice, by_name
 from agentguard.ports import (
     Approvals,
     Approver,
@@ -71,6 +69,8 @@ if TYPE_CHECKING:
     from agentguard.audit.redaction import Redactor
     from agentguard.handover import Handovers
     from agentguard.handover.exporting import Exporting
+    from agentguard.policy.attributes import AttributeSource
+    from agentguard.policy.notices import Notice, Notified
 
 
 class Closing(Protocol):
@@ -140,7 +140,7 @@ class Guard:
         self.parked: ParkedTasks = parked if parked is not None else MemoryParkedTasks()
         self.ask_for, self.not_by = checked_wait(ask_for), checked_roles(not_by)
         self.decision_points, self.attributes = tuple(decision_points), tuple(attributes)
-        self.notified = by_name(notify)
+        self.notified: Mapping[str, Notified] = _notified(notify) if notify else {}
         self.budgets: Budgets = budgets if budgets is not None else MemoryBudgets()
         self.suspensions: Suspensions = suspensions if suspensions is not None else MemorySuspensions()
         self.issuer, self.now, self.monotonic = issuer, clock, monotonic
@@ -558,3 +558,9 @@ def _closed(close: Callable[[], object], port: object) -> None:
         close()
     except Exception as error:
         _log.error("%s could not be closed: %s", type(port).__name__, type(error).__name__)
+
+
+def _notified(notify: Mapping[str, Callable[[Notice], object]]) -> Mapping[str, Notified]:
+    from agentguard.policy.notices import by_name
+
+    return by_name(notify)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec import Struct, structs
@@ -54,7 +53,7 @@ class Standing(NamedTuple):
         if step in self.awaited:
             yield Charge(f"{self.home}/{_done(step)}", _NO_LIMIT)
         for charge in self.binds.charges(step, call) if self.binds else ():
-            yield replace(charge, key=f"{self.home}/{charge.key}")
+            yield structs.replace(charge, key=f"{self.home}/{charge.key}")
 
 
 class Level(NamedTuple):

@@ -10,7 +10,6 @@ event loop is refused where a port is `remote`, because it would block the loop.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
@@ -95,8 +94,7 @@ class Answer(StrEnum):
     PENDING = "pending"
 
 
-@dataclass(frozen=True, slots=True)
-class Approval:
+class Approval(Struct, frozen=True):
     """An answer, with who gave it and the id of the request it answers."""
 
     answer: Answer
@@ -104,8 +102,7 @@ class Approval:
     id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Where a value may come from, for the person who approves it.
 
     Args:
@@ -123,8 +120,7 @@ class Origin:
     calls: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApprovalRequest:
+class ApprovalRequest(Struct, frozen=True, kw_only=True):
     """What a person is asked: bound to these exact arguments, good once.
 
     Args:
@@ -180,8 +176,7 @@ class AuditSink(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(Struct, frozen=True):
     """One counter that a step uses up.
 
     Args:
@@ -202,8 +197,7 @@ class Charge:
     value: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """A step that would admit the call at one level, with what it costs.
 
     Args:
@@ -233,8 +227,7 @@ class Reservation(Struct, frozen=True):
     retries: tuple[tuple[str, int, bool], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Exhausted:
+class Exhausted(Struct, frozen=True):
     """No candidate of this level has budget left."""
 
     level: int
@@ -267,8 +260,7 @@ class Budgets(Protocol):
     async def forget(self, scope: str) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True):
     """One suspension that stands.
 
     Args:
@@ -317,8 +309,7 @@ class Verdict(StrEnum):
     USED = "used"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class Question(Struct, frozen=True, kw_only=True):
     """A question to a person that outlives the call it was asked for.
 
     Args:
@@ -358,8 +349,7 @@ class Approvals(Protocol):
     async def open(self, now: float) -> Sequence[Question]: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parked:
+class Parked(Struct, frozen=True, kw_only=True):
     """A task that waits, as it is kept for whoever goes on with it.
 
     Args:
@@ -406,8 +396,7 @@ class Redemptions(Protocol):
     async def redeem(self, key: str, until: float, now: float) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Owed:
+class Owed(Struct, frozen=True):
     """A row of the ledger that somebody has to end.
 
     Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from agentguard.audit.recording_file import Recorded
 from agentguard.model.call import ToolSpec
 from agentguard.model.canonical import readable
 from agentguard.model.decision import Decision
@@ -13,6 +12,7 @@ from agentguard.model.record import Event, Facts, Record
 from agentguard.refusal import event_of
 
 if TYPE_CHECKING:
+    from agentguard.audit.recording_file import Recorded
     from agentguard.running import Running
 
 
@@ -100,6 +100,8 @@ def _in_clear(running: Running) -> tuple[str, ...]:
 
 def full_values(running: Running) -> Recorded:
     """What the opt-in recording keeps of a call: its values too, but never the secret ones."""
+    from agentguard.audit.recording_file import Recorded
+
     call, task, spec, decision = running.call, running.task, running.tool.spec, running.decision
     event, error = event_of(running.ended, started=True) if running.started else (None, "")
     return Recorded(

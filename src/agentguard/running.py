@@ -18,7 +18,6 @@ from agentguard.approving import approved_by, give_back_waiting, settle_waiting
 from agentguard.asking import Asked, asked_for, grant_for
 from agentguard.credentials.held import Use
 from agentguard.credentials.leaks import MARK, Search, clean_exception
-from agentguard.deciding import Judged, judge, notify, refuse_denied, still_decided
 from agentguard.effects import keep_result, mark_ended, mark_started
 from agentguard.errors import ApprovalRequired, CredentialUnavailable, Denied, NotCanonical, Unavailable
 from agentguard.intent import Facts
@@ -41,6 +40,7 @@ from agentguard.tool import Tool
 from agentguard.waiting import Waiting
 
 if TYPE_CHECKING:
+    from agentguard.deciding import Judged
     from agentguard.guard import Guard
     from agentguard.task import Task
 
@@ -225,6 +225,8 @@ class Running(Struct, eq=False):
             phase.decided(self.decision, self.judged.version if self.judged is not None else "")
 
     async def _decide(self) -> None:
+        from agentguard.deciding import judge, refuse_denied  # loaded where there are decision points
+
         self.judged = await judge(self)
         if self.judged is not None:
             refuse_denied(self.judged)
@@ -257,6 +259,8 @@ class Running(Struct, eq=False):
             await self._flush()
         self.decision = replace(self.decision, id=f"{position.chain}:{position.seq}")  # as `position.id` has it
         if self.judged is not None and self.judged.obligations.notify:
+            from agentguard.deciding import notify
+
             await notify(self, self.judged, self.decision.id)
 
     def append(self, event: Event, fields: Mapping[str, Any]) -> None:
@@ -355,6 +359,8 @@ class Running(Struct, eq=False):
         if self._mutable:
             self._refuse_changes()
         if self.judged is not None:
+            from agentguard.deciding import still_decided
+
             await still_decided(self, self.judged)
         task, spec, guard, span = self.task, self.tool.spec, self.guard, self.span
         keys = task.cache.get("keys") or suspension_keys(task)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from msgspec import structs
+from msgspec.structs import replace
 
 from agentguard._drive import drive
 from agentguard.ports import Budgets, Candidate, Charge, Exhausted, Reservation, Settlement

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import anyio
 
+from agentguard._drive import asyncio_loop
 from agentguard.errors import AuditUnavailable
 
 LINGER_SECONDS: Final = 0.003  # the longest that a leader lets others come; what a sync takes on many a disk
@@ -71,13 +70,13 @@ class Leadership:
             known, left = (self._followers, _NOBODY_CAME) if self._followers > known else (known, left - 1)
 
 
-@dataclass(slots=True)
 class _Batch:
     """Those of one event loop who wait for the next commit."""
 
-    call_soon: Callable[[Callable[[], object]], object]
-    done: anyio.Event = field(default_factory=anyio.Event)
-    error: str = ""
+    def __init__(self, call_soon: Callable[[Callable[[], object]], object]) -> None:
+        self.call_soon = call_soon
+        self.done = anyio.Event()
+        self.error = ""
 
     def finish(self, error: str) -> None:
         self.error = error
@@ -87,7 +86,7 @@ class _Batch:
 
 def _this_loop() -> tuple[object, Callable[[Callable[[], object]], Any]]:
     """The running loop, and its way to be called from any thread after the tasks that are ready now have run."""
-    loop = asyncio._get_running_loop()
+    loop = asyncio_loop()
     if loop is not None:
         return loop, loop.call_soon_threadsafe
     import trio

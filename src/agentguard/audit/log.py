@@ -9,18 +9,20 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agentguard._drive import driven, loop_running
-from agentguard.audit import repair
 from agentguard.audit.chain import start
-from agentguard.audit.checkpoints import Checkpointer, Checkpoints
 from agentguard.audit.commit import Committer, Leadership
 from agentguard.audit.directory import file_name, make_directory
 from agentguard.audit.fork import tell_of_forks
 from agentguard.audit.segment import Segment, opened
 from agentguard.errors import AuditUnavailable, ConfigurationError
 from agentguard.model.record import Event, Position, Record
+
+if TYPE_CHECKING:
+    from agentguard.audit.checkpoints import Checkpointer, Checkpoints
+    from agentguard.audit.repair import Repaired
 
 MAX_BYTES: Final = 64 << 20
 MIN_BYTES: Final = 4096
@@ -76,7 +78,9 @@ class FileLog:
         log = cls.__new__(cls)
         file = Path(path).absolute()
         log._setup(file.parent, max_bytes, clock, checkpoints)
-        segment, _ = repair.take_over(file, clock)
+        from agentguard.audit.repair import take_over
+
+        segment, _ = take_over(file, clock)
         segment.limit(max_bytes)
         log._segment = segment
         log._notes = log._begin_notes(segment.head.chain)
@@ -85,9 +89,11 @@ class FileLog:
         return log
 
     @staticmethod
-    def repair(path: str | os.PathLike[str], *, clock: Callable[[], int] = time.time_ns) -> repair.Repaired | None:
+    def repair(path: str | os.PathLike[str], *, clock: Callable[[], int] = time.time_ns) -> Repaired | None:
         """Cut a torn last line off a file whose process was killed, and record that; see `repair.repair`."""
-        return repair.repair(Path(path).absolute(), clock)
+        from agentguard.audit.repair import repair
+
+        return repair(Path(path).absolute(), clock)
 
     def _setup(self, where: Path, max_bytes: int, clock: Callable[[], int], checkpoints: Checkpoints | None) -> None:
         if max_bytes < MIN_BYTES:
@@ -108,8 +114,11 @@ class FileLog:
         self._notes: Checkpointer | None = None
 
     def _begin_notes(self, chain: str) -> Checkpointer | None:
-        wanted, clock = self._checkpoints, self._clock
-        return Checkpointer(wanted, self._directory, chain, self._made_durable, clock) if wanted else None
+        if not self._checkpoints:
+            return None
+        from agentguard.audit.checkpoints import Checkpointer
+
+        return Checkpointer(self._checkpoints, self._directory, chain, self._made_durable, self._clock)
 
     def _made_durable(self) -> int:
         self._commit()

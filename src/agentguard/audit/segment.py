@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import stat
 import sys
@@ -11,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from agentguard._version import VERSION
 from agentguard.audit.chain import link
 from agentguard.audit.directory import sync_directory, unavailable
 from agentguard.errors import AuditUnavailable
@@ -243,11 +243,4 @@ def _open(path: Path, flags: int) -> int:
 def opened(origin: Mapping[str, Any]) -> Record:
     """The first record of a file: which process writes it, and what it continues or was forked from."""
     host = os.uname().nodename if hasattr(os, "uname") else ""
-    return Record(Event.LOG_OPENED, {"pid": os.getpid(), "host": host, "version": _version(), **origin})
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("agentguard")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+    return Record(Event.LOG_OPENED, {"pid": os.getpid(), "host": host, "version": VERSION, **origin})

@@ -22,12 +22,11 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from agentguard._jwt import MAX_ACTORS, MAX_TOKEN
 from agentguard.credentials.alive import Alive
 from agentguard.errors import ConfigurationError, CredentialUnavailable, Unavailable
 from agentguard.keys import KeySet, Signer, Signers, SigningKey
-from agentguard.model.lease import LEEWAY, Ending, Grant, Issued, Lease, LeaseKey, Secret
-from agentguard.model.principal import Chain, checked_name
+from agentguard.model.lease import LEEWAY, MAX_TOKEN, Ending, Grant, Issued, Lease, LeaseKey, Secret
+from agentguard.model.principal import MAX_ACTORS, Chain, checked_name
 
 _MOST_BEGUN: Final = 64
 _REVOKED: Final = Ending.REVOKED  # found faster than in its enumeration

@@ -7,7 +7,6 @@ import stat
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from agentguard._json import NotStrictJSON, strict_json
@@ -46,8 +45,10 @@ def read_private(path: Path) -> Any | str:
 
 
 def parsed_private(data: bytes) -> Any | str:
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # a key that is made needs none of it
+
     try:
-        return serialization.load_pem_private_key(data, password=None)
+        return load_pem_private_key(data, password=None)
     except TypeError:
         return "it is encrypted; write it without a passphrase (openssl pkcs8 -topk8 -nocrypt) and chmod 600"
     except Exception:  # every other way in which it is no key
@@ -71,8 +72,10 @@ def _parsed_public(data: bytes) -> PublicKey | str:
         private = parsed_private(data)
         key = private if isinstance(private, str) else private.public_key()
     else:
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
         try:
-            key = serialization.load_pem_public_key(data)
+            key = load_pem_public_key(data)
         except Exception:  # whatever it is, it is no public key
             key = "it holds neither a JWK set nor a PEM key"
     if isinstance(key, str):
@@ -104,11 +107,6 @@ def write_private(path: Path, private: Callable[[], Private]) -> str:
 
 def pem_of(private: Callable[[], Private]) -> bytes:
     """Return a private key as PKCS #8 PEM, which is a secret."""
-    return private().private_bytes(*_PKCS8)
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-
-_PKCS8: Final = (
-    serialization.Encoding.PEM,
-    serialization.PrivateFormat.PKCS8,
-    serialization.NoEncryption(),
-)
+    return private().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

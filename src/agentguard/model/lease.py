@@ -14,6 +14,7 @@ from msgspec import Struct
 from agentguard.errors import CredentialUnavailable
 from agentguard.model.principal import Chain
 
+MAX_TOKEN: Final = 16 * 1024  # characters, of a token that is read or made
 LEEWAY: Final = 30  # seconds a verifier may be behind; `expires_by` is exp + leeway
 
 

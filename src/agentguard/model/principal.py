@@ -13,6 +13,7 @@ from msgspec.structs import force_setattr
 from agentguard.errors import ConfigurationError
 
 MAX_HOPS: Final = 16
+MAX_ACTORS: Final = 16  # that one token names
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,255}")
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agentguard.ports import Question, Verdict
 from agentguard.state.questions import KEPT, MAX_KEPT, as_of, asked, check_answer, taken, too_many, written

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from agentguard.errors import ConfigurationError, Unavailable
 from agentguard.ports import Question, Verdict

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import Token
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from time import time_ns
 from typing import Final
 
@@ -33,6 +32,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace import TracerProvider as Provider
 from opentelemetry.util.types import AttributeValue
 
+from agentguard._version import VERSION
 from agentguard.telemetry import semconv as name
 from agentguard.telemetry.attributes import MAX_TEXT, error_type_of
 from agentguard.telemetry.links import traceparent
@@ -225,11 +225,7 @@ def tracer_of(provider: Provider) -> Tracer | None:
     """Return the tracer of a provider, or None where its spans go nowhere."""
     if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
         return None
-    try:
-        ours = version("agentguard")
-    except PackageNotFoundError:
-        ours = "0"
-    tracer = provider.get_tracer("agentguard", ours, SCHEMA)
+    tracer = provider.get_tracer("agentguard", VERSION, SCHEMA)
     return None if isinstance(tracer, NoOpTracer) else tracer
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from opentelemetry import metrics as api
@@ -16,6 +15,7 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import Meter, MeterProvider, NoOpMeterProvider
 from opentelemetry.util.types import AttributeValue
 
+from agentguard._version import VERSION
 from agentguard.telemetry import semconv as name
 from agentguard.telemetry.current import SCHEMA, dropped
 from agentguard.telemetry.gauges import observe
@@ -116,8 +116,4 @@ def _meter_of(provider: MeterProvider) -> Meter | None:
     """The API's stand-in is no provider yet: what is recorded with it goes nowhere."""
     if isinstance(provider, NoOpMeterProvider) or type(provider).__name__ == "_ProxyMeterProvider":
         return None
-    try:
-        ours = version("agentguard")
-    except PackageNotFoundError:
-        ours = "0"
-    return provider.get_meter("agentguard", ours, SCHEMA)
+    return provider.get_meter("agentguard", VERSION, SCHEMA)
