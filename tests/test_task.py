@@ -199,6 +199,23 @@ def test_registration_that_ends_while_the_task_runs_stops_every_call_under_it(ex
     assert (denied.value.reason, denied.value.decision.level, ran) == ("expired", expiring, [])
 
 
+@pytest.mark.parametrize("error", [asyncio.CancelledError, OSError])
+def test_call_that_was_marked_as_running_and_never_heard_of_it_is_marked_no_longer(error: type[BaseException]) -> None:
+    class Unheard(MemorySuspensions):
+        async def start(self, call: str, keys: Sequence[str], *, reads: bool = False) -> str:
+            await super().start(call, keys, reads=reads)
+            raise error
+
+    stops = Unheard()
+    with (
+        fake_guard(suspensions=stops) as guard,
+        guard.task("bot", on_behalf_of="alice", intent=everything()),
+        pytest.raises((error, Denied)),
+    ):
+        read_account("acme")
+    assert not stops._running
+
+
 @pytest.mark.control("9 what ended runs no more")
 @pytest.mark.parametrize("fails", [False, True])
 def test_call_that_ended_is_not_marked_as_running_any_more(fails: bool) -> None:

@@ -76,6 +76,7 @@ class Running(Struct, eq=False):
     parts: list[Any] | None = None
     _use: Use | None = None
     started: bool = False
+    _marked: bool = False
     refused: bool = False
     _recorded: bool = False
     _renewed: bool = False
@@ -364,11 +365,13 @@ class Running(Struct, eq=False):
             await still_decided(self, self.judged)
         task, spec, guard, span = self.task, self.tool.spec, self.guard, self.span
         keys = task.cache.get("keys") or suspension_keys(task)
+        self._marked = True  # also where a failure or a cancellation keeps the answer away
         try:
             stopped = await guard.suspensions.start(self.id, keys, reads=spec.effect is _READ)
         except Exception as error:
             raise Refusal(Reason.SUSPENDED, f"the suspensions cannot be read ({_cause(error)})") from None
         if stopped:
+            self._marked = False
             raise Refusal(Reason.SUSPENDED, f"{stopped} is suspended", level=stopped)
         self.started = True
         if spec.data or not task.tree.results.idle:
@@ -431,9 +434,9 @@ class Running(Struct, eq=False):
     # 10 ------------------------------------------------------------------------------------------------------
     async def release(self) -> None:
         """Give everything back, the credential first; what fails is logged and keeps nothing else from its release."""
-        guard, use, marked = self.guard, self._use, self.started
+        guard, use = self.guard, self._use
         # One that was marked as running and that the last look refused did not run.
-        self.started = marked and self.ended is not NOT_RUN
+        self.started = self.started and self.ended is not NOT_RUN
         if use is not None:
             try:
                 assert guard.leases is not None  # noqa: S101  # the use is one of its leases
@@ -448,7 +451,7 @@ class Running(Struct, eq=False):
                 await self._revoke_leaked(lease)
             except Exception as error:
                 self._not_done("revocation of what it leaked", error)
-        if marked:
+        if self._marked:
             try:
                 await guard.suspensions.finish(self.id)
             except Exception as error:
