@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from agentguard.approval.rendering import rendered, rendered_value
-from agentguard.credentials.held import Key, key_of
+from agentguard.credentials.held import Key, apart, key_of
 from agentguard.intent import Step
 from agentguard.intent.provenance import Candidate, From
 from agentguard.intent.tree import hash_of, step_tree
@@ -167,7 +167,7 @@ def asked_for(task: Task, spec: ToolSpec) -> Asked:
         reads=spec.effect is Effect.READ, subject_token=task.subject_token,
     )  # fmt: skip
     asked = task.cache[("asked", spec.name)] = Asked(
-        spec, grant, None if spec.single_use or spec.resource else key_of(key, task.id, ""),
+        spec, grant, None if spec.single_use or spec.resource else key_of(key, task.id, apart("", reads=grant.reads)),
         {"type": DETAILS_TYPE, "actions": [spec.name], "locations": [spec.audience]}, spec.single_use,
     )  # fmt: skip
     return asked

@@ -297,6 +297,17 @@ def test_ledger_that_fails_at_the_end_reaches_nobody_and_is_told_again(broken: t
     assert room.nothing_is_left()
 
 
+@pytest.mark.parametrize("whole", [1, 8])  # also one that was folded meanwhile
+def test_tool_that_reads_is_given_no_credential_of_one_of_its_name_that_writes(whole: int) -> None:
+    room, found = Room(FakeIssuer(), whole=whole), list[str]()
+    for reads, resource in ((False, ""), (False, "other"), (True, ""), (True, "other"), (False, ""), (True, "")):
+        use = drive(room.leases.obtain(grant(reads=reads, resource=resource)))
+        found.append(use.credential.lease.id)
+        drive(room.leases.release(use))
+
+    assert found == ["lease-1", "lease-2", "lease-3", "lease-4", "lease-1", "lease-3"]
+
+
 # who waits ------------------------------------------------------------------------------------------------
 
 

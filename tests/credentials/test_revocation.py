@@ -6,6 +6,8 @@ import asyncio
 import linecache
 import logging
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
 
@@ -15,6 +17,7 @@ from msgspec.structs import replace
 
 from agentguard import CredentialUnavailable
 from agentguard._drive import drive
+from agentguard.credentials.flight import Flight
 from agentguard.credentials.held import Use
 from agentguard.credentials.leases import Leases
 from agentguard.credentials.ledger import MemoryLedger
@@ -91,6 +94,70 @@ def test_whatever_line_stops_a_release_or_the_end_of_a_task_the_rest_is_owed(iss
         assert not room.outstanding(), f"stopped at line {line}"
         if stop.left > 0:  # it came to its end
             return
+
+
+def test_whatever_line_stops_one_who_asks_the_next_one_asks_for_itself() -> None:
+    line, before = 0, sys.gettrace()
+    while True:
+        line += 1
+        room, stop = Room(FakeIssuer()), StopsAt(line)
+        try:
+            sys.settrace(stop)
+            drive(room.leases.obtain(grant()))
+        except Stopped:
+            pass
+        finally:
+            sys.settrace(before)
+        if stop.left > 0:  # it came to its end
+            return
+        assert not room.leases._flights, f"stopped at line {line}"  # or the next one would wait for ever
+        drive(room.leases.release(drive(room.leases.obtain(grant()))))
+        drive(room.leases.end_task("t"))
+        drive(room.leases.retry_failed())
+        assert room.nothing_is_left(), f"stopped at line {line}"
+
+
+def test_one_who_waits_for_a_caller_that_was_stopped_asks_itself() -> None:
+    room, flight, wanted = Room(FakeIssuer()), Flight(), grant(reads=True)
+    room.leases._flights[wanted.key] = flight  # another thread asks
+
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(lambda: drive(room.leases.obtain(wanted)))
+        while flight._future is None:
+            time.sleep(0.001)
+        del flight  # and is stopped, wherever it was
+        assert waiting.result(5).credential.live
+
+
+def test_credential_whose_caller_was_stopped_while_an_older_one_was_ended_is_in_nobodys_use() -> None:
+    ledger = StoppedLedger()
+    room = Room(FakeIssuer(), ledger)
+    drive(room.leases.release(drive(room.leases.obtain(grant()))))
+    room.clock.advance(18)  # past half its life: the next one is another
+    with pytest.raises(Stopped):
+        drive(room.leases.obtain(grant()))
+
+    assert [held.users for held in room.leases._all["t"].leases.values()] == [0]
+    ledger.stops = False
+    assert drive(room.leases.obtain(grant())).cached
+    drive(room.leases.end_task("t"))
+    drive(room.leases.retry_failed())
+    assert room.nothing_is_left()
+
+
+def test_one_stopped_revocation_keeps_no_other_from_being_asked_for_again() -> None:
+    ledger = StoppedLedger()
+    room = Room(Counting(), ledger)
+    for name in ("a", "b"):
+        use = drive(room.leases.obtain(grant(resource=name, single_use=True)))
+        with pytest.raises(Stopped):
+            drive(room.leases.release(use))
+    with pytest.raises(Stopped):
+        drive(room.leases.retry_failed())
+
+    ledger.stops = False
+    drive(room.leases.retry_failed())
+    assert room.nothing_is_left()
 
 
 def test_credential_holds_nothing_after_a_release_that_was_stopped_before_its_first_step(

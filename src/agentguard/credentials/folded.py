@@ -13,11 +13,11 @@ from agentguard.model.lease import Issued, Lease, LeaseKey, Placement, Secret
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What the leases of one tool in one task have in common; `key` is their key, without its resource."""
+    """What the leases of one tool in one task have in common: their key without its resource, what tells them apart."""
 
     key: LeaseKey
     task: str
-    details_s256: str
+    apart: str
     issuer: str
     type: str
     verifier_leeway: int
@@ -57,7 +57,7 @@ class Folded(Secret):
     def held(self) -> Held:
         """Return it whole, in nobody's use."""
         lease = self.lease()
-        key = key_of(lease.key, lease.task, self.common.details_s256)
+        key = key_of(lease.key, lease.task, self.common.apart)
         held = Held.new(Issued(lease, self), key, single_use=False, parent=None)
         held.users = 0
         return held
@@ -83,19 +83,19 @@ class Fold:
         common = _common(held)
         common = self._commons.setdefault(common, common)
         folded = Folded(held.issued.lease, common, held.issued.secret)
-        self._by_key.setdefault((common.key, common.details_s256), {})[folded.resource] = folded
+        self._by_key.setdefault((common.key, common.apart), {})[folded.resource] = folded
         return folded
 
     def find(self, key: Key) -> Folded | None:
         """Return the lease under a key."""
         if not self._by_key:
             return None
-        whole, _, details = key if isinstance(key, tuple) else (key, "", "")
-        return self._by_key.get((bare(whole), details), _NONE).get(whole.resource)
+        whole, _, apart = key if isinstance(key, tuple) else (key, "", "")
+        return self._by_key.get((bare(whole), apart), _NONE).get(whole.resource)
 
     def drop(self, folded: Folded) -> bool:
         """Forget one, and tell whether it was still here."""
-        slot = (folded.common.key, folded.common.details_s256)
+        slot = (folded.common.key, folded.common.apart)
         of_tool = self._by_key.get(slot, {})
         if of_tool.get(folded.resource) is not folded:
             return False
@@ -123,8 +123,8 @@ def bare(key: LeaseKey) -> LeaseKey:
 
 
 def _common(held: Held) -> Common:
-    lease, details = held.issued.lease, held.key[2] if isinstance(held.key, tuple) else ""
-    return Common(bare(lease.key), lease.task, details, lease.issuer, lease.type, lease.verifier_leeway)
+    lease, apart = held.issued.lease, held.key[2] if isinstance(held.key, tuple) else ""
+    return Common(bare(lease.key), lease.task, apart, lease.issuer, lease.type, lease.verifier_leeway)
 
 
 _NONE: Final[Mapping[str, Folded]] = {}

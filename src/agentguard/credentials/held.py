@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from agentguard.model.lease import Credential, Issued, Lease, LeaseKey
 
-# The lease key; and the task where it is not the root, and what tells authorization details apart where there is any.
+# The lease key; and the task where it is not the root, and what else tells credentials apart where there is any.
 Key: TypeAlias = LeaseKey | tuple[LeaseKey, str, str]
 LAST: Final = 5.0  # seconds before its expiry from which a kept credential is not handed out any more
 _HALF: Final = 0.5
@@ -17,8 +17,18 @@ _JITTER: Final = 0.1
 _AGAIN: Final = 1.0  # seconds until a refresh that failed is tried again
 
 
-def key_of(key: LeaseKey, task: str, details_s256: str) -> Key:
-    return key if task == key.root and not details_s256 else (key, task, details_s256)
+def key_of(key: LeaseKey, task: str, apart: str) -> Key:
+    """Under which key a credential is kept."""
+    return key if task == key.root and not apart else (key, task, apart)
+
+
+def apart(details_s256: str, *, reads: bool) -> str:
+    """What tells credentials under one lease key apart.
+
+    INVARIANT: one that was obtained for a tool that writes is never given to one that says of itself that it reads: an
+    issuer may look at that (`Grant.reads`), and another tool may be called like it.
+    """
+    return details_s256 if reads else f"{details_s256} writes"
 
 
 class Held(Struct, eq=False):

@@ -9,13 +9,15 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import anyio
 from msgspec.structs import replace
 
 from agentguard._drive import driven, loop_running, run_shielded, wait_for
+from agentguard.credentials.flight import Flight
 from agentguard.credentials.folded import Folded
-from agentguard.credentials.held import Held, Key, Use, key_of, refresh_time
+from agentguard.credentials.held import Held, Key, Use, apart, key_of, refresh_time
 from agentguard.credentials.kept import WHOLE, Home, Kept
 from agentguard.credentials.leaks import LiveSecrets
 from agentguard.credentials.ledger import MemoryLedger
@@ -27,6 +29,7 @@ from agentguard.ports import Issuer, Ledger, ParentIssuer, waits
 
 _ROUNDED: Final = 1.0  # seconds by which whole seconds may exceed what was asked for
 _ISSUED: Final = Event.CREDENTIAL_ISSUED  # found faster than in its enumeration
+_LOOK_SECONDS: Final = 1.0  # after which one who waits for another caller looks whether there still is one
 _AT_ONCE: Final = 8  # revocations that one task's end asks for side by side
 MOST_KEPT: Final = 10_000
 RECOVER_AT_ONCE: Final = 5.0  # seconds that opening may take for it
@@ -72,7 +75,7 @@ class Leases:
         # INVARIANT: a lease that was asked for is in `_all`, with `_revocations`, or gone.
         self._all: dict[str, Home] = {}
         self._kept = Kept(self._most, self._whole, self._all, self._folded)
-        self._flights: dict[Key, _Flight] = {}
+        self._flights: WeakValueDictionary[Key, Flight] = WeakValueDictionary()
 
     def _folded(self, folded: Folded) -> None:
         """All who know the lease share what is left of it; a ledger outside this process holds its row anyway."""
@@ -104,16 +107,18 @@ class Leases:
         return self._issue(grant, grant.key) if grant.single_use else self._obtain_kept(grant)
 
     async def _obtain_kept(self, grant: Grant) -> Use:
-        key = key_of(grant.key, grant.task, grant.details_s256)
+        key = key_of(grant.key, grant.task, apart(grant.details_s256, reads=grant.reads))
+        mine = Flight()
         while True:
-            held, flight, leads = self._look(key, grant.task)
+            held, other = self._look(key, grant.task, mine)
             if held is not None:
                 return Use(held, Credential(held.issued), cached=True)
-            if leads:
-                return await self._lead(grant, key)
+            if other is None:
+                return await self._lead(grant, key, mine)
             if driven() and loop_running():  # whoever asks may need this very loop: it is not waited for
                 return await self._issue(grant, key)
-            await wait_for(flight)
+            with suppress(TimeoutError):  # looked at again: whoever asks may have been stopped
+                await wait_for(other, _LOOK_SECONDS)
 
     def reuse(self, key: Key, task: str) -> Use | None:
         """Return a kept credential that is not to be refreshed yet, or None: then `obtain` is asked.
@@ -127,7 +132,8 @@ class Leases:
             held.users += 1
         return Use(held, Credential(held.issued), cached=True)
 
-    def _look(self, key: Key, task: str) -> tuple[Held | None, Future[None], bool]:
+    def _look(self, key: Key, task: str, mine: Flight) -> tuple[Held | None, Future[None] | None]:
+        """Return what is kept, or whom to wait for; neither where it is this caller who asks now."""
         with self._lock:
             held, flight = self._kept.get(key, task), self._flights.get(key)
             if held is not None and not held.revoked:
@@ -135,14 +141,13 @@ class Leases:
                 # Whoever comes while another caller refreshes is served by what is still good.
                 if now < held.refresh_at or (flight is not None and now < held.good_until()):
                     held.users += 1
-                    return held, _NO_FLIGHT, False
+                    return held, None
             if flight is not None:
-                flight.followed = True
-                return None, flight.future, False
-            self._flights[key] = _Flight()
-            return None, _NO_FLIGHT, True
+                return None, flight.future
+            self._flights[key] = mine
+            return None, None
 
-    async def _lead(self, grant: Grant, key: Key) -> Use:
+    async def _lead(self, grant: Grant, key: Key, mine: Flight) -> Use:
         """Ask for the credential on behalf of all who wait; a cancelled leader sends them round again."""
         failure: CredentialUnavailable | None = None
         try:
@@ -158,9 +163,8 @@ class Leases:
             raise
         finally:
             with self._lock:
-                flight = self._flights.pop(key)
-            if flight.followed:
-                flight.land(failure)
+                del self._flights[key]
+            mine.land(failure)
 
     def _still_good(self, grant: Grant, key: Key, error: Exception) -> Held | None:
         """A refresh failed: the kept credential serves until shortly before its end, and those who wait find it."""
@@ -251,8 +255,12 @@ class Leases:
             if isinstance(error, Exception) and not isinstance(error, CredentialUnavailable):
                 raise _failure(error) from None
             raise
-        for other in idle:
-            await self._shielded(partial(self._end, other, "refreshed"))
+        try:
+            for other in idle:
+                await self._shielded(partial(self._end, other, "refreshed"))
+        except BaseException:  # its caller does not get it; who comes next does
+            await self._shielded(partial(self._let_go, held))
+            raise
         return Use(held, Credential(issued), cached=False)
 
     async def _parent(self, grant: Grant) -> Held | None:
@@ -534,29 +542,6 @@ class Leases:
         self._start()
 
 
-class _Flight:
-    """One caller asks, and others may wait for it; most of the time nobody does."""
-
-    __slots__ = ("_future", "followed")
-
-    def __init__(self) -> None:
-        self.followed = False
-        self._future: Future[None] | None = None
-
-    @property
-    def future(self) -> Future[None]:
-        """What those who follow wait for; the lock of its leases is held."""
-        if self._future is None:
-            self._future = Future()
-        return self._future
-
-    def land(self, failure: CredentialUnavailable | None) -> None:
-        if failure is not None:
-            self.future.set_exception(failure)
-        else:
-            self.future.set_result(None)
-
-
 class _Outage(CredentialUnavailable):
     """The broker or the ledger is out of reach; it did not refuse."""
 
@@ -570,9 +555,6 @@ def _failure(error: Exception) -> CredentialUnavailable:
     if isinstance(error, Unavailable):
         return _Outage(f"the issuer or the ledger is out of reach: {error}")
     return _Outage(f"the issuer or the ledger failed: {type(error).__name__}")
-
-
-_NO_FLIGHT: Final[Future[None]] = Future()
 
 
 def _issued_record(lease: Lease, home: Home | None) -> Record:

@@ -168,11 +168,14 @@ class Revocations:
             due = [debt for debt in self._debts.values() if not debt.busy and self._due(debt, now)]
             for debt in due:
                 debt.busy = True
-        for debt in sorted(due, key=lambda debt: bool(debt.lease.parent)):
-            try:
+        due.sort(key=lambda debt: bool(debt.lease.parent))
+        try:
+            for debt in due:
                 if time.monotonic() < until:
                     await self._again(debt)
-            finally:
+                debt.busy = False
+        finally:  # also those that were not come to, because one before them was stopped
+            for debt in due:
                 debt.busy = False
 
     def _due(self, debt: _Debt, now: float) -> bool:

@@ -301,11 +301,3 @@ class Credential:
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("a credential can be neither copied nor pickled")
-
-
-@dataclass(slots=True)
-class Uses:
-    """How many running calls hold a lease; a retired lease is revoked when the last of them ends."""
-
-    running: int = 0
-    retired: bool = field(default=False)
