@@ -14,6 +14,7 @@ from opentelemetry.trace import StatusCode
 
 from agentguard import ApprovalRequired, ConfigurationError, Denied, Guard, Intent, any_, guarded, step
 from agentguard.model.decision import AccessRequest, Decision
+from agentguard.model.lease import Grant, Issued, Lease
 from agentguard.policy.decided import Answering as Says
 from agentguard.ports import Answer, Approval, ApprovalRequest
 from agentguard.telemetry import semconv as name
@@ -173,6 +174,54 @@ def test_question_that_the_caller_did_not_wait_for_was_not_rejected(backend: Bac
     asyncio.run(work())
 
     assert "pending" == said(backend.span(name.APPROVAL))[name.AGENTGUARD_APPROVAL_ANSWER]
+
+
+class Undecided:
+    """A decision point that takes its time."""
+
+    suspends, name, version = True, "undecided", ""
+
+    async def decide(self, request: AccessRequest) -> Says:
+        del request
+        await asyncio.sleep(30)
+        raise AssertionError
+
+
+class Unheard(FakeIssuer):
+    """An authorization server that takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__(suspends=True)
+
+    async def issue(self, grant: Grant, lease: Lease, now: float) -> Issued:
+        del grant, lease, now
+        await asyncio.sleep(30)
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("ports", "part"),
+    [({"decision_points": [Undecided()]}, name.AUTHORIZE), ({"issuer": Unheard()}, name.CREDENTIAL_ISSUE)],
+)
+def test_part_that_the_caller_did_not_wait_for_neither_failed_nor_was_denied(
+    backend: Backend, ports: dict[str, Any], part: str
+) -> None:
+    @guarded("wait.for", effect="read", audience="https://api.test")
+    async def wait_for() -> None:
+        raise AssertionError
+
+    async def work() -> None:
+        async with fake_guard(telemetry=FULL, **ports) as guard:
+            async with guard.task("bot", on_behalf_of="alice", intent=Intent("x", step("wait.for"))):
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(wait_for(), 0.02)
+
+    asyncio.run(work())
+    span = backend.span(part)
+
+    assert StatusCode.UNSET is span.status.status_code
+    assert {name.ERROR_TYPE, name.AGENTGUARD_DECISION_OUTCOME}.isdisjoint(said(span))
+    assert name.METRIC_AGENTGUARD_CREDENTIAL_ISSUE_DURATION not in backend.metrics()
 
 
 def test_an_issuer_that_is_out_of_reach_is_an_error_of_the_credential(backend: Backend) -> None:

@@ -242,6 +242,8 @@ class _Watched(Phase):
 
     def _ended(self, error: BaseException | None) -> tuple[str, str]:
         reason: Any = getattr(error, "reason", None)
+        if self._title != name.APPROVAL and error is not None and not isinstance(error, Exception):
+            return "", ""  # the caller gave it up: nothing was decided, nothing failed and nothing is measured
         if self._title == name.AUTHORIZE:
             return self._authorization(reason, error)
         if self._title == name.APPROVAL:
