@@ -369,6 +369,18 @@ def test_task_in_memory_ends_at_its_time_and_gives_back_once(shared: Processes) 
     assert len(shared.events(Event.TASK_ENDED)) == 1
 
 
+@pytest.mark.control("8 what was written down is given back once")
+def test_question_that_expires_while_its_task_waits_in_memory_gives_back_once(shared: Processes) -> None:
+    budgets = Counting()
+    with shared.guard(parked=MemoryParkedTasks(), budgets=budgets, registry=Registered(), ask_for=60) as guard:
+        _, task = asked(guard)
+        shared.clock.advance(61)
+        guard.keeper.tick()
+        with guard.resume(task, on_behalf_of="alice"):
+            guard.keeper.tick()
+    assert (spent(budgets), len(budgets.settled)) == ("", 1)
+
+
 def test_task_in_memory_whose_time_ends_by_the_steady_clock_first_is_not_revived(shared: Processes) -> None:
     budgets, steady = Counting(), type(shared.clock)()
     with shared.guard(parked=MemoryParkedTasks(), budgets=budgets, monotonic=steady) as guard:

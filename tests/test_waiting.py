@@ -430,6 +430,16 @@ def test_reservations_of_waiting_calls_are_handed_out_once_each(steps: list[tupl
     assert sorted(given_out) == sorted(made)
 
 
+@pytest.mark.control("8 what was written down is given back once")
+def test_what_was_written_down_is_handed_out_to_nobody_until_its_task_goes_on_here() -> None:
+    calls, key = WaitingCalls(), ("a", "tool", "digest")
+    calls.put(key, Waiting("q", "b", 1.0, reservation("kept")))
+    calls.shut()
+    assert (calls.take(key), calls.drop(key), calls.lapsed(2.0)) == (None, None, [])
+    calls.reopen()
+    assert calls.lapsed(2.0) == [reservation("kept")]
+
+
 # --- cancellation -----------------------------------------------------------------------------------------------------
 
 

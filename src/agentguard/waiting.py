@@ -38,7 +38,8 @@ class WaitingCalls:
     """The calls of one root task that wait. Safe for concurrent use.
 
     INVARIANT: a reservation is handed out once, to whoever settles it. Once they are shut, because the task ended or
-    was parked with what waited then, a call that comes to wait gets its own reservation back.
+    was parked with what waited then, a call that comes to wait gets its own reservation back, and what was written down
+    is handed out to nobody here: whoever goes on with the task, or ends it, settles it.
 
     Attributes:
         calls: what waits, by its key; others only ask whether there is any, which every call does.
@@ -68,17 +69,17 @@ class WaitingCalls:
     def take(self, key: CallKey) -> Reservation | None:
         """Return what a call had reserved, which whoever asks settles from now on; it waits on without."""
         with self._lock:
-            return _taken(self.calls.get(key))
+            return None if self._shut else _taken(self.calls.get(key))
 
     def drop(self, key: CallKey) -> Reservation | None:
         """A call waits no longer; return what it had reserved."""
         with self._lock:
-            return _taken(self.calls.pop(key, None))
+            return None if self._shut else _taken(self.calls.pop(key, None))
 
     def lapsed(self, now: float) -> list[Reservation]:
         """Return what calls had reserved whose question has expired; they are told when they are made again."""
         with self._lock:
-            late = [waiting for waiting in self.calls.values() if now >= waiting.expires_at]
+            late = [] if self._shut else [waiting for waiting in self.calls.values() if now >= waiting.expires_at]
             return [found for waiting in late if (found := _taken(waiting)) is not None]
 
     def full(self, now: float) -> bool:
