@@ -257,6 +257,39 @@ def test_resumed_task_that_two_threads_open_is_open_once_and_knows_all(shared: P
     assert (refused, read) == (["Denied"], ["ann"])
 
 
+@pytest.mark.control("8 a resumed task is opened once")
+def test_task_that_two_threads_enter_again_is_open_once_and_knows_what_others_learnt(shared: Processes) -> None:
+    class Log(MemoryLog):
+        def append(self, record: Any) -> Any:
+            if record.event is Event.TASK_RESUMED and entered:
+                thread = threading.Thread(target=entered.pop())
+                thread.start()
+                thread.join()
+            return super().append(record)
+
+    refused: list[str] = []
+    with shared.guard(audit=Log()) as first, shared.guard() as second:
+        stale = first.task("bot", on_behalf_of="alice", intent=SEES)
+
+        def other() -> None:
+            try:
+                with stale:
+                    post("what ann wrote")
+            except Denied as error:
+                refused.append(error.decision.reason)
+
+        entered: list[Callable[[], None]] = []
+        with stale:
+            stale.park()
+        with second.resume(stale.id, on_behalf_of="alice") as task:
+            mail("ann")
+            task.park()
+        entered.append(other)
+        with stale:
+            assert stale.tree.seen == {"pii"}
+    assert (refused, read) == ([Reason.TASK_ENDED], ["ann"])
+
+
 def test_task_whose_resumption_cannot_be_recorded_waits_on(shared: Processes) -> None:
     with shared.guard() as first:
         question, task = asked(first)

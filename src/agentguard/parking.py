@@ -140,6 +140,9 @@ class Parking:
     async def take(self, task: Task) -> Taken | None:
         """Take a task from the store, once; None for one that never was there.
 
+        INVARIANT: until it is restored it counts as kept, so whoever opens the same object meanwhile is refused, and
+        starts nothing on what this process knew before.
+
         Raises:
             Denied: somebody else took it, or it has expired (recorded).
         """
@@ -154,8 +157,7 @@ class Parking:
         state = readable(parked)
         if parked is None or state is None:
             raise self._refused(task.id, task.agent.agent.name, Reason.TASK_ENDED, _GONE)
-        kept, task.kept = task.kept, ""
-        return Taken(parked, kept, None if kept == digest_of(parked.state) else state)
+        return Taken(parked, task.kept, None if task.kept == digest_of(parked.state) else state)
 
     def restore(self, task: Task, taken: Taken | None) -> None:
         """Give a task what it knew when it was parked.
@@ -166,11 +168,12 @@ class Parking:
             return
         if taken.state is None:
             task.tree.waiting.reopen()
-            return
-        guard = self._guard
-        task.deadline = guard.monotonic() + max(0.0, taken.parked.expires_at - guard.now())
-        restore_into(task, taken.state, need_results)
-        task.subject = None
+        else:
+            guard = self._guard
+            task.deadline = guard.monotonic() + max(0.0, taken.parked.expires_at - guard.now())
+            restore_into(task, taken.state, need_results)
+            task.subject = None
+        task.kept = ""
 
     async def put_back(self, task: Task, taken: Taken | None) -> None:
         """Nobody goes on with a task that was taken: it waits on as it was."""
