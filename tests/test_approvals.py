@@ -292,6 +292,16 @@ def test_task_is_resumed_in_its_environment_and_by_its_agent_only(shared: Proces
     assert denied.value.reason == Reason.NOT_ALLOWED
 
 
+def test_record_of_a_resumption_says_how_long_the_task_goes_on(shared: Processes) -> None:
+    with shared.guard() as first:
+        _, task = asked(first)
+    shared.clock.advance(200)
+    with shared.guard() as second, second.resume(task, on_behalf_of="alice"):
+        pass
+    (opened,), (resumed,) = shared.events(Event.TASK_OPENED), shared.events(Event.TASK_RESUMED)
+    assert resumed["ttl"] == opened["ttl"] - 200
+
+
 @pytest.mark.control("8 nothing is revived after its end")
 def test_task_that_ended_is_not_revived(shared: Processes) -> None:
     with shared.guard() as guard:

@@ -133,6 +133,7 @@ class Parking:
             guard, id=id, agent=registered, intent=intent, user=user, chain=None, parent=None,
             ttl=parked.expires_at - guard.now(),
         )  # fmt: skip
+        task.deadline = guard.monotonic() + task.ttl  # its record says what is left
         task.kept, task.source_s256, task.subject = _ELSEWHERE, state.source_s256, state.subject.subject()
         task.identity = state.identity
         return task
