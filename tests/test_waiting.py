@@ -254,6 +254,19 @@ def test_what_is_no_approval_is_a_rejection(shared: Processes, said: Any) -> Non
     assert (refunds, denied.value.reason) == ([], Reason.APPROVAL_REJECTED)
 
 
+@pytest.mark.control("7 an approval says who approved")
+@pytest.mark.parametrize("by", ["", " ", "user:"])
+def test_approval_without_a_name_is_none_also_where_everybody_may_approve(shared: Processes, by: str) -> None:
+    with shared.guard(approver=Answering(by=by), not_by=()) as guard:
+        with pytest.raises(Denied) as denied, guard.task("bot", on_behalf_of="alice", intent=ASKS):
+            refund("acme", Decimal(40))
+    with shared.guard(not_by=()) as guard:
+        question, _ = asked(guard)
+        assert not guard.answer(question, approved=True, by=by or " ")
+    assert (refunds, denied.value.reason) == ([], Reason.APPROVAL_REJECTED)
+    assert {one["refused"] for one in shared.events(Event.APPROVAL_ANSWERED)} == {"it is not said who approved"}
+
+
 @pytest.mark.parametrize("method", ["use", "find", "ask"])
 def test_questions_that_cannot_be_read_deny_and_give_back(shared: Processes, method: str) -> None:
     class Down(MemoryApprovals):

@@ -51,4 +51,4 @@ def _why_not(guard: Guard, question: Question, verdict: Verdict, by: str) -> str
     """Why an answer does not count; then the question waits on for whoever may answer it."""
     if question.verdict is not Verdict.OPEN:
         return _TOO_LATE
-    return not_allowed(by, question.request, guard.not_by) if verdict is Verdict.APPROVED and guard.not_by else ""
+    return not_allowed(by, question.request, guard.not_by) if verdict is Verdict.APPROVED else ""

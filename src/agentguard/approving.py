@@ -199,10 +199,11 @@ async def _answered(asking: object) -> Approval:
 def _judged(call: Running, request: ApprovalRequest, approval: Approval, event: Event = Event.APPROVAL_ANSWERED) -> str:
     """Record an answer, and return who approved, if they may.
 
-    INVARIANT: whoever must not approve does not, whichever way the answer came.
+    INVARIANT: whoever must not approve does not, whichever way the answer came; an approval without a name is none,
+    also where everybody may.
     """
     guard, approved = call.guard, approval.answer is Answer.APPROVED
-    why = not_allowed(approval.by, request, guard.not_by) if approved and guard.not_by else ""
+    why = not_allowed(approval.by, request, guard.not_by) if approved else ""
     fields = {"answer": str(approval.answer), "by": guard.pseudonym(approval.by), "question": approval.id}
     call.append(event, {**fields, **({"refused": why} if why else {})})
     if why or not approved:
