@@ -41,6 +41,14 @@ def test_the_subject_does_not_approve_under_any_form_of_its_name(by: str) -> Non
 
 
 @pytest.mark.control("separation of duties")
+@pytest.mark.parametrize("unseen", "\u034f\u115f\u17b4\u2028\u2029\u2800\u3164\ufe0f\uffa0\U000e0101")
+def test_the_subject_does_not_approve_under_a_name_that_looks_like_its_own(unseen: str) -> None:
+    for by in (f"alice{unseen}", f"ali{unseen}ce", f"{unseen}user:alice", f"https://as.bank.test#{unseen}alice"):
+        assert "nobody: the subject must not approve" == answered(by).by
+    assert "nobody: it is not said who approved" == answered(unseen).by
+
+
+@pytest.mark.control("separation of duties")
 @pytest.mark.parametrize(
     "by", ["researcher", "agent:researcher", "support-bot", "SUPPORT-BOT", "https://as.test#researcher"]
 )

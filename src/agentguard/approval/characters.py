@@ -17,6 +17,7 @@ _MOST_MARKS: Final = 3  # combining marks on one character; more of them cover t
 _PLAIN: Final = re.compile(r"[ -~]*")
 _MARKS: Final = frozenset({"Mn", "Mc", "Me"})
 _MOVING: Final = frozenset({"R", "AL", "AN"})  # written from right to left: digits and quotes beside it change places
+_UNSEEN: Final = frozenset({"Cc", "Cf", "Zl", "Zp"})
 _SHORT: Final = {"\n": r"\n", "\r": r"\r", "\t": r"\t", "\\": r"\\", '"': r"\""}
 # What is blank although its category says otherwise: Default_Ignorable_Code_Point of Unicode, and blank symbols.
 _BLANK: Final = re.compile(
@@ -32,6 +33,11 @@ def is_shown(char: str) -> bool:
     if unicodedata.category(char)[0] in "CZ" or unicodedata.bidirectional(char) in _MOVING:
         return False
     return not _BLANK.match(char)
+
+
+def visible(text: str) -> str:
+    """Return text without what nobody sees in it: what two names differ by that a person takes for one."""
+    return "".join(char for char in text if unicodedata.category(char) not in _UNSEEN and not _BLANK.match(char))
 
 
 def plain(text: str) -> str:

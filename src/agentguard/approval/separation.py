@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any, Final, Literal
 
 from agentguard.approval.asked import rejected
+from agentguard.approval.characters import visible
 from agentguard.errors import ConfigurationError
 from agentguard.ports import Answer, Approval, ApprovalRequest, Approver
 
@@ -85,8 +86,7 @@ def not_allowed(by: str, request: ApprovalRequest, not_by: Collection[str]) -> s
 
 def _names(text: str) -> frozenset[str]:
     """All forms of a name that count as the same one; none for a name that is empty, or empty behind its kind."""
-    visible = "".join(char for char in text if unicodedata.category(char) not in ("Cf", "Cc"))
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold()).strip()
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible(text)).casefold()).strip()
     issuer, mark, name = folded.partition("#")
     found = {folded, name.strip()} if mark and "://" in issuer else {folded}
     for form in tuple(found):
