@@ -582,6 +582,41 @@ def test_state_that_cannot_be_read_is_refused_and_recorded(shared: Processes) ->
         read_state("[]")
 
 
+@pytest.mark.control("8 what another version has read")
+@pytest.mark.parametrize("damage", [lambda found: found[1].update(later=1), lambda found: found.pop()])
+def test_task_that_read_what_cannot_be_read_here_waits_on_for_whoever_can(
+    shared: Processes, damage: Callable[[Any], object]
+) -> None:
+    from agentguard.model.lease import Secret
+
+    budgets = Counting()
+    intent = Intent(
+        "Close",
+        step("approved.find", name=any_).times(9),
+        step("approved.close", account=from_(tool="approved.find", field="account")).times(9).then_ask(),
+    )
+    with shared.guard(budgets=budgets) as guard:
+        task = guard.task("bot", on_behalf_of="alice", intent=intent)
+        with pytest.raises(ApprovalRequired), task:
+            find("ann")
+            close("acct-ann")
+        kept = now(shared.parked.find(task.id, shared.clock()))
+        assert kept is not None
+        state = json.loads(kept.state.reveal())
+        damage(state["results"][0]["found"][0])
+        other = Parked(id=task.id, state=Secret(json.dumps(state)), expires_at=kept.expires_at)
+        now(shared.parked.park(other))
+        with pytest.raises(Denied) as denied:
+            guard.resume(task.id, on_behalf_of="alice")
+        with pytest.raises(Denied), task:
+            pass
+        assert now(shared.parked.find(task.id, shared.clock())) == other
+        before = len(budgets.settled)
+        shared.clock.advance(10_000)
+        guard.keeper.tick()
+    assert (denied.value.reason, len(budgets.settled) - before) == (Reason.TASK_ENDED, 1)
+
+
 def test_intent_of_what_is_kept_reads_no_file_and_is_what_its_hash_names(shared: Processes) -> None:
     from agentguard.model.lease import Secret
 

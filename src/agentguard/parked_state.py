@@ -165,10 +165,30 @@ def restore_into(task: Task, state: ParkedState, need: Callable[[Task], None]) -
 
 def readable(parked: Parked | None) -> ParkedState | None:
     """Return what a task knew, or None; why it cannot be read is logged."""
+    return _read(parked, read_state)
+
+
+def restorable(parked: Parked | None) -> ParkedState | None:
+    """Return what a task knew, or None; INVARIANT: nothing of it is found to be unreadable once it was taken."""
+    return _read(parked, _read_whole)
+
+
+def _read_whole(text: str) -> ParkedState:
+    state = read_state(text)
+    try:
+        for one in state.results:
+            read_kept(one)
+        return state
+    except Exception:  # noqa: S110  # its text holds values
+        pass
+    raise Unavailable("what a parked task has read cannot be read: it was damaged, or written by another version")
+
+
+def _read(parked: Parked | None, read: Callable[[str], ParkedState]) -> ParkedState | None:
     if parked is None:
         return None
     try:
-        return read_state(parked.state.reveal())
+        return read(parked.state.reveal())
     except Exception as error:
         _log.error("task %s cannot be gone on with: %s", parked.id, error)
         return None

@@ -15,7 +15,7 @@ from agentguard.model.decision import Reason
 from agentguard.model.lease import Secret
 from agentguard.model.principal import Subject, checked_name
 from agentguard.model.record import Event, Record
-from agentguard.parked_state import ParkedState, digest_of, intent_of, readable, restore_into, written
+from agentguard.parked_state import ParkedState, digest_of, intent_of, readable, restorable, restore_into, written
 from agentguard.ports import Parked
 from agentguard.state.parked_limits import MAX_BYTES
 from agentguard.task import Task
@@ -118,7 +118,7 @@ class Parking:
             raise TypeError("resume(task_id) needs on_behalf_of: whoever the task acts for proves it anew")
         user = User.asserted(user) if isinstance(user, str) else user
         parked = await guard.parked.find(checked_name(id, "task"), guard.now())
-        state = readable(parked)
+        state = restorable(parked)
         if parked is None or state is None:
             raise self._refused(id, agent, Reason.TASK_ENDED, _GONE)
         if state.environment != guard.environment or agent not in ("", state.agent):
@@ -155,8 +155,10 @@ class Parking:
         except Exception as error:
             text = f"it cannot be told whether task {task.id} waits ({type(error).__name__})"
             raise self._refused(task.id, task.agent.agent.name, Reason.TASK_ENDED, text) from None
-        state = readable(parked)
+        state = restorable(parked)
         if parked is None or state is None:
+            if parked is not None:  # another version may read it
+                await self.put_back(task, Taken(parked, task.kept, None))
             raise self._refused(task.id, task.agent.agent.name, Reason.TASK_ENDED, _GONE)
         return Taken(parked, task.kept, None if task.kept == digest_of(parked.state) else state)
 
