@@ -114,6 +114,8 @@ def key_of(agent: str, task: str, subject: str, chain: str = "") -> str:
     Raises:
         ConfigurationError: none is named, or more than one, or it is written so that it would stop nobody.
     """
+    from agentguard._jwt import is_name  # here, as no call needs it
+
     path = ">".join(part.strip() for part in chain.split(">"))
     said = (("agent", agent), ("task", task), ("subject", subject), ("chain", path))
     named = [f"{kind}:{name}" for kind, name in said if name]
@@ -124,12 +126,14 @@ def key_of(agent: str, task: str, subject: str, chain: str = "") -> str:
     if subject and not _is_subject(subject):
         raise ConfigurationError(f"subject {subject!r}: write it as chains do, user:{subject} or agent:{subject}")
     first, *agents = path.split(">")
-    if chain and not (_is_subject(first) and agents and all(agents)):
+    if chain and not (_is_subject(first) and agents and all(map(is_name, agents))):
         raise ConfigurationError(f"chain {chain!r}: write it as records do, user:alice > support-bot")
     return named[0]
 
 
 def _is_subject(text: str) -> bool:
     """Whether it is a `sub` of a chain: a stop of any other text would be known to all, and hit nobody."""
+    from agentguard._jwt import is_name
+
     kind, _, name = text.partition(":")
-    return kind in ("user", "agent") and bool(name)
+    return kind in ("user", "agent") and is_name(name)
