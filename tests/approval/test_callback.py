@@ -147,6 +147,21 @@ def test_functions_that_never_return_take_a_bounded_number_of_threads() -> None:
         assert time.monotonic() < end
 
 
+def test_questions_for_which_there_was_no_thread_take_none_of_the_bounded_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_more(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    callback = Callback(lambda request: ANN)
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", no_more)
+        for _ in range(64):
+            assert "nobody: the callback raised RuntimeError" == drive(callback.ask(question())).by
+
+    assert ANN == drive(callback.ask(question()))
+
+
 async def ask_ann(request: ApprovalRequest) -> Approval:
     await anyio.sleep(0.01)
     return ANN

@@ -44,12 +44,15 @@ def seconds_left(request: ApprovalRequest, now: float) -> float:
     return min(left, LONGEST_WAIT) if left > 0 and not math.isnan(left) else 0.0
 
 
-async def answered_in_thread(work: Callable[[], T], seconds: float) -> T:
+async def answered_in_thread(
+    work: Callable[[], T], seconds: float, not_started: Callable[[], object] = lambda: None
+) -> T:
     """Return what the work returns; whoever is cancelled or out of time leaves it to end by itself.
 
     Args:
         work: blocks; it sees the context variables of whoever asks.
         seconds: how long it is waited for.
+        not_started: called where there is no thread for it, before that is raised.
 
     Raises:
         TimeoutError: it was not done in time.
@@ -65,5 +68,9 @@ async def answered_in_thread(work: Callable[[], T], seconds: float) -> T:
         else:
             future.set_result(result)
 
-    threading.Thread(target=run, name="agentguard-approval", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="agentguard-approval", daemon=True).start()
+    except Exception:  # the system has no more of them
+        not_started()
+        raise
     return await wait_for(future, seconds)

@@ -81,7 +81,7 @@ class Callback:
             finally:
                 self._free.release()
 
-        return await answered_in_thread(work, left)
+        return await answered_in_thread(work, left, self._free.release)
 
     def _read(self, said: Any, request: ApprovalRequest) -> Approval:
         if isinstance(said, Answer):
