@@ -121,6 +121,31 @@ def test_approval_for_one_step_is_none_for_another(shared: Processes) -> None:
     assert (refunds, [one.step for one in shared.approver.asked]) == ([], ["one", "one", "two"])
 
 
+@guarded("waiting.pay", effect="write", audience="https://sandbox.test")
+def rehearse(amount: Decimal) -> None:
+    refunds.append(("sandbox", amount))
+
+
+@guarded("waiting.pay", effect="destructive", audience="https://bank.test")
+def pay(amount: Decimal) -> None:
+    refunds.append(("bank", amount))
+
+
+@pytest.mark.control("7 bound to its tool")
+def test_approval_for_one_tool_is_none_for_another_that_is_called_like_it(shared: Processes) -> None:
+    with shared.guard() as guard:
+        intent = Intent("Pay", step("waiting.pay", amount=any_).times(9).then_ask())
+        task = guard.task("bot", on_behalf_of="alice", intent=intent)
+        with pytest.raises(ApprovalRequired) as waits, task:
+            rehearse(Decimal(40))
+        assert guard.answer(waits.value.question, approved=True, by="ann")
+        with pytest.raises(ApprovalRequired), task:
+            pay(Decimal(40))
+        with task:
+            rehearse(Decimal(40))
+    assert refunds == [("sandbox", Decimal(40))]
+
+
 @pytest.mark.control("7 bound to its environment")
 def test_approval_of_one_environment_is_none_for_another(shared: Processes) -> None:
     with shared.guard(environment="staging") as guard:

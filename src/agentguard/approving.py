@@ -48,17 +48,19 @@ def key_of(call: Running) -> CallKey:
 
 
 def binding_of(call: Running, request: ApprovalRequest) -> str:
-    """What an answer is good for: root task, chain, intents, steps, environment, and all that the person sees.
+    """What an answer is good for: root task, chain, intents, steps, environment, tool, and all that the person sees.
 
-    INVARIANT: so an answer to a question that was put to somebody else, or beside other candidates, is none.
+    INVARIANT: so an answer to a question that was put to somebody else, or beside other candidates, is none; nor is one
+    for another tool that is called like it.
     """
-    task = call.task
+    task, spec = call.task, call.tool.spec
     intents = [level.intent.s256 for level in levels_of(task).levels]
     origins = [[one.argument, one.source, one.field, list(one.candidates)] for one in request.origins]
     return hash_of([
         task.tree.root, list(task.chain.names()), intents, list(call.decision.steps), call.guard.environment,
         request.tool, request.digest, request.purpose, request.by, request.subject, request.agent, request.owner,
-        request.policy, origins,
+        request.policy, origins, [spec.effect.value, spec.audience, list(spec.scopes), spec.resource],
+        sorted(spec.secret),
     ])  # fmt: skip
 
 
