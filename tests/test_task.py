@@ -545,6 +545,18 @@ def test_parallel_calls_never_overspend(guard: Guard) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_who_was_stopped_stays_stopped_in_a_forked_child(guard: Guard) -> None:
+    guard.revoke_all("stop")
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(int(drive(guard.suspensions.start("call", ["all"])) != "all"))
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_forked_child_has_no_task_no_lease_and_a_log_of_its_own(guard: Guard, issuer: FakeIssuer) -> None:
     with guard.task("bot", on_behalf_of="alice", intent=everything()):
         pay("acme")

@@ -494,8 +494,6 @@ class Guard:
         self._new_ids()
         if isinstance(self.budgets, MemoryBudgets):
             self.budgets = MemoryBudgets()
-        if isinstance(self.suspensions, MemorySuspensions):
-            self.suspensions = MemorySuspensions()
         if isinstance(self.approvals, MemoryApprovals):
             self.approvals = MemoryApprovals()
         self.keeper.after_fork()

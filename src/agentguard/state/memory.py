@@ -276,6 +276,10 @@ class MemorySuspensions:
         self._epoch = 0
         self._running: set[str] = set()
 
+    def after_fork(self) -> None:
+        """In a child: who was stopped stays stopped; what runs is the parent's, and so is whoever held the lock."""
+        self._lock, self._running = threading.Lock(), set()
+
     async def start(self, call: str, keys: Sequence[str], *, reads: bool = False) -> str:
         """Mark a call as running and return "", or return the key that is suspended."""
         with self._lock:
