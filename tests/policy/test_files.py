@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -194,6 +196,124 @@ def test_link_that_is_moved_to_another_folder_is_a_change(tmp_path: Path) -> Non
     (tmp_path / "next").symlink_to("v2")
     os.replace(tmp_path / "next", link)
     assert turns(files, clock) == "v2"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes and users of POSIX")
+def test_subfolder_that_cannot_be_listed_any_more_takes_no_forbid_away() -> None:
+    # Not in tmp_path, which another user cannot enter: root lists whatever its mode says.
+    with tempfile.TemporaryDirectory() as name:
+        folder, clock = Path(name), Clock()
+        (folder / "forbids").mkdir()
+        (folder / "a.pol").write_text("permit")
+        (folder / "forbids" / "a.pol").write_text("forbid")
+        with as_nobody(folder):
+            files = of(folder, clock)
+            (folder / "forbids").chmod(0)
+            assert turns(files, clock) == "permit|forbid"
+            assert files.loaded.problem == f"{folder.name}: {folder.name} cannot be listed (PermissionError)"
+            with pytest.raises(ConfigurationError, match="cannot be listed"):
+                of(folder, clock)
+            (folder / "forbids").chmod(0o700)
+            (folder / "forbids" / "a.pol").write_text("forbid more")
+            assert turns(files, clock) == "permit|forbid more"
+            assert not files.loaded.problem
+
+
+@contextmanager
+def as_nobody(folder: Path) -> Iterator[None]:
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 65534, 65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_policies_behind_a_link_to_a_folder_count(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    shared, clock = tmp_path_factory.mktemp("shared"), Clock()
+    (shared / "forbid.pol").write_text("forbid")
+    (folder / "team").symlink_to(shared)
+    files = of(folder, clock)
+    assert files.loaded.value == "one|forbid"
+    write(shared / "forbid.pol", "forbid more")
+    assert turns(files, clock) == "one|forbid more"
+
+
+def test_link_to_a_file_that_is_gone_is_a_mistake_and_keeps_the_old_policy(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    target, clock = tmp_path_factory.mktemp("shared") / "forbid.pol", Clock()
+    target.write_text("forbid")
+    (folder / "b.pol").symlink_to(target)
+    files = of(folder, clock)
+    target.unlink()
+    assert turns(files, clock) == "one|forbid"
+    assert files.loaded.problem.endswith("b.pol is no file, or a link to none")
+    with pytest.raises(ConfigurationError, match=r"b\.pol is no file"):
+        of(folder, clock)
+    (folder / "b.pol").unlink()
+    assert turns(files, clock) == "one"
+
+
+def test_lock_of_an_editor_is_no_policy(folder: Path) -> None:
+    (folder / ".#a.pol").symlink_to("ann@host.4711")
+    assert of(folder, Clock()).loaded.value == "one"
+
+
+def test_links_in_a_circle_are_a_mistake(folder: Path) -> None:
+    (folder / "again").symlink_to(".")
+    with pytest.raises(ConfigurationError, match="again is a link to a folder that holds it"):
+        of(folder, Clock())
+
+
+def test_volume_of_kubernetes_counts_each_file_once_and_is_swapped_as_a_whole(tmp_path: Path) -> None:
+    volume, clock = tmp_path / "volume", Clock()
+    volume.mkdir()
+    for version in ("one", "two"):
+        (volume / f"..{version}").mkdir()
+        (volume / f"..{version}" / "a.pol").write_text(version)
+    (volume / "..data").symlink_to("..one")
+    (volume / "a.pol").symlink_to("..data/a.pol")
+    files = of(volume, clock)
+    assert files.loaded.value == "one"
+    (volume / "..data_tmp").symlink_to("..two")
+    os.replace(volume / "..data_tmp", volume / "..data")
+    assert turns(files, clock) == "two"
+
+
+def test_what_failed_for_lack_of_memory_or_files_is_tried_again_and_said_once(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, left = Clock(), [1]
+
+    def short(files: Sequence[PolicyFile]) -> str:
+        if not left[0]:
+            raise MemoryError
+        return joined(files)
+
+    files = PolicyFiles(folder, short, suffixes=(".pol",), clock=clock)
+    left[0] = 0
+    write(folder / "a.pol", "two")
+    with caplog.at_level(logging.ERROR, "agentguard"):
+        assert turns(files, clock, 5) == "one"
+    assert files.loaded.problem
+    assert len(caplog.records) == 1
+    left[0] = 1
+    assert turns(files, clock) == "two"
+    assert not files.loaded.problem
+
+
+def test_another_working_directory_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    clock = Clock()
+    files = of(Path(folder.name), clock)
+    monkeypatch.chdir("/")
+    write(folder / "a.pol", "two")
+    assert turns(files, clock) == "two"
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])

@@ -2,6 +2,9 @@
 
 A change is taken when the files have looked the same twice, an interval apart, so that a folder that is being written
 is not read half. What cannot be loaded leaves the policies that were: said once in the log, and in every record.
+
+INVARIANT: a policy is left out only where its file is gone. What cannot be listed, read or followed is a mistake, as it
+may be the one that forbids.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Generic, TypeAlias, TypeVar
@@ -27,6 +30,10 @@ _log: Final = logging.getLogger("agentguard")
 _MOST_FILES: Final = 1000
 _MOST_BYTES: Final = 8 << 20
 _Look: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
+
+
+class _Unread(ConfigurationError):
+    """The system kept a file or folder from being read, which may pass by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +84,9 @@ class PolicyFiles(Generic[T]):
     ) -> None:
         if not 0 <= interval <= 3600:
             raise ConfigurationError(f"policy interval {interval!r}: write seconds from 0 to 3600")
-        self._path, self._build, self._suffixes = Path(path), build, tuple(suffixes)
-        self._interval, self._clock = interval, clock
+        # Absolute, as the process may change its working directory while it is looked at.
+        self._path, self._build, self._suffixes = Path(path).absolute(), build, tuple(suffixes)
+        self._interval, self._clock, self._again = interval, clock, False
         self.renew()
         self._looked_at, self._seen = clock(), self._look()
         self._taken = self._seen
@@ -123,20 +131,23 @@ class PolicyFiles(Generic[T]):
     def _turn(self, *, settled: bool) -> None:
         look, before = self._look(), self._seen
         self._looked_at, self._seen = self._clock(), look
-        if look == self._taken and not (settled and self._loaded.problem):
+        if look == self._taken and not ((settled or self._again) and self._loaded.problem):
             return
         if look == before or settled:
             self._take(look)
 
     def _take(self, look: _Look) -> None:
-        self._taken = look
-        old = self._loaded
+        old, again = self._loaded, self._again
+        self._taken, self._again = look, False
         try:
             self._loaded = self._load()
         except Exception as error:  # whatever it is, the old policies stay
             said = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
+            self._again = isinstance(error, _Unread | MemoryError)
             self._loaded = Loaded(old.value, old.version, f"{self._path.name}: {said}")
-            _log.error("policies were NOT reloaded, those of %s stay in force: %s", old.version, self._loaded.problem)
+            if not (again and self._loaded.problem == old.problem):
+                said = self._loaded.problem
+                _log.error("policies were NOT reloaded, those of %s stay in force: %s", old.version, said)
         else:
             if self._loaded.version != old.version:
                 _log.warning("policies were reloaded: %s, before %s", self._loaded.version, old.version)
@@ -155,8 +166,10 @@ class PolicyFiles(Generic[T]):
             try:
                 data = path.read_bytes()
                 text = data.decode("utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigurationError(f"{path.name} cannot be read ({type(error).__name__})") from None
+            except OSError as error:
+                raise _Unread(f"{path.name} cannot be read ({type(error).__name__})") from None
+            except UnicodeDecodeError:
+                raise ConfigurationError(f"{path.name} cannot be read (UnicodeDecodeError)") from None
             size += len(data)
             if size > _MOST_BYTES:
                 raise ConfigurationError(f"{self._path.name} holds more than {_MOST_BYTES >> 20} MiB")
@@ -171,12 +184,33 @@ class PolicyFiles(Generic[T]):
         return path.name if path == self._path else path.relative_to(self._path).as_posix()
 
     def _paths(self) -> list[Path]:
-        if self._path.is_file():
-            return [self._path]
-        found = [path for path in self._path.glob("**/*") if path.name.endswith(self._suffixes) and path.is_file()]
+        try:
+            if self._path.is_file():
+                return [self._path]
+            found = list(self._below(self._path, ())) if self._path.is_dir() else []
+        except OSError as error:
+            raise _Unread(f"{self._path.name} cannot be listed ({type(error).__name__})") from None
         if len(found) > _MOST_FILES:
             raise ConfigurationError(f"{self._path.name} holds more than {_MOST_FILES} files")
         return sorted(found)
+
+    def _below(self, folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+        """The files below a folder; links are followed."""
+        status = folder.stat()
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            raise ConfigurationError(f"{folder.name} is a link to a folder that holds it")
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(".."):  # where Kubernetes keeps the versions that the links beside point to
+                    continue
+                if entry.is_dir():
+                    yield from self._below(folder / entry.name, (*above, here))
+                elif entry.name.endswith(self._suffixes):
+                    if entry.is_file():
+                        yield folder / entry.name
+                    elif not entry.name.startswith("."):  # as editors' locks are, which are links to nowhere
+                        raise _Unread(f"{entry.name} is no file, or a link to none")
 
     def _look(self) -> _Look:
         """What tells one state of the files from another; a file that goes while it is looked at is another state."""
