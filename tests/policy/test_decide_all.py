@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from agentguard.model.decision import AccessRequest, Decision, Outcome, Reason
@@ -84,6 +87,33 @@ async def test_decision_point_that_is_late_is_a_denial() -> None:
     with anyio.fail_after(5):
         found = await decide_all([permits(), Slow()], ask(), INTENT, deadline=0.05)
     assert (found.outcome, found.reason, found.level) == (Outcome.DENY, Reason.POLICY_ERROR, "Slow")
+
+
+async def in_a_thread() -> None:
+    await anyio.to_thread.run_sync(time.sleep, 0.1)
+
+
+async def deaf_to_its_cancellation() -> None:
+    with suppress(BaseException):
+        await anyio.sleep(30)
+
+
+async def in_the_loop() -> None:
+    time.sleep(0.1)  # noqa: ASYNC251  # it blocks the loop, as a decision point of somebody else's may
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("work", [in_a_thread, deaf_to_its_cancellation, in_the_loop])
+async def test_permit_that_comes_after_the_deadline_is_a_denial(work: Any) -> None:
+    class Late:
+        suspends = True
+
+        async def decide(self, request: AccessRequest) -> Decision:
+            await work()
+            return Decision(outcome=Outcome.PERMIT, reason=Reason.DECLARED, tool=TOOL)
+
+    found = await decide_all([Late()], ask(), INTENT, deadline=0.05)
+    assert (found.outcome, found.reason, found.level) == (Outcome.DENY, Reason.POLICY_ERROR, "Late")
 
 
 @pytest.mark.anyio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -37,8 +38,8 @@ async def decide_all(
         request: the question.
         intent: what the intent decided: permit or ask.
         discharges: what can be done about obligations; one that cannot be carried out is a deny.
-        deadline: most seconds that one decision point may take under an event loop. For a synchronous caller nobody
-            can cut it short, so each has to bound itself.
+        deadline: most seconds that one decision point may take under an event loop; a later answer is an error. For a
+            synchronous caller nobody can cut it short, so each has to bound itself.
     """
     strictest, obligations, evidence = intent, NOTHING, list[Evidence]()
     for point in points:
@@ -73,8 +74,13 @@ async def _decide(point: DecisionPoint, request: AccessRequest, tool: str, deadl
 async def _answer(point: DecisionPoint, request: AccessRequest, deadline: float) -> object:
     if driven() or deadline == math.inf:
         return await point.decide(request)
+    began = time.monotonic()
     with anyio.fail_after(deadline):
-        return await point.decide(request)
+        decision = await point.decide(request)
+    # INVARIANT: what comes after the deadline is no answer, also of a decision point that nobody could cut short.
+    if time.monotonic() - began >= deadline:
+        raise TimeoutError
+    return decision
 
 
 def _whole(decision: Decision, name: str) -> Decided:
