@@ -37,6 +37,10 @@ def page(notice: Notice) -> None:
     told.append(notice)
 
 
+async def later(notice: Notice) -> None:
+    told.append(notice)
+
+
 NO_FUNCTION = 5
 
 
@@ -106,6 +110,8 @@ def test_remote_points_are_made_with_names_of_their_own_and_a_cache_where_the_fi
         ("attributes: {risk: {call: 'tests.test_config_policy:NO_FUNCTION'}}\n", "cannot be called"),
         ("attributes: {'r isk': {call: 'tests.test_config_policy:risk'}}\n", 'attributes."r isk": '),
         ("notify: {duty: 'tests.test_config_policy:nobody'}\n", "notify.duty: "),
+        ("notify: {duty: 'tests.test_config_policy:later'}\n", "notify.duty: 'duty' names a coroutine function"),
+        ("attributes: {risk: {call: 'tests.test_config_policy:later'}}\n", "attributes.risk: 'risk' names a corou"),
         ("notify: [duty]\n", "notify: write a mapping"),
     ],
 )

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from agentguard import Denied, Intent, any_, current_credential, guarded, step
 from agentguard.audit.memory import MemoryLog
 from agentguard.credentials.local import LocalIssuer
+from agentguard.errors import ConfigurationError
 from agentguard.keys import SigningKey
 from agentguard.model.decision import AccessRequest, Decision, Outcome, Reason
 from agentguard.model.record import Event
@@ -204,6 +205,24 @@ def test_nothing_runs_where_somebody_cannot_be_told(log: MemoryLog) -> None:
 
     point = Point(Obligations(notify=frozenset({"duty"})))
     with guard_of(log, point, notify={"duty": broken}) as guard, opened(guard):
+        with pytest.raises(Denied) as denied:
+            account("a1")
+    assert (ran, tokens, denied.value.reason) == ([], [], Reason.POLICY_ERROR)
+
+
+async def page(notice: Notice) -> None:
+    raise AssertionError
+
+
+def test_coroutine_function_tells_nobody_and_is_a_mistake_at_once(log: MemoryLog) -> None:
+    with pytest.raises(ConfigurationError, match="'duty' names a coroutine function"):
+        guard_of(log, notify={"duty": page})
+
+
+@pytest.mark.control("notify that fails")
+def test_nothing_runs_where_a_function_returned_a_coroutine_that_would_have_told_somebody(log: MemoryLog) -> None:
+    point = Point(Obligations(notify=frozenset({"duty"})))
+    with guard_of(log, point, notify={"duty": lambda notice: page(notice)}) as guard, opened(guard):
         with pytest.raises(Denied) as denied:
             account("a1")
     assert (ran, tokens, denied.value.reason) == ([], [], Reason.POLICY_ERROR)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final
 
 from agentguard._drive import wait_for
+from agentguard.errors import ConfigurationError
 
 _AT_ONCE: Final = 16
 
@@ -21,9 +23,14 @@ class BoundedCalls:
         name: of the threads.
         call: the function, of one argument.
         deadline: seconds that one call may take.
+
+    Raises:
+        ConfigurationError: it is a coroutine function, which nobody here would await.
     """
 
     def __init__(self, name: str, call: Callable[[Any], object], deadline: float) -> None:
+        if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__):
+            raise ConfigurationError(f"{name!r} names a coroutine function; name a plain one, it is called on a thread")
         self._name, self._call, self._deadline = name, call, deadline
         self.renew()
 
@@ -60,6 +67,9 @@ class BoundedCalls:
         problem: BaseException | None = None
         try:
             found = self._call(argument)
+            if inspect.iscoroutine(found):  # INVARIANT: what has not run is no answer
+                found.close()
+                raise TypeError("a coroutine")
         except BaseException as error:  # a thread has nobody above it who would be told
             problem = error if isinstance(error, Exception) else RuntimeError(type(error).__name__)
         finally:
