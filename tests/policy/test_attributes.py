@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from typing import Any
@@ -108,6 +109,34 @@ def test_answer_is_used_again_within_its_ttl_for_the_same_facts_only() -> None:
     assert drive(kept.value(FACTS)) == 3
     clock.pass_by(-100)
     assert drive(kept.value(FACTS)) == 4
+
+
+def test_decision_point_that_writes_to_its_question_changes_no_later_answer() -> None:
+    kept = source(lambda _: {"groups": ["ops"]}, ttl=10)
+    for _ in range(3):
+        found = drive(kept.value(FACTS))
+        assert found == {"groups": ["ops"]}
+        found["groups"].append("admins")
+        found["admin"] = True
+
+
+async def answers(_: About) -> object:
+    return 1
+
+
+class Answers:
+    async def __call__(self, _: About) -> object:
+        return 1
+
+
+@pytest.mark.parametrize("call", [answers, Answers(), functools.partial(answers)])
+def test_coroutine_function_is_a_mistake_at_once(call: Any) -> None:
+    with pytest.raises(ConfigurationError, match="'risk' names a coroutine function"):
+        source(call)
+
+
+def test_coroutine_that_a_plain_function_returns_is_no_answer() -> None:
+    assert drive(gather([source(lambda facts: answers(facts))], FACTS)).denied.endswith("(TypeError)")
 
 
 def test_forgetting_drops_answers_and_those_on_their_way() -> None:

@@ -119,10 +119,10 @@ class AttributeSource:
             held, forgotten = self._kept.get(facts), self._forgotten
         now = self._clock()
         if held is not None and 0 <= now - held[0] < self._ttl:
-            return held[1]
+            return _copied(held[1])
         found = plain(await self._calls.result(facts), self.name)
         if self._ttl:
-            self._keep(facts, now, found, forgotten)
+            self._keep(facts, now, _copied(found), forgotten)
         return found
 
     def forget(self) -> None:
@@ -144,6 +144,13 @@ class AttributeSource:
                 self._kept.move_to_end(facts)
                 while len(self._kept) > _KEPT:
                     self._kept.popitem(last=False)
+
+
+def _copied(value: Any) -> Any:
+    """What a decision point does to its question is not what the next call is told."""
+    if type(value) is dict:
+        return {name: _copied(item) for name, item in value.items()}
+    return [_copied(item) for item in value] if type(value) is list else value
 
 
 async def gather(sources: Sequence[AttributeSource], facts: About) -> Attributes:
