@@ -140,6 +140,14 @@ async def test_an_event_about_nobody_who_is_known_is_acknowledged_and_logged(
     assert "alice" not in caplog.text
 
 
+@pytest.mark.parametrize("length", [251, 252, 255, 256])
+async def test_a_user_whose_sub_is_as_long_as_a_verified_one_may_be_is_stopped(length: int) -> None:
+    stops, sub = Stopped(), "x" * length
+
+    await receiver(stops).receive(pushed(sub_id={"format": "iss_sub", "iss": IDP, "sub": sub}))
+    assert [f"user:{sub}"] == stops.subjects
+
+
 async def test_mappings_can_be_put_together_and_a_complex_subject_stops_its_user() -> None:
     stops = Stopped()
     known = {"Ann@bank.test": ["user:ann", "user:ann.admin"]}

@@ -112,8 +112,14 @@ def keys_of(found: object) -> tuple[str, ...] | None:
     keys = (found,) if isinstance(found, str) else found
     if not isinstance(keys, Collection) or isinstance(keys, (bytes, Mapping)):
         return None
-    checked = [key for key in keys if isinstance(key, str) and is_name(key) and key.startswith(("user:", "agent:"))]
+    checked = [key for key in keys if isinstance(key, str) and _is_key(key)]
     return tuple(dict.fromkeys(checked)) if len(checked) == len(keys) and len(keys) <= 100 else None
+
+
+def _is_key(key: str) -> bool:
+    """Whether it is `user:NAME` or `agent:NAME`; NAME is as long as that of a user who is verified may be."""
+    kind, _, name = key.partition(":")
+    return kind in ("user", "agent") and is_name(name)
 
 
 def all_of(*mappings: SubjectOf) -> SubjectOf:
