@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from agentguard.errors import ConfigurationError, TokenRejected
+from agentguard.errors import ConfigurationError, TokenRejected, Unavailable
 from agentguard.identity.id_token import IdTokenVerifier
 from agentguard.keys import KeySet
 from agentguard.model.principal import Proof, Subject
 from agentguard.ports import SubjectVerifier
+from tests.identity.shown import shown_by
 from tests.resource_server.forging import ABSENT, KEY, NOW, claims, header, sign
 
 ISSUER = "https://login.bank.test"
@@ -34,7 +35,7 @@ async def test_the_tenant_comes_from_its_claim_and_is_needed_where_configured() 
     verifier = IdTokenVerifier(KEYS, ISSUER, CLIENT, "org_id")
 
     assert (await verifier.verify(id_token(org_id="acme"), NOW)).tenant == "acme"
-    for org in (ABSENT, "", None, 7, ["acme"], "a b", "a > b"):
+    for org in (ABSENT, "", None, 0, False, 0.0, 7, ["acme"], "a b", "a > b"):
         with pytest.raises(TokenRejected):
             await verifier.verify(id_token(org_id=org), NOW)
 
@@ -71,6 +72,21 @@ async def test_every_required_claim_is_needed(name: str) -> None:
 async def test_a_wrong_id_token_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(TokenRejected):
         await IdTokenVerifier(KEYS, ISSUER, CLIENT).verify(id_token(**changes), NOW)
+
+
+class OutOfReach:
+    """Remote keys that cannot be fetched."""
+
+    async def keys_for(self, token: str) -> KeySet:
+        del token
+        raise Unavailable("the keys cannot be had")
+
+
+async def test_an_error_holds_no_token_also_where_its_keys_cannot_be_fetched() -> None:
+    token = id_token()
+    with pytest.raises(Unavailable) as caught:
+        await IdTokenVerifier(OutOfReach(), ISSUER, CLIENT).verify(token, NOW)
+    assert token not in shown_by(caught.value)
 
 
 async def test_a_longer_lifetime_can_be_configured_within_a_day() -> None:

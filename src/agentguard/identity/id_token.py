@@ -63,9 +63,11 @@ class IdTokenVerifier:
             TokenRejected: it does not pass; the text holds nothing of it.
         """
         remote = getattr(self._keys, "keys_for", None)
-        keys: Keys = await remote(token) if remote is not None else self._keys
-        outcome = self._outcome(token, keys, now)
-        del token  # the traceback keeps this frame
+        try:
+            keys: Keys = await remote(token) if remote is not None else self._keys
+            outcome = self._outcome(token, keys, now)
+        finally:
+            del token  # the traceback keeps this frame
         if isinstance(outcome, Rejection):
             raise outcome.raised()
         return outcome
@@ -75,6 +77,6 @@ class IdTokenVerifier:
         if isinstance(claims, Rejection):
             return claims
         tenant = claims[self._tenant_claim] if self._tenant_claim else ""
-        if tenant and not is_name(tenant):
+        if self._tenant_claim and not is_name(tenant):
             return Rejection("the tenant is no name")
         return Subject(name=claims["sub"], issuer=claims["iss"], tenant=tenant, proof=Proof.VERIFIED)
