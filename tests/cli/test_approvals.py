@@ -106,9 +106,15 @@ def test_nothing_is_approved_where_nobody_can_type_yes(run: Run, waiting: tuple[
     assert (status, "no terminal" in said) == (1, True)
 
 
+def ended(text: str) -> str:
+    raise EOFError
+
+
 def test_yes_is_typed_at_a_terminal(run: Run, waiting: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda text: "y")
+    assert run("approve", waiting[1])[0] == 1
+    monkeypatch.setattr("builtins.input", ended)
     assert run("approve", waiting[1])[0] == 1
     monkeypatch.setattr("builtins.input", lambda text: "yes")
     assert run("approve", waiting[1])[0] == 0

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -138,8 +139,9 @@ def _meant(question: Question, code: str | None) -> bool:
     if not sys.stdin.isatty():
         complain("agentguard: no terminal to type yes at; look at the question, and give its code: --code CODE")
         return False
-    if input("type yes to approve it: ").strip() == "yes":
-        return True
+    with suppress(EOFError):
+        if input("type yes to approve it: ").strip() == "yes":
+            return True
     complain("agentguard: it was not approved, and waits on")
     return False
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
@@ -29,6 +31,15 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+def _leave_stdout() -> None:
+    """Have what is left in its buffer go nowhere, else the interpreter fails on it once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -43,12 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else UNUSABLE
     try:
-        return int(arguments.run(arguments))
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()  # what cannot be written is told here, and not when the interpreter ends
+        return status
     except AgentguardError as error:
         for line in f"agentguard: {error}".split("\n"):
             complain(line)
+    except BrokenPipeError:
+        _leave_stdout()  # whoever read it has read enough
     except OSError as error:
-        complain(f"agentguard: {error.filename}: {error.strerror}" if error.strerror else f"agentguard: {error}")
+        named = error.filename is not None and error.strerror
+        complain(f"agentguard: {error.filename}: {error.strerror}" if named else f"agentguard: {error}")
+        _leave_stdout()
     except KeyboardInterrupt:
         complain("agentguard: interrupted")
     return UNUSABLE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 OK: Final = 0
 FAILED: Final = 1  # what was checked is not as it should be
@@ -22,12 +22,18 @@ def printable(text: str) -> str:
 
 def say(text: str) -> None:
     """Print one line of result."""
-    print(printable(text))
+    _print(text, sys.stdout)
 
 
 def complain(text: str) -> None:
     """Print one line to standard error."""
-    print(printable(text), file=sys.stderr)
+    _print(text, sys.stderr)
+
+
+def _print(text: str, to: TextIO) -> None:
+    """Print what the stream's encoding holds as it is, and the rest as escapes: no result is lost over a letter."""
+    encoding = to.encoding or "utf-8"
+    print(printable(text).encode(encoding, "backslashreplace").decode(encoding), file=to)
 
 
 def say_json(members: Mapping[str, Any]) -> None:
