@@ -10,6 +10,8 @@ import pytest
 
 import agentguard
 from agentguard import ConfigurationError
+from agentguard.config_brokers import _read_anew
+from agentguard.config_fields import SecretSource
 from agentguard.credentials.local import LocalIssuer
 from agentguard.credentials.routes import Routes
 from agentguard.identity.spiffe import SpiffeIdentity
@@ -45,6 +47,21 @@ def mistake(folder: Path, text: str) -> str:
     with pytest.raises(ConfigurationError) as raised:
         load(folder, text)
     return str(raised.value)
+
+
+def test_mistake_in_handovers_opens_no_state(folder: Path) -> None:
+    wrong = "handovers: {issuer: 'https://a.bank.test', trust_domain: bank.test, key: absent.pem}\n"
+    assert "agentguard.yaml:5: handovers: " in mistake(folder, STATE + wrong)
+    assert not (folder / "state.db").exists()
+
+
+def test_secret_that_is_read_anew_is_found_from_another_working_directory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    read = _read_anew(SecretSource(file=Path("ledger")))
+    monkeypatch.chdir("/")
+    assert read() == "0123456789abcdef" * 4
 
 
 @pytest.mark.parametrize(

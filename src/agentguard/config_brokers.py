@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -189,9 +189,7 @@ class Brokers:
     def _postgres(self, said: dict[str, Any]) -> Issuer:
         from agentguard.credentials.postgres import PostgresRoles
 
-        source = said.pop("dsn")
-        text_of(source)  # a missing one is a mistake of the file, said now
-        return PostgresRoles(partial(text_of, source), **said)
+        return PostgresRoles(_read_anew(said.pop("dsn")), **said)
 
 
 def _rules(said: Mapping[str, Any]) -> Any:
@@ -215,6 +213,12 @@ def _static(audience: str, said: Mapping[str, Any]) -> StaticSecret:
         return StaticSecret(audience=audience, placement=placement, **plain)
     named = {"name": said[ways[0]]} if ways[0] in ("header", "query") else {"user": said[ways[0]]}
     return StaticSecret(audience=audience, placement=_PUT[ways[0]], **named, **plain)
+
+
+def _read_anew(source: SecretSource) -> Callable[[], str]:
+    """What reads a secret whenever it is needed, also after the process changed its working directory."""
+    text_of(source)  # a missing one is a mistake of the file, said now
+    return partial(text_of, replace(source, file=source.file.absolute()) if source.file else source)
 
 
 # --- identity, state, keys ---------------------------------------------------------------------------------------
@@ -297,16 +301,15 @@ def _postgres_stores(dsn: SecretSource, key: Secret, options: Mapping[str, Any])
     from agentguard.state.redemptions_postgres import PostgresRedemptions
     from agentguard.state.suspensions_postgres import PostgresSuspensions
 
-    text_of(dsn)  # a missing one is a mistake of the file, said now
-    store = PostgresStore(partial(text_of, dsn), **options)
+    store = PostgresStore(_read_anew(dsn), **options)
     return Stores(
         PostgresBudgets(store), PostgresSuspensions(store), PostgresLedger(store, key), PostgresRedemptions(store),
         PostgresApprovals(store), PostgresParkedTasks(store, key), (store,),
     )  # fmt: skip
 
 
-def handovers_of(said: Mapping[str, Any], stores: Stores | None, http: Callable[[], Http]) -> Handovers | None:
-    """Make what says who hands tasks on to whom."""
+def handovers_of(said: Mapping[str, Any], http: Callable[[], Http]) -> Handovers | None:
+    """Make what says who hands tasks on to whom; it still knows redemptions of its own only."""
     if not said:
         return None
     from agentguard.handover import Handovers
@@ -318,6 +321,4 @@ def handovers_of(said: Mapping[str, Any], stores: Stores | None, http: Callable[
     key = KeyRing.from_folder(said["keys"]) if "keys" in said else key
     peers = {name: keys_of(one.get("keys"), one.get("jwks", ""), http) for name, one in said.get("peers", {}).items()}
     options: dict[str, Any] = {name: said[name] for name in ("issuer", "trust_domain", "leeway") if name in said}
-    if stores is not None:
-        options["redemptions"] = stores.redemptions
     return Handovers(key=key, peers=peers, **options)

@@ -48,8 +48,10 @@ def loaded(path: str | os.PathLike[str]) -> Guard:
     checkpoints = checkpoints_of(settings.audit, problems)
     policy = make_policy(settings.policy, Path(document.file).parent, brokers.http, problems)
     approver = make_approver(settings.approval, brokers, problems)
+    handovers = kept(problems, ("handovers",), lambda: handovers_of(settings.handovers, brokers.http))
     stores = _stores(settings, problems)
-    handovers = kept(problems, ("handovers",), lambda: handovers_of(settings.handovers, stores, brokers.http))
+    if handovers is not None and stores is not None:
+        handovers = dataclasses.replace(handovers, redemptions=stores.redemptions)
     # INVARIANT: nothing is built from a file with a mistake; a part that was left out above stands in `problems`.
     problems.raise_if_any(f"{document.file} is wrong, and no guard was made from it:")
     guard = Guard(

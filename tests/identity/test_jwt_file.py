@@ -94,6 +94,13 @@ def test_a_synchronous_caller_gets_it_too(path: Path) -> None:
     assert drive(identity_of(path).identify(NOW)).name == ACCOUNT
 
 
+def test_another_working_directory_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    identity = identity_of(Path(path.name))
+    monkeypatch.chdir("/")
+    assert drive(identity.identify(NOW)).name == ACCOUNT
+
+
 @pytest.mark.control("identity the token is for one audience")
 def test_the_token_is_given_for_the_audience_it_was_made_for_and_no_other(path: Path) -> None:
     with pytest.raises(IdentityUnavailable, match=r"is for 'https://vault.bank.test', not for 'https://as.bank.test'"):

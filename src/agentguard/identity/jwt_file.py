@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Final, Protocol
 
 from agentguard._json import strict_json
@@ -76,9 +77,9 @@ class JwtFileIdentity:
         max_lifetime: int = 3600,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._path = os.fspath(path)
-        if not self._path:
+        if not os.fspath(path):
             raise ConfigurationError("identity: jwt_file needs the path of the token's file")
+        self._path = str(Path(path).absolute())  # the process may change its working directory
         warn_if_writable(self._path)
         self._keys = keys
         self._monotonic = monotonic
