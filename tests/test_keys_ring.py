@@ -211,6 +211,36 @@ def test_it_signs_again_when_they_are_back(path: Path) -> None:
     assert minted(issuer, NOW)
 
 
+def test_another_working_directory_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = rotate(path, NOW).ring.timetable.turns[-1].public.kid
+    monkeypatch.chdir(path.parent)
+    ring = opened(Path(path.name))
+    monkeypatch.chdir("/")
+    assert first == signing(ring, NOW)
+
+
+def test_what_a_slow_thread_found_before_a_rotation_is_not_kept_after_it(path: Path) -> None:
+    slow: list[bool] = []
+
+    class Interrupted(KeyRing):
+        """Between two of its assignments a slower thread sets all that it found before."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            before: dict[str, object] = {key: vars(self)[key] for key in ("_held", "_stamp") if key in vars(self)}
+            super().__setattr__(name, value)
+            if name == "_held" and slow:
+                slow.pop()
+                vars(self).update(before)
+
+    rotate(path, NOW)
+    ring = Interrupted(path, poll=0, clock=lambda: NOW)
+    slow.append(True)
+    after = rotate(path, NOW + 60).ring.timetable.turns[-1].public.kid
+    signing(ring, NOW + 60)
+    assert not slow
+    assert after == signing(ring, NOW + 5000)
+
+
 def test_the_folder_is_looked_at_no_more_often_than_poll(path: Path) -> None:
     clock = [0.0]
     rotate(path, NOW)

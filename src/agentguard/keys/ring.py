@@ -49,12 +49,14 @@ class KeyRing:
     ) -> None:
         if not 0 <= poll <= 5:
             raise ConfigurationError(f"poll {poll!r}: write seconds from 0 to 5; the propagation counts on it")
-        self._folder, self._poll, self._monotonic, self._clock = Path(folder), poll, monotonic, clock
-        self._stamp, self._look_at = _stamp(self._folder), monotonic() + poll
+        # Absolute, as the process may change its working directory while it is looked at.
+        self._folder, self._poll, self._monotonic, self._clock = Path(folder).absolute(), poll, monotonic, clock
+        stamp, self._look_at = _stamp(self._folder), monotonic() + poll
         found = files.read(self._folder)
         if isinstance(found, str):
             raise ConfigurationError(f"key folder {str(self._folder)!r}: {found}")
-        self._held: Ring | str = found
+        # INVARIANT: one value, so that what a slow thread found is never held under the stamp of a later look.
+        self._held: tuple[_Stamp, Ring | str] = (stamp, found)
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str]) -> Self:
@@ -108,10 +110,10 @@ class KeyRing:
         if now >= self._look_at:
             self._look_at = now + self._poll
             stamp = _stamp(self._folder)
-            if stamp is None or stamp != self._stamp:
-                self._held = files.read(self._folder)
-                self._stamp = None if isinstance(self._held, str) else stamp
-        return self._held
+            if stamp is None or stamp != self._held[0]:
+                found = files.read(self._folder)
+                self._held = (None if isinstance(found, str) else stamp, found)
+        return self._held[1]
 
     def __repr__(self) -> str:
         return f"<KeyRing {str(self._folder)!r}>"
