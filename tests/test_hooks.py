@@ -60,6 +60,13 @@ def test_tools_file_is_read_strictly_with_all_mistakes_in_one_error(tmp_path: Pa
         load_tools(path)
     assert len(error.value.problems) == 2
     assert "did you mean 'effect'" in error.value.problems[0]
+    path.write_text("version: 1\ntools:\n  look: {defaults: 5}\n  wipe: {args: [limit]}\n")
+    with pytest.raises(ConfigurationError) as error:
+        load_tools(path)
+    assert [problem.partition(": ")[2] for problem in error.value.problems] == [
+        "tools.look.defaults: write a mapping of arguments, such as {limit: 10}",
+        "tools.wipe.args: write a mapping of arguments, such as {limit: {default: 10}}",
+    ]
     path.write_text("tools: {}\n")
     with pytest.raises(ConfigurationError, match="version: 1"):
         load_tools(path)

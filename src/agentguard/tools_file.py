@@ -10,6 +10,7 @@ from agentguard.intent.document import Problems, nearest
 from agentguard.model.call import ToolSpec
 
 _FORM: Final = "{version: 1, tools: {NAME: {effect: read}}}"
+_EXAMPLES: Final = {"args": "{limit: {default: 10}}", "defaults": "{limit: 10}"}
 _FIELDS: Final = frozenset(ToolSpec.__struct_fields__) - {"credential"} | {"args", "reviewed_s256"}
 
 
@@ -52,3 +53,5 @@ def _look(tool: str, fields: object, problems: Problems) -> None:
     for name in fields:
         if name not in _FIELDS:
             problems.add(("tools", tool, name), f"no field of a tool{nearest(name, _FIELDS)}")
+        elif name in _EXAMPLES and not isinstance(fields[name], dict):
+            problems.add(("tools", tool, name), f"write a mapping of arguments, such as {_EXAMPLES[name]}")
