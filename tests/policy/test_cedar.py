@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -129,6 +130,26 @@ def test_policies_are_validated_against_a_schema_at_load_and_requests_at_each_ca
     assert by(REFUNDS, request=mistyped, s_cedarschema=SCHEMA).reason is Reason.POLICY_ERROR
     with pytest.raises(ConfigurationError, match="do not fit the schema"):
         by('permit(principal, action == Action::"refund.craete", resource);', s_cedarschema=SCHEMA)
+
+
+def test_schema_may_be_written_in_json() -> None:
+    kinds: dict[str, Any] = {"User": {}, "Agent": {}, "Resource": {}}
+    create = {"appliesTo": {"principalTypes": ["User"], "resourceTypes": ["Resource"]}}
+    files = [
+        PolicyFile("a.cedar", 'permit(principal, action == Action::"refund.create", resource);'),
+        PolicyFile(
+            "s.cedarschema.json", json.dumps({"": {"entityTypes": kinds, "actions": {"refund.create": create}}})
+        ),
+    ]
+    assert build(files).schema is not None
+    with pytest.raises(ConfigurationError, match="do not fit the schema"):
+        build([PolicyFile("a.cedar", files[0].text.replace("create", "craete")), files[1]])
+
+
+def test_entity_that_says_two_things_of_one_attribute_does_not_load() -> None:
+    twice = '[{"uid": {"type": "User", "id": "alice"}, "attrs": {"ok": false, "ok": true}, "parents": []}]'
+    with pytest.raises(ConfigurationError, match="entities: an object has a member twice"):
+        by(REFUNDS, entities_json=twice)
 
 
 @pytest.mark.control("2 a policy file that is wrong does not load")

@@ -144,7 +144,8 @@ def _schema(cedarpy: Any, files: Sequence[PolicyFile], texts: Sequence[PolicyFil
     if not found:
         return None
     try:
-        schema = cedarpy.Schema.from_str(found[0].text)
+        parse = cedarpy.Schema.from_json_str if found[0].name.endswith(".json") else cedarpy.Schema.from_str
+        schema = parse(found[0].text)
         problem = ""
     except ValueError as error:
         problem = str(error)[:300]
@@ -163,7 +164,7 @@ def _schema(cedarpy: Any, files: Sequence[PolicyFile], texts: Sequence[PolicyFil
 def _entities(cedarpy: Any, files: Sequence[PolicyFile], schema: Any) -> Any:
     found = [file for file in files if file.name.rpartition("/")[2].endswith("entities.json")]
     try:
-        parts = [json.loads(file.text) for file in found]
+        parts = [json.loads(file.text, object_pairs_hook=_once) for file in found]
         if not all(isinstance(part, list) for part in parts):
             raise ValueError("a file of entities holds no list")
         whole = json.dumps([entity for part in parts for entity in part])
@@ -174,6 +175,13 @@ def _entities(cedarpy: Any, files: Sequence[PolicyFile], schema: Any) -> Any:
     if problem:
         raise ConfigurationError(f"entities: {problem}")
     return entities
+
+
+def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    if len(found) != len(members):
+        raise ValueError("an object has a member twice")
+    return found
 
 
 def _obligations(key: str, rule: Mapping[str, Any]) -> Obligations:
