@@ -134,8 +134,13 @@ def test_the_pseudonym_key_comes_from_the_environment(folder: Path, monkeypatch:
     guard.close()
 
 
-def test_a_variable_that_is_not_set_is_a_mistake(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("text", [None, "", "  "])
+def test_a_variable_that_is_not_set_is_a_mistake(
+    text: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("AG_TEST_PSEUDONYM", raising=False)
+    if text is not None:
+        monkeypatch.setenv("AG_TEST_PSEUDONYM", text)
 
     (problem,) = mistakes(change(folder, "{file: keys/pseudonym}", "{env: AG_TEST_PSEUDONYM}"))
 
@@ -177,6 +182,13 @@ def test_files_that_are_missing_are_mistakes_with_their_lines(folder: Path) -> N
         ["agentguard.yaml:20", "users.keys"],
         ["agentguard.yaml:23", "audit.pseudonym_key"],
     ]
+
+
+@pytest.mark.parametrize("key", ["5", "[checkpoint.pem]", "''", "{file: checkpoint.pem}"])
+def test_a_checkpoint_key_that_is_no_file_is_a_mistake_at_its_line(key: str, folder: Path) -> None:
+    (problem,) = mistakes(change(folder, "  dir: audit\n", f"  dir: audit\n  key: {key}\n"))
+
+    assert problem.startswith("agentguard.yaml:23: audit.key: write the name of a file")
 
 
 def test_an_issuer_that_is_no_name_is_a_mistake(folder: Path) -> None:

@@ -112,6 +112,8 @@ def test_remote_points_are_made_with_names_of_their_own_and_a_cache_where_the_fi
         ("notify: {duty: 'tests.test_config_policy:nobody'}\n", "notify.duty: "),
         ("notify: {duty: 'tests.test_config_policy:later'}\n", "notify.duty: 'duty' names a coroutine function"),
         ("attributes: {risk: {call: 'tests.test_config_policy:later'}}\n", "attributes.risk: 'risk' names a corou"),
+        ("attributes: {risk: {deadline: 1s}}\n", "attributes.risk.call: this key is missing"),
+        ("attributes: {risk: bank.risk}\n", "attributes.risk: write a mapping"),
         ("notify: [duty]\n", "notify: write a mapping"),
     ],
 )

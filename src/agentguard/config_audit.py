@@ -70,13 +70,14 @@ class Audit:
 def read_audit(node: Node, base: FilePath) -> Audit:
     """Read `audit`."""
     found = node.fields("dir", "pseudonym_key", optional=(*_SIGNED, "redact", "recording"))
+    before = len(node.problems)
     signed = {name: read(found[name], base) for name, read in _SIGNED.items() if name in found}
     if signed and "key" not in signed:
         node.refuse("checkpoints are signed: write key: FILE, made with: openssl genpkey -algorithm ed25519")
     return Audit(
         base / found["dir"].text(_DIR) if "dir" in found else base,
         secret_of(found["pseudonym_key"], base) if "pseudonym_key" in found else SecretSource(),
-        signed,
+        signed if len(node.problems) == before else {},  # nothing is made of one that is wrong
         part({}, _REDACT)(found["redact"], base) if "redact" in found else None,
         part({"file": file_of}, _RECORDING)(found["recording"], base) if "recording" in found else None,
     )

@@ -91,9 +91,15 @@ def read_policy(found: Mapping[str, Node], base: FilePath) -> Policy:
     told = found["notify"].named("{duty: bank.alerts:page}") if "notify" in found else {}
     return Policy(
         tuple(one for node in points if (one := _point(node, base)) is not None),
-        tuple(Said(name, part(*_SOURCE)(node, base), node.path) for name, node in sources.items()),
+        tuple(one for name, node in sources.items() if (one := _source(name, node, base)) is not None),
         tuple(Said(name, {"call": node.text(REFERENCE)}, node.path) for name, node in told.items()),
     )
+
+
+def _source(name: str, node: Node, base: FilePath) -> Said | None:
+    before = len(node.problems)
+    said = part(*_SOURCE)(node, base)
+    return Said(name, said, node.path) if len(node.problems) == before else None
 
 
 def _point(node: Node, base: FilePath) -> Said | None:

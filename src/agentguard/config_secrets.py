@@ -45,7 +45,7 @@ def text_of(source: SecretSource, make: str = "") -> str:
     if source.file is not None:
         return _private_text(source.file, make)
     text = os.environ.get(source.env, "")
-    if not text:
+    if not text.strip():
         raise ConfigurationError(f"the environment variable {source.env} is not set{make}")
     return text
 
