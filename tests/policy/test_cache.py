@@ -46,6 +46,18 @@ def test_same_question_is_answered_again_and_the_record_says_so() -> None:
     assert second.evidence[0].rules == ("r1",)
 
 
+@pytest.mark.parametrize("kind", [Decision, Decided])
+@pytest.mark.parametrize(
+    ("outcome", "reason"), [(Outcome.PERMIT, "declared"), (Outcome.DENY, "policy_denied")], ids=["permit", "deny"]
+)
+def test_answer_without_evidence_is_recorded_alike_at_first_and_from_the_cache(
+    kind: type[Decision], outcome: Outcome, reason: str
+) -> None:
+    kept = cached(Point(kind(outcome=outcome, reason=Reason.DECLARED, tool="refund.create")))
+    said = {"point": "pdp", "outcome": outcome.value, "reason": reason}
+    assert [combined(kept).evidence[0].fields() for _ in range(2)] == [said, {**said, "cached": True}]
+
+
 @pytest.mark.control("2 cached decision is for the same question only")
 def test_whatever_entered_the_decision_is_in_its_key() -> None:
     point = Point()

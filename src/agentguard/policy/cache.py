@@ -13,8 +13,8 @@ from msgspec import structs
 
 from agentguard.errors import ConfigurationError
 from agentguard.model.decision import AccessRequest, Decision, Outcome, Reason
-from agentguard.policy.combine import name_of
-from agentguard.policy.decided import Decided, Evidence
+from agentguard.policy.combine import name_of, whole
+from agentguard.policy.decided import Decided
 from agentguard.policy.fork import renew_after_fork
 from agentguard.policy.values import NotCarried, digest_of
 from agentguard.ports import DecisionPoint
@@ -79,8 +79,8 @@ class CachedPoint:
             return held
         asked_at = self._clock()
         decision = await self._point.decide(request)
-        if _is_kept(decision):
-            self._keep(key, asked_at, _whole(decision, self.name))
+        if (found := _kept(decision, self.name)) is not None:
+            self._keep(key, asked_at, found)
         return decision
 
     def renew(self) -> None:
@@ -121,17 +121,9 @@ class CachedPoint:
                 self._kept.popitem(last=False)
 
 
-def _is_kept(decision: object) -> bool:
+def _kept(decision: object, name: str) -> Decided | None:
+    """A decision as it is kept; None for an error, a question to a person and what is no decision."""
     if not isinstance(decision, Decision) or decision.reason is Reason.POLICY_ERROR:
-        return False
-    return decision.outcome is Outcome.PERMIT or decision.outcome is Outcome.DENY
-
-
-def _whole(decision: Decision, name: str) -> Decided:
-    if isinstance(decision, Decided):
-        return decision
-    evidence = Evidence(point=name, outcome=decision.outcome, reason=decision.reason)
-    return Decided(
-        outcome=decision.outcome, reason=decision.reason, tool=decision.tool, level=decision.level, miss=decision.miss,
-        evidence=(evidence,),
-    )  # fmt: skip
+        return None
+    found = whole(decision, name)
+    return found if found.outcome is Outcome.PERMIT or found.outcome is Outcome.DENY else None

@@ -68,7 +68,7 @@ async def _decide(point: DecisionPoint, request: AccessRequest, tool: str, deadl
         return _error(tool, name, f"{name} raised {type(error).__name__}")
     if not isinstance(decision, Decision) or not isinstance(decision.outcome, Outcome):
         return _error(tool, name, f"{name} returned no Decision")
-    return _whole(decision, name)
+    return whole(decision, name)
 
 
 async def _answer(point: DecisionPoint, request: AccessRequest, deadline: float) -> object:
@@ -83,7 +83,7 @@ async def _answer(point: DecisionPoint, request: AccessRequest, deadline: float)
     return decision
 
 
-def _whole(decision: Decision, name: str) -> Decided:
+def whole(decision: Decision, name: str) -> Decided:
     """Fill in what a decision point of somebody else's leaves open."""
     if decision.outcome is Outcome.DENY and decision.reason is Reason.DECLARED:
         decision = replace(decision, reason=Reason.POLICY_DENIED, level=decision.level or name)
