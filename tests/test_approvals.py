@@ -161,6 +161,16 @@ def test_call_that_is_made_again_before_the_answer_waits_for_the_same_question(s
             refund("acme", Decimal(40))
 
 
+def test_answer_that_is_no_yes_and_no_no_is_none(shared: Processes) -> None:
+    with shared.guard() as guard:
+        question, task = asked(guard)
+        with pytest.raises(TypeError, match="True or False"):
+            guard.answer(question, approved="false", by="carol")  # type: ignore[arg-type]  # as a form says it
+        with pytest.raises(ApprovalRequired), guard.resume(task, on_behalf_of="alice"):
+            refund("acme", Decimal(40))
+    assert ran == []
+
+
 def test_rejection_by_a_person_is_a_denial_and_the_next_call_is_asked_about_anew(shared: Processes) -> None:
     with shared.guard() as guard:
         question, task = asked(guard)

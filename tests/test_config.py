@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agentguard import Guard
 from agentguard.audit.log import FileLog
 from agentguard.audit.memory import MemoryLog
 from agentguard.audit.pseudonyms import Pseudonyms
@@ -319,6 +320,21 @@ def records(folder: Path) -> list[dict[str, Any]]:
     """Load and close a guard, and return all records of the directory."""
     load(folder / "agentguard.yaml").close()
     return [json.loads(line) for file in (folder / "audit").glob("*.jsonl") for line in file.read_text().splitlines()]
+
+
+def test_guard_whose_recovery_fails_is_closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[Guard] = []
+
+    def fails(guard: Guard) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Guard, "recover", fails)
+    monkeypatch.setattr(Guard, "close", lambda guard: closed.append(guard))
+    with pytest.raises(KeyboardInterrupt):
+        load(folder / "agentguard.yaml")
+    assert len(closed) == 1
+    monkeypatch.undo()
+    closed[0].close()
 
 
 def test_calls_of_a_process_that_died_are_closed_as_unknown_at_loading(folder: Path) -> None:

@@ -26,7 +26,10 @@ async def answer(guard: Guard, question: str, approved: bool, by: str) -> bool:
 
     Raises:
         ConfigurationError: nobody is named.
+        TypeError: `approved` is no bool; the text "false", of a form, would be a yes.
     """
+    if type(approved) is not bool:
+        raise TypeError(f"approved is True or False, not {approved!r}")
     found = await guard.approvals.find(question, guard.now())
     verdict = Verdict.APPROVED if approved else Verdict.REJECTED
     check_answer(verdict, by)

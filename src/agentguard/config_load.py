@@ -80,8 +80,12 @@ def loaded(path: str | os.PathLike[str]) -> Guard:
         redactor=redactor,
         recording=recording_of(settings.audit, redactor),
     )
-    guard.recover()
-    close_unknown_calls(guard, settings.audit)
+    try:
+        guard.recover()
+        close_unknown_calls(guard, settings.audit)
+    except BaseException:  # nobody else has it yet
+        guard.close()
+        raise
     return guard
 
 

@@ -340,6 +340,7 @@ class Guard:
 
         Raises:
             ConfigurationError: nobody is named.
+            TypeError: `approved` is no bool.
         """
         return drive(answer(self, question, approved, by))
 

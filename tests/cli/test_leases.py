@@ -209,6 +209,12 @@ def test_exactly_one_way_to_name_credentials_is_taken(words: list[str], capsys: 
     assert 2 == main(["leases", "revoke", *words])
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "soon"])
+def test_a_time_that_never_ends_is_none(seconds: str, capsys: Captured) -> None:
+    assert 2 == main(["leases", "recover", "--timeout", seconds])
+    assert "--timeout" in capsys.readouterr().err
+
+
 def test_a_credential_that_could_not_be_revoked_is_a_failure_and_stays(
     owner: SqliteLedger, room: Room, file: Path, capsys: Captured
 ) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from agentguard.state.sqlite import SqliteLedger
 
 TIMEOUT: Final = 30.0
+_MOST_SECONDS: Final = 86_400
 _PAUSE: Final = 0.5
 _COLUMNS: Final = ("id", "state", "broker", "task", "tool", "audience", "age", "ends by", "owner")
 _NO_STATE: Final = (
@@ -74,7 +75,9 @@ def _add_recover(actions: Any) -> None:
 
 def _add_common(parser: Any) -> None:
     parser.add_argument("--config", type=Path, default=Path("agentguard.yaml"), metavar="FILE")
-    parser.add_argument("--timeout", type=float, default=TIMEOUT, metavar="SECONDS", help="for all of it; default 30")
+    parser.add_argument(
+        "--timeout", type=_seconds, default=TIMEOUT, metavar="SECONDS", help="for all of it; default 30"
+    )
 
 
 # list -----------------------------------------------------------------------------------------------------------
@@ -221,6 +224,13 @@ def run_recover(arguments: argparse.Namespace) -> int:
         return _said(room, mine)
     finally:
         room.guard.close()
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= _MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text}: write seconds from 0 to {_MOST_SECONDS}")
+    return seconds
 
 
 def _until(done: Callable[[], bool], work: Callable[[], object], timeout: float) -> None:
