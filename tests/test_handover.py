@@ -311,13 +311,29 @@ def test_whatever_is_admitted_at_the_far_side_was_admitted_at_home(
     far = compile_intent(Intent.from_yaml(literal.to_yaml()))
     assert far.s256 == literal.s256
     assert not sources_of(far.intent)
-    for a, b in [*calls, *[(row["x"], "acme") for rows in results for row in rows], ("two words", 3), ("acme", "ab")]:
+    named = (
+        "agentguard:nothing-begins-like-this:x",
+        -(10**18),
+    )  # what a literal intent names to say that it cannot tell
+    calls = [*calls, *[(row["x"], "acme") for rows in results for row in rows], ("two words", 3), ("acme", "ab"), named]
+    for a, b in [*calls, tuple(reversed(named))]:
         call = call_of(spec_of("t"), a=a, b=b)
         there = far.check(call, Facts(heard=("everything a ab acme evil",)))
         if isinstance(there, Admitted):
             here = home.check(call, facts)
             assert isinstance(here, Admitted), (intent.to_yaml(), literal.to_yaml(), a, b)
             assert here.options[0].step == there.options[0].step
+
+
+@pytest.mark.parametrize("value", ["agentguard:nothing-begins-like-this: all of it", -(10**18), -(10**30), "bob", 5])
+@pytest.mark.parametrize("proven", [said, from_(tool="r", field="x"), from_(tool="r", field="x", unique=True)])
+def test_nothing_is_admitted_by_the_words_with_which_a_literal_intent_says_that_it_cannot_tell(
+    value: object, proven: Constraint
+) -> None:
+    intent = Intent("p", step("r"), step("pay", to=proven))
+    literal = literal_intent(intent, Facts(heard=("pay ann",)), lambda tool: True)
+    far = compile_intent(Intent.from_yaml(literal.to_yaml()))
+    assert not isinstance(far.check(call_of("pay", to=value), Facts()), Admitted)
 
 
 # budgets ------------------------------------------------------------------------------------------------------

@@ -37,10 +37,11 @@ MAX_VALUES: Final = 500
 _MAX_WORDS: Final = 6  # of a phrase that `said` admits
 _MAX_PHRASES: Final = 120
 # `prefix` cannot tell of what is no text, `max` of what is no number: together they say where nothing can be told.
+# INVARIANT: none of them ever holds, not even for the text and the numbers that they name.
 _TEXT: Final = Prefix("agentguard:nothing-begins-like-this:")
 _NUMBER: Final = Max(Decimal(-(10**18)))
 _ANYTHING_ELSE_FAILS: Final[tuple[Constraint, ...]] = (all_of((_TEXT, _NUMBER)),)  # of lists, mappings, null: cannot
-_NOTHING_ELSE_IS_TOLD: Final[tuple[Constraint, ...]] = (_NUMBER, _TEXT)
+_NOTHING_ELSE_IS_TOLD: Final[tuple[Constraint, ...]] = tuple(all_of((one, Not(one))) for one in (_NUMBER, _TEXT))
 _NO_CALL: Final = ToolCall(
     id="", spec=ToolSpec(name="handover"), arguments=FrozenMapping(), given=frozenset(), digest=""
 )
