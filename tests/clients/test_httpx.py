@@ -270,6 +270,24 @@ def test_call_that_was_renewed_once_is_renewed_for_no_second_request(api: Api) -
     assert issuer.issued == ["lease-1", "lease-2"]
 
 
+@pytest.mark.control("9 a refused credential is renewed once")
+def test_request_that_was_redirected_to_a_login_is_not_sent_again(api: Api) -> None:
+    with Api() as elsewhere:
+        api.answers = [(303, {"location": f"{elsewhere.url}/login"})]
+        elsewhere.answers = [(401, {"dpop-nonce": "theirs", "www-authenticate": 'DPoP error="use_dpop_nonce"'})]
+
+        def body() -> list[int]:
+            with httpx.Client(auth=GuardAuth(), trust_env=False, follow_redirects=True) as http:
+                return [http.post(f"{api.url}/pay").status_code, http.post(f"{api.url}/other").status_code]
+
+        issuer = Broker(Placement.DPOP, prover=Key())
+        assert calling(issuer, api.url, body) == [401, 200]
+        assert [path for path, _ in elsewhere.seen] == ["/login"]
+        assert "authorization" not in elsewhere.seen[0][1]
+    assert ([path for path, _ in api.seen], issuer.issued) == (["/pay", "/other"], ["lease-1"])
+    assert [headers["dpop"].rpartition(" ")[2] for _, headers in api.seen] == ["nonce=", "nonce="]
+
+
 def test_stream_is_not_sent_twice(api: Api) -> None:
     api.answers = [(401, {})]
 

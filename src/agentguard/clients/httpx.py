@@ -89,6 +89,10 @@ class _Sending:
         Raises:
             CredentialUnavailable: the target refuses what was just issued, or the request cannot be sent again.
         """
+        if (
+            response.request is not self.request
+        ):  # it was redirected, so what answers was sent nothing, and says nothing
+            return False
         self._nonces.put(self._origin, response.headers.get("dpop-nonce", ""))
         if response.status_code != 401:
             return False
