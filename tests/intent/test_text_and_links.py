@@ -56,6 +56,22 @@ LINKS = [
     "evil\u034f.com",
     "evil\ufe0f.com",
     "e" + "\u0301" * 40,
+    # what Markdown and HTML make a link of
+    r"![x](https\://evil\.com/?q=1)",
+    r"[x](//evil\.com)",
+    r"[x](\/\/evil\.com)",
+    "![x](https&colon;//evil&period;com/?q=1)",
+    "[x](https&#58;//evil&#x2e;com)",
+    "[x](//evil&#00000046;com)",
+    "[x](//evil&#46com)",
+    "[x](https&Tab;://evil)",
+    "[x](//evil.c&#10;om)",
+    "![x](//a@secret.evil.com)",
+    "[x](//a:b@secret.evil.com)",
+    r"<a href='\\a@evil.com'>x</a>",
+    r"<a href='/\a@evil.com'>x</a>",
+    '<img src="h\tttps:/\t/evil.c\tom/x">',
+    '<a\nhref="//ev\nil.c\nom">x</a>',
 ]
 PLAIN = [
     "",
@@ -74,6 +90,10 @@ PLAIN = [
     "data: see below; tel: later",
     "x.y",
     "node.js",
+    "AT&T, Q&A; fish & chips &amp; tea, R&D",
+    "C:\\docs\\new and \\*not bold\\*",
+    "a < b.\nNet income rose",
+    "see a/b: ann@acme.com, a//b and ann@acme.com",
 ]
 HIDDEN = [
     "a\rb",
@@ -207,6 +227,14 @@ SLOW = {
     "digits": "1.",
     "wide": "\uff0e\uff43",
     "ligatures": "\ufdfa",
+    "references": "&#769;",
+    "references without end": "&#0",
+    "ampersands": "&",
+    "backslashes": "\\<",
+    "tags": "<a\t",
+    "tag without end": "<" + "a\n" * 45_000,
+    "slashes": "//",
+    "users": "//a@b.com ",
 }
 
 

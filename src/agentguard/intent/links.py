@@ -1,12 +1,14 @@
 """The link detector: what counts as a link in free text. It is published, so that authors can know what it stops.
 
 It looks at three copies of the text: as it is, folded (NFKC, without case and without characters that domain names
-ignore), and folded once more after one percent-decoding. In each of them a link is
+ignore), and folded once more after one percent-decoding; and at three of what Markdown and HTML read in it: character
+references as the characters, no backslash before punctuation, no tab and no line break inside a tag. In each a link is
 
 - `scheme://`, and `http:`, `https:`, `ftp:`, `mailto:`, `javascript:` or `vbscript:` whatever follows, and `tel:`,
   `sms:`, `data:`, `file:`, `blob:` and their like before a character that is no space;
 - `www.` before a word; a label in punycode (`xn--`);
-- a word, a dot and a known top-level domain (`tlds.py`), unless it is the host of an address in the form ann@acme.com;
+- a word, a dot and a known top-level domain (`tlds.py`), unless it is the host of an address in the form ann@acme.com
+  that no two slashes stand before;
 - a defanged form: `hxxp`, `[.]`, and `(.)`, `{.}`, `[dot]` or `(dot)` between two words.
 
 A run of more than 30 combining marks counts as one too: no language has it, and normalising it takes quadratic time
@@ -45,6 +47,12 @@ _DOTTED: Final = re.compile(rf"(?<=[{_LETTER}\-])\.(xn--[a-z0-9\-]{{1,59}}|[{_LE
 _ADDRESS: Final = re.compile(r"[\w.+\-]@(?:[\w\-]{1,63}\.){0,126}[\w\-]{1,63}")
 # What makes a mail address the start of something else: a path, a port or a query.
 _CONTINUES: Final = re.compile(r"/\S|:[0-9]|\?\w")
+# What makes it the user of a URL without a scheme; browsers read a backslash as a slash.
+_USER_OF_URL: Final = re.compile(r"[/\\]{2}[^\s/\\?#]*\Z")
+_REFERENCE: Final = re.compile(r"&(?:#0*[0-9]{1,7}|#[xX]0*[0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});?")
+_ESCAPED: Final = re.compile(r"\\([!-/:-@\[-`{-~])")
+_TAG: Final = re.compile(r"<[A-Za-z/][^<>]*")
+_DROPPED: Final = str.maketrans("", "", "\t\n\r")  # what a URL loses (WHATWG URL, section 4.4)
 _HTTPS: Final = re.compile(r"(?<![\w+.\-])https://([a-z0-9.\-]{1,253}?)(?=[)\]>\"',;.!?]{0,8}(?:\s|\Z)|/)")
 
 
@@ -55,13 +63,25 @@ def find_link(text: str, hosts: frozenset[str] = frozenset()) -> str:
         text: in NFC.
         hosts: exact hosts to which https links may stand in the text.
     """
-    if not _stream_safe(text):
+    read = _read(text)
+    if not _stream_safe(text) or not _stream_safe(read):
         return "marks"
-    for copy in _copies(text):
+    for copy in dict.fromkeys((*_copies(text), *(_copies(read) if read != text else ()))):
         rest = _HTTPS.sub(lambda link: "|" if link[1] in hosts else link[0], copy) if hosts else copy
         if found := _find(rest):
             return found
     return ""
+
+
+def _read(text: str) -> str:
+    """Return what Markdown and HTML read in a text, without regard to where in it each of them would."""
+    if "&" in text:
+        from html import unescape
+
+        text = _REFERENCE.sub(lambda found: unescape(found[0]).translate(_DROPPED), text)
+    if "\\" in text:
+        text = _ESCAPED.sub(r"\1", text)
+    return _TAG.sub(lambda tag: tag[0].translate(_DROPPED), text) if "<" in text else text
 
 
 def _copies(text: str) -> tuple[str, ...]:
@@ -92,7 +112,9 @@ def _find(copy: str) -> str:
 def _in_address(copy: str, dot: int, end: int) -> bool:
     """Tell whether the host that ends here belongs to an address in the form ann@acme.com."""
     start = copy.rfind("@", max(0, dot - _MAX_HOST), dot)
-    return start > 0 and bool(_ADDRESS.fullmatch(copy, start - 1, dot)) and not _CONTINUES.match(copy, end)
+    if start <= 0 or not _ADDRESS.fullmatch(copy, start - 1, dot) or _CONTINUES.match(copy, end):
+        return False
+    return not _USER_OF_URL.search(copy, max(0, start - _MAX_HOST), start)
 
 
 def _stream_safe(text: str) -> bool:
