@@ -246,6 +246,13 @@ def test_mistakes_in_a_file_name_their_place() -> None:
         ("see https://docs.example/a|evil.com", FAIL),
         ("see https://docs.example/a https://evil.example", FAIL),
         ("see docs.evil.com", FAIL),
+        ("<https://docs.example/a'.evil.md/x>", FAIL),
+        ('see https://docs.example/a".evil.md/x', FAIL),
+        ("see https://docs.example/a`.evil.md/x", FAIL),
+        ("see https://docs.example/a\\@evil.md/x", FAIL),
+        ("see 'https://docs.example/a', \"https://docs.example/a\". (https://docs.example/a)", HOLD),
+        ("[a](https://docs.example/a) <https://docs.example/a>", HOLD),
+        ("<a href='https://docs.example/a'>here</a>", HOLD),
         ("no link", HOLD),
     ],
 )

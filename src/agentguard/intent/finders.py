@@ -22,6 +22,8 @@ _WHOLE: Final = "whole"
 _MAX_URL: Final = 2048
 _URL: Final = re.compile(r"(?<![\w/.@\-])(?:https?://|www\.)[^\s<>\"'`{}|\\^\x00-\x1f\x7f]{1,4096}", re.IGNORECASE)
 _TRAILING: Final = ".,;:!?*_~\u2026"
+# What may stand behind a URL that is looked at as a whole: some readers take quotes and the like for a part of its host.
+_CLOSED: Final = re.compile(r"[\"'`{}|\\^)\],.;:!?*_~\u2026]*(?![^\s<>])")
 _BRACKETS: Final[Mapping[str, str]] = MappingProxyType({")": "(", "]": "["})
 _ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]"
 _EMAIL: Final = re.compile(
@@ -69,7 +71,8 @@ def without_urls(text: str, admits: Callable[[str], bool]) -> str:
 
     def shorten(found: re.Match[str]) -> str:
         url = _bare(found[0])
-        return "|" + found[0][len(url) :] if len(url) <= _MAX_URL and admits(url) else found[0]
+        alone = len(url) <= _MAX_URL and _CLOSED.match(text, found.end()) is not None
+        return "|" + found[0][len(url) :] if alone and admits(url) else found[0]
 
     return _URL.sub(shorten, text)
 
