@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentguard.intent import Intent, eq, in_, step
+from agentguard.intent import Intent, eq, from_, in_, step
 from tests.intent.calls import problems
 
 PARAMS: list[tuple[Any, Any, Any]] = [
@@ -126,6 +126,40 @@ forbid: [{tool: "${d}"}]
 
     assert len(found) == 8
     assert all("a parameter is a value" in line or "never a pattern" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("body", "given"),
+    [
+        ("steps: [{tool: pay, args: {to: '${a}'}}]", [{"prefix": "a"}]),
+        ("steps: '${a}'", [{"tool": "pay", "args": {"to": "x"}}]),
+        ("reads: [a.b]\nforbid: '${a}'", [{"tool": "nothing"}]),
+        ("steps: [{tool: pay, args: {to: any}, then: '${a}'}]", "permit"),
+        ("steps: [{tool: pay, args: {to: any}, then: {ask: true, by: '${a}'}}]", "subject"),
+        ("steps: [{tool: pay, args: {to: {from: {tool: a.read, field: '${a}'}}}}]", "*"),
+    ],
+)
+def test_parameter_never_brings_a_part_of_the_language(body: str, given: Any) -> None:
+    kind = "list" if isinstance(given, list) else "string"
+    found = problems(f"params: {{a: {kind}}}\n{body}\n", a=given)
+
+    assert "a parameter is a value" in found[0], found
+
+
+def test_mapping_in_a_list_that_a_parameter_brings_is_a_value() -> None:
+    body = "version: 1\npurpose: p\nparams: {a: list}\nsteps: [{tool: pay, args: {to: {in: '${a}'}}}]\n"
+
+    assert Intent.from_yaml(body, a=[{"k": ["x"]}]) == Intent("p", step("pay", to=in_({"k": ["x"]})))
+
+
+def test_parameter_is_escaped_in_the_expression_of_a_match() -> None:
+    pytest.importorskip("re2")
+    found = "{from: {tool: a.read, field: text, match: {regex: '${a}'}}}"
+    body = f"version: 1\npurpose: p\nparams: {{a: string}}\nsteps: [{{tool: pay, args: {{to: {found}}}}}]\n"
+    intent = Intent.from_yaml(body, a="a.*")
+    pattern = {"regex": r"a\.\*"}
+
+    assert intent == Intent("p", step("pay", to=from_(tool="a.read", field="text", match=pattern)))
 
 
 def test_value_of_a_parameter_is_never_replaced_again() -> None:

@@ -12,7 +12,7 @@ from agentguard.intent.constraint import Constraint, all_of, any_of
 from agentguard.intent.document import Path, nearest
 from agentguard.intent.kinds import KINDS, WORDS
 from agentguard.intent.mistakes import Notes
-from agentguard.intent.params import FromParameter
+from agentguard.intent.params import FromParameter, MappingFromParameter
 from agentguard.intent.presence import ANY
 from agentguard.intent.references import InSet
 from agentguard.intent.values import In
@@ -26,7 +26,7 @@ def read_constraint(node: Any, path: Path, notes: Notes) -> Constraint:
 
 def _constraint(node: Any, path: Path, notes: Notes) -> Constraint:
     # INVARIANT: what the application passes is a value: an account named "any" does not admit every account.
-    if isinstance(node, FromParameter):
+    if isinstance(node, FromParameter | MappingFromParameter):
         raise ConfigurationError("a parameter is a value, no constraint; write {eq: ${name}}")
     if isinstance(node, str) and node in WORDS:
         return WORDS[node]()

@@ -16,7 +16,7 @@ from agentguard.intent.intent import Intent
 from agentguard.intent.limits import Otherwise, examples_of, limits_of, otherwise_of
 from agentguard.intent.literal import FrozenMapping
 from agentguard.intent.mistakes import Notes
-from agentguard.intent.params import FromParameter, Parameters
+from agentguard.intent.params import FromParameter, MappingFromParameter, Parameters
 from agentguard.intent.parts import slug, sub_intent_name
 from agentguard.intent.sets import SetSource, ValueSet, set_from_form
 from agentguard.intent.step import ASKED, Forbid, Step, Times, Total, total_of
@@ -251,7 +251,9 @@ class _Reader:
         result: list[T] = []
         for index, entry in enumerate(self.sequence(node, key, path)):
             where = (*path, key, index)
-            if not isinstance(entry, dict) or not entry:
+            if isinstance(entry, MappingFromParameter):
+                self.notes.add(where, f"a parameter is a value; write the entries of {key} into the file")
+            elif not isinstance(entry, dict) or not entry:
                 self.notes.add(where, f"each entry of {key} is a mapping")
             elif (made := read(entry, where)) is not None:
                 result.append(made)
@@ -276,6 +278,8 @@ def _times(node: Any) -> Times:
 
 
 def _then(node: Any) -> _Then:
+    if isinstance(node, FromParameter) or (isinstance(node, dict) and isinstance(node.get("by"), FromParameter)):
+        raise ConfigurationError("a parameter is a value, and never says whether anybody is asked, or who")
     if isinstance(node, dict):
         if set(node) != {"ask", "by"} or node["ask"] is not True or node["by"] not in ASKED:
             raise ConfigurationError(f"'then' says who is asked so: {{ask: true, by: {' or '.join(ASKED)}}}")

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.literal import is_text
+from agentguard.intent.params import FromParameter
 
 Finder: TypeAlias = Callable[[str], Iterator[str]]
 
@@ -22,7 +23,7 @@ _WHOLE: Final = "whole"
 _MAX_URL: Final = 2048
 _URL: Final = re.compile(r"(?<![\w/.@\-])(?:https?://|www\.)[^\s<>\"'`{}|\\^\x00-\x1f\x7f]{1,4096}", re.IGNORECASE)
 _TRAILING: Final = ".,;:!?*_~\u2026"
-# What may stand behind a URL that is looked at as a whole: some readers take quotes and the like for a part of its host.
+# What may stand behind a URL that is looked at as a whole: some readers take quotes and the like for its host's.
 _CLOSED: Final = re.compile(r"[\"'`{}|\\^)\],.;:!?*_~\u2026]*(?![^\s<>])")
 _BRACKETS: Final[Mapping[str, str]] = MappingProxyType({")": "(", "]": "["})
 _ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]"
@@ -185,7 +186,12 @@ def match_of(said: object) -> Match:
     group = said.get("group", 0)
     if isinstance(group, bool) or not isinstance(group, int) or group < 0:
         raise ConfigurationError("'group' is the number of a group of the pattern, such as 1")
-    return Match("regex", said["regex"], group)
+    regex = said["regex"]
+    if isinstance(regex, FromParameter):
+        from agentguard.intent.globs import re2_module
+
+        regex = re2_module().escape(regex)
+    return Match("regex", regex, group)
 
 
 def _regex_finder(pattern: object, group: int) -> Finder:

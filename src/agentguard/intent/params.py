@@ -52,6 +52,10 @@ class FromParameter(str):
     __slots__ = ()
 
 
+class MappingFromParameter(dict[str, Any]):
+    """A mapping in a list that a parameter brought: a value too."""
+
+
 class Parameter(Struct, frozen=True):
     """What an intent file says about a parameter: its type and, for numbers, its bounds."""
 
@@ -88,10 +92,16 @@ class Parameter(Struct, frozen=True):
 
 
 def _tree(value: object) -> Any:
-    exact = thawed(literal(value))
-    if isinstance(exact, tuple):
-        return [FromParameter(item) if isinstance(item, str) else item for item in exact]
-    return FromParameter(exact) if isinstance(exact, str) else exact
+    return _marked(thawed(literal(value)))
+
+
+def _marked(value: Any) -> Any:
+    """INVARIANT: what a parameter brought is told apart from what the file says, at any depth."""
+    if isinstance(value, tuple):
+        return list(map(_marked, value))
+    if isinstance(value, dict):
+        return MappingFromParameter({key: _marked(item) for key, item in value.items()})
+    return FromParameter(value) if isinstance(value, str) else value
 
 
 class Parameters:

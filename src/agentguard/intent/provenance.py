@@ -17,6 +17,7 @@ from agentguard.intent.constraint import Constraint, Inner
 from agentguard.intent.field_path import FieldPath, field_path
 from agentguard.intent.finders import WHOLE, Match, match_of
 from agentguard.intent.literal import FrozenMapping, is_text
+from agentguard.intent.params import FromParameter
 from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, MISSING, Facts, Test, Truth, every, odd
 from agentguard.model.call import TOOL_NAME, ToolCall, ToolSpec
 from agentguard.model.canonical import Canonical, is_nfc
@@ -157,6 +158,8 @@ class From(Constraint, frozen=True):
                 raise ConfigurationError(f"'from' has no key {key!r}; it has {', '.join(_KEYS)}")
             if key in ("tool", "step", "arg", "field") and not is_text(node[key]):
                 raise ConfigurationError(f"'from': {key!r} is empty, or no text")
+            if key in ("arg", "field") and isinstance(node[key], FromParameter):
+                raise ConfigurationError(f"'from': a parameter is a value, no path; write {key!r} into the file")
         constraints = {key: _read_each(node[key], key, inner) for key in ("args", "where") if key in node}
         return cls(**{**node, **constraints})
 
