@@ -12,7 +12,7 @@ import anyio.lowlevel
 import pytest
 from msgspec import structs
 
-from agentguard import Denied, Guard, Intent, any_, guarded, step
+from agentguard import Denied, Guard, Intent, absent, any_, guarded, not_, step
 from agentguard.approval.message import message
 from agentguard.intent import Constraint, from_
 from agentguard.ports import Origin
@@ -219,6 +219,33 @@ def test_what_was_evicted_is_denied(guard: Guard) -> None:
             people({"people": [{"account": account}]})
         assert not payable("one")
         assert payable("three")
+
+
+def test_argument_that_nobody_looked_at_is_not_taken_for_one_that_was_left_out(guard: Guard) -> None:
+    plain = from_(tool="people.list", field="people[].account")
+    looking = from_(tool="people.list", field="people[].account", args={"result": absent})
+    with guard.task("bot", on_behalf_of="alice", intent=paying(plain | any_)) as task:
+        people({"people": [{"account": "forged"}]})
+        with task.delegate("child", intent=paying(looking)):
+            assert not payable("forged")
+            people()
+            assert payable("a1")
+
+
+@pytest.mark.parametrize(
+    ("said", "value", "again"),
+    [
+        (not_(from_(tool="words", field="$", match="email")), "a1@acme.com", False),
+        (from_(tool="words", field="$", match="line", unique=True), "mail a1@acme.com and b1@acme.com", True),
+    ],
+)
+def test_result_of_before_anybody_looked_at_it_cannot_be_told(guard: Guard, said: Any, value: str, again: bool) -> None:
+    with guard.task("bot", on_behalf_of="alice", intent=paying(LISTED | any_)) as task:
+        list(words())
+        with task.delegate("child", intent=paying(said)):
+            if again:
+                list(words())
+            assert not payable(value)
 
 
 def test_store_stays_within_its_bytes() -> None:

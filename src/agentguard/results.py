@@ -29,10 +29,11 @@ _PRICE: Final = 64  # bytes that an entry, a row or a value counts for beside it
 _MAX_TEXT: Final = 1 << 18
 
 Key = tuple[str, str]  # ("", tool) or (scope of a level, step)
+Wanted = tuple[Projection, frozenset[str]]  # with the names of the arguments that are looked at
 
 
 class Entry(NamedTuple):
-    """What one call left: what it offers, by the number of each projection that was needed."""
+    """What one call left: what it offers, by the number of all that was wanted of it."""
 
     path: tuple[str, ...]
     keys: tuple[Key, ...]
@@ -45,11 +46,12 @@ class Store:
 
     def __init__(self, *, entries: int = MAX_ENTRIES, size: int = MAX_BYTES) -> None:
         self._lock = threading.Lock()
-        self._needed: dict[Key, dict[Projection, frozenset[str]]] = {}
-        self._numbers: dict[Projection, int] = {}  # hashing a projection for every entry would cost more than the rest
+        self._needed: dict[Key, set[Wanted]] = {}
+        self._numbers: dict[Wanted, int] = {}  # hashing a projection for every entry would cost more than the rest
         self._entries: OrderedDict[int, Entry] = OrderedDict()
         self._index: dict[Key, OrderedDict[int, Entry]] = {}
         self._evicted: set[Key] = set()
+        self._passed: set[Key] = set()  # of which calls ended before anything looked at them
         self._next = self._size = 0
         self.idle = True  # nothing looks at any result
         self._most, self._largest = entries, size
@@ -58,9 +60,12 @@ class Store:
         """From now on record what these sources look at; `scope` is that of the level whose steps they name."""
         with self._lock:
             for source in sources:
-                self._numbers.setdefault(source.projection, len(self._numbers))
-                wanted = self._needed.setdefault(_key(source, scope), {})
-                wanted[source.projection] = wanted.get(source.projection, frozenset()) | source.arguments
+                key, wanted = _key(source, scope), (source.projection, source.arguments)
+                self._numbers.setdefault(wanted, len(self._numbers))
+                # INVARIANT: what was not looked at is never taken for what was not there.
+                if key in self._passed:
+                    self._evicted.add(key)
+                self._needed.setdefault(key, set()).add(wanted)
                 self.idle = False
 
     def record(self, call: ToolCall, value: Any, path: tuple[str, ...], steps: Iterable[Key]) -> None:
@@ -72,14 +77,12 @@ class Store:
             path: ids of the task and its ancestors, the root first.
             steps: at every level its scope and the step that was consumed.
         """
-        if self.idle:
-            return
+        tool = ("", call.spec.name)
         with self._lock:
-            keys = tuple(key for key in (("", call.spec.name), *steps) if key in self._needed)
-            wanted: dict[Projection, frozenset[str]] = {}
-            for key in keys:
-                for projection, names in self._needed[key].items():
-                    wanted[projection] = wanted.get(projection, frozenset()) | names
+            if tool not in self._needed:
+                self._passed.add(tool)
+            keys = tuple(key for key in (tool, *steps) if key in self._needed)
+            wanted = {one for key in keys for one in self._needed[key]}
         if wanted:
             found, size = _projected(call, value, wanted, self._largest)
             self._add(Entry(path, keys, {self._numbers[key]: one for key, one in found.items()}, size))
@@ -107,20 +110,20 @@ class Store:
         with self._lock:
             return tuple(self._index.get(key, {}).values()), key not in self._evicted
 
-    def number(self, projection: Projection) -> int:
-        """Return the number of a projection in every entry; -1 if nobody said that it is needed."""
-        return self._numbers.get(projection, -1)
+    def number(self, source: Source) -> int:
+        """Return the number of what a source looks at in every entry; -1 if nobody said that it is needed."""
+        return self._numbers.get((source.projection, source.arguments), -1)
 
     def dumped(self) -> tuple[list[tuple[Entry, dict[int, str]]], list[Key]]:
         """Return every entry with the names of its projections, and the keys that are not complete any more."""
         with self._lock:
-            names = {number: repr(projection) for projection, number in self._numbers.items()}
-            return [(entry, names) for entry in self._entries.values()], sorted(self._evicted)
+            names = {number: _named(wanted) for wanted, number in self._numbers.items()}
+            return [(entry, names) for entry in self._entries.values()], sorted(self._evicted | self._passed)
 
     def restore(self, entries: Iterable[tuple[Entry, list[tuple[str, Found]]]], lost: Iterable[Key]) -> None:
         """Take over entries of another store; a projection that nobody needs here is left out, and counts as lost."""
         with self._lock:
-            numbers = {repr(projection): number for projection, number in self._numbers.items()}
+            numbers = {_named(wanted): number for wanted, number in self._numbers.items()}
             self._evicted |= set(lost)
         for entry, named in entries:
             found = {numbers[name]: one for name, one in named if name in numbers}
@@ -149,7 +152,7 @@ class View:
     def of(self, source: Source) -> tuple[Sequence[Found], bool]:
         """Return what earlier calls offer to a source, and whether that is all of it (see `Results`)."""
         entries, complete = self._store.entries(_key(source, self._scope))
-        found, number = [], self._store.number(source.projection)
+        found, number = [], self._store.number(source)
         for entry in entries:
             if entry.path == self._path or self._sees(entry.path):
                 one = entry.found.get(number)
@@ -167,6 +170,11 @@ def _key(source: Source, scope: str) -> Key:
     return ("", source.tool) if source.tool else (scope, source.step)
 
 
+def _named(wanted: Wanted) -> str:
+    projection, arguments = wanted
+    return f"{projection!r} {sorted(arguments)}"
+
+
 def whole_of(parts: Sequence[Any]) -> Any:
     """Return the parts of a stream as one result: one text if all of them are, else a list; UNTOLD if too many."""
     if len(parts) > MAX_CANDIDATES:
@@ -177,13 +185,12 @@ def whole_of(parts: Sequence[Any]) -> Any:
 # --- from a result to candidates --------------------------------------------------------------------------------------
 
 
-def _projected(
-    call: ToolCall, value: Any, wanted: Mapping[Projection, frozenset[str]], largest: int
-) -> tuple[dict[Projection, Found], int]:
-    found: dict[Projection, Found] = {}
+def _projected(call: ToolCall, value: Any, wanted: Collection[Wanted], largest: int) -> tuple[dict[Wanted, Found], int]:
+    found: dict[Wanted, Found] = {}
     size = _PRICE
-    result = _structured(value, call.spec) if any(not projection.of_arguments for projection in wanted) else None
-    for projection, names in wanted.items():
+    result = _structured(value, call.spec) if any(not projection.of_arguments for projection, _ in wanted) else None
+    for one in wanted:
+        projection, names = one
         arguments = {name: call.arguments[name] for name in names if name in call.arguments}
         rows = _rows(projection, dict(call.arguments) if projection.of_arguments else result)
         taken = _size_of(rows, arguments)
@@ -191,7 +198,7 @@ def _projected(
             rows, taken = None, 0
         size += taken
         values = frozenset(row.value for row in rows or ())
-        found[projection] = Found(call.spec, arguments, rows, values, call.id)
+        found[one] = Found(call.spec, arguments, rows, values, call.id)
     return found, size
 
 
