@@ -353,6 +353,40 @@ def test_items_of_a_generator_tool_keep_their_boundaries_and_identity(guard: Gua
     assert asyncio.run(work()) == items
 
 
+def test_exception_thrown_at_a_part_that_was_held_back_reaches_the_generator(guard: Guard) -> None:
+    caught: list[str] = []
+
+    @guarded("r.items", effect="read", audience=API)
+    def listed() -> Iterator[Any]:
+        for item in ("the", "canar", 7, "last"):
+            try:
+                yield item
+            except KeyError as thrown:
+                caught.append(str(thrown))
+
+    @guarded("r.aitems", effect="read", audience=API)
+    async def alisted() -> AsyncIterator[Any]:
+        for item in ("the", "canar", 7, "last"):
+            try:
+                yield item
+            except KeyError as thrown:
+                caught.append(str(thrown))
+
+    with opened(guard):
+        stream: Any = listed()
+        assert [next(stream), next(stream)] == ["the", "canar"]
+        assert stream.throw(KeyError("one")) == "last"
+
+    async def work() -> None:
+        async with opened(guard):
+            stream: Any = alisted()
+            assert [await anext(stream), await anext(stream)] == ["the", "canar"]
+            assert await stream.athrow(KeyError("two")) == "last"
+
+    asyncio.run(work())
+    assert caught == ["'one'", "'two'"]
+
+
 @pytest.mark.control("5 a generator's call ends with it (case 46)")
 @pytest.mark.parametrize("kind", ["raises", "is not started"])
 def test_generator_that_raises_or_never_starts_holds_nothing(kind: str) -> None:

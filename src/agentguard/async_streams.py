@@ -35,6 +35,7 @@ def async_generator(start: Start) -> Callable[..., AsyncGenerator[Any, Any]]:
                         step = partial(inner.asend, sent)
                     except Exception as thrown:
                         step = partial(inner.athrow, thrown)
+                        break  # what else was held back came after it
         except StopAsyncIteration:
             ended = Ended()
             for rest in stream.end():

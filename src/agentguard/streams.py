@@ -69,6 +69,7 @@ def stream_parts(pipeline: Pipeline, running: Running, inner: Any = None) -> Gen
                     step = partial(inner.send, sent)
                 except Exception as thrown:
                     step = partial(inner.throw, thrown)
+                    break  # what else was held back came after it
     except StopIteration as stop:
         ended = Ended(stop.value)
         yield from map(running.passed, stream.end())
