@@ -196,6 +196,20 @@ def test_partial_and_callable_object_have_a_name_and_the_free_arguments(guard: G
         assert desk("y") == "y"
 
 
+def test_callable_object_is_called_whatever_else_it_calls_func(guard: Guard) -> None:
+    class Named:
+        func = staticmethod(later)
+
+        def __call__(self, a: str) -> str:
+            """Say what it does."""
+            return a
+
+    named = guard_tool(Named(), "r.named", effect="read")
+    assert named.__doc__ == "Say what it does."
+    with opened(guard):
+        assert named("y") == "y"
+
+
 def test_mutable_default_is_fresh_at_every_call(guard: Guard) -> None:
     @guarded("r.grow", effect="read")
     def grow(item: int, into: list[int] = []) -> list[int]:  # noqa: B006  # what people write

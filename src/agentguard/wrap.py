@@ -132,7 +132,7 @@ def _dressed(tool: Tool) -> Any:
     """The wrapper of the right kind, with the signature, annotations and names that schema builders look at."""
     fn, binder = tool.fn, tool.binder
     wrapper = _wrapper(tool)
-    body = fn if inspect.isroutine(fn) else getattr(fn, "func", None) or type(fn).__call__
+    body = _body(fn)
     functools.update_wrapper(wrapper, body, assigned=("__module__", "__doc__", "__qualname__"), updated=())
     wrapper.__wrapped__ = fn
     wrapper.__name__ = getattr(fn, "__name__", None) or tool.spec.name.replace(".", "_")
@@ -143,8 +143,14 @@ def _dressed(tool: Tool) -> Any:
     return wrapper
 
 
+def _body(fn: Any) -> Any:
+    """The function that runs: of a partial what it calls, of an object its `__call__`."""
+    inner = fn.func if isinstance(fn, functools.partial) else fn
+    return inner if inspect.isroutine(inner) else type(inner).__call__
+
+
 def _wrapper(tool: Tool) -> Any:
-    body = tool.fn if inspect.isroutine(tool.fn) else getattr(tool.fn, "func", None) or type(tool.fn).__call__
+    body = _body(tool.fn)
     if inspect.isasyncgenfunction(body):
 
         async def start(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Pipeline, Running, Any]:
