@@ -19,14 +19,18 @@ from agentguard.intent import (
     at_least,
     at_most,
     between,
+    each,
     eq,
     in_,
+    is_,
+    keys,
     not_,
     optional,
     prefix,
     step,
     text,
 )
+from agentguard.intent.constraint import all_of
 from agentguard.intent.truth import MISSING
 from agentguard.model.canonical import canonical
 from tests.intent.calls import admitted, call_of, spec_of
@@ -214,6 +218,32 @@ def test_forbid_denies_a_list_with_one_element_that_cannot_be_told() -> None:
     intent = Intent("p", step("pay", to=any_), forbid=[{"args": {"to": prefix("evil")}}])
 
     assert not admitted(intent, call_of(to=["ann", 5]))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        keys(kind="secret"),
+        is_("one"),
+        is_("two"),
+        all_of((is_("one"), not_("x"))),
+        all_of((is_("two"), not_("x"))),
+        all_of((is_("both"), not_("y"))),
+    ],
+)
+def test_forbid_looks_only_at_the_keys_that_it_names_however_it_names_them(said: Constraint) -> None:
+    one = keys(kind="secret")
+    define = {"one": one, "two": keys(kind="top") | one, "both": all_of((one, not_("z")))}
+    intent = Intent("p", step("pay", opts=any_), define=define, forbid=[{"args": {"opts": said}}])
+    assert not admitted(intent, call_of(opts={"kind": "secret"}))
+    assert not admitted(intent, call_of(opts={"kind": "secret", "more": "x"}))
+    assert admitted(intent, call_of(opts={"kind": "open", "more": "x"}))
+
+
+def test_forbid_of_each_looks_only_at_the_keys_that_it_names() -> None:
+    intent = Intent("p", step("pay", opts=any_), forbid=[{"args": {"opts": each(keys(kind="secret"))}}])
+    assert not admitted(intent, call_of(opts=[{"kind": "secret", "more": "x"}]))
+    assert admitted(intent, call_of(opts=[{"kind": "open", "more": "x"}]))
 
 
 def test_forbid_with_a_list_value_looks_at_the_whole_list() -> None:

@@ -135,6 +135,9 @@ class AnyOf(Constraint, frozen=True):
     def test(self, argument: str) -> Test:
         return some([item.test(argument) for item in self.alternatives])
 
+    def open_test(self, argument: str) -> Test:
+        return some([item.open_test(argument) for item in self.alternatives])
+
     def lifted(self, argument: str) -> Test:
         return some([item.lifted(argument) for item in self.alternatives])
 
@@ -161,6 +164,9 @@ class AllOf(Constraint, frozen=True):
 
     def test(self, argument: str) -> Test:
         return every([item.test(argument) for item in self.constraints])
+
+    def open_test(self, argument: str) -> Test:
+        return every([item.open_test(argument) for item in self.constraints])
 
     def lifted(self, argument: str) -> Test:
         single = [item.open_test(argument) for item in self.constraints if item.scalar]

@@ -28,8 +28,12 @@ class Each(Constraint, frozen=True):
         return False
 
     def test(self, argument: str) -> Test:
-        inner = self.constraint.test("")
+        return self._test(self.constraint.test(""))
 
+    def open_test(self, argument: str) -> Test:
+        return self._test(self.constraint.open_test(""))
+
+    def _test(self, inner: Test) -> Test:
         def judge(value: Any, call: ToolCall, facts: Facts) -> Truth:
             if type(value) is not tuple:
                 return odd(value)
