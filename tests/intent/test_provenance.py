@@ -368,6 +368,12 @@ def test_value_that_stands_nowhere_in_the_result_never_holds(field: str, result:
         ("Zoë", "pay Zoë", HOLD),
         ("Zoe\u0308", "pay Zoë", CANNOT_TELL),
         (50, "pay 50", CANNOT_TELL),
+        (
+            "\u0939\u093f\u0928",
+            "\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e",
+            FAIL,
+        ),  # a vowel sign follows
+        ("\u0939\u093f\u0928\u094d\u0926\u0940", "\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e", HOLD),
     ],
 )
 def test_said_holds_for_whole_words_of_the_subject(value: Any, words: str, expected: Truth) -> None:

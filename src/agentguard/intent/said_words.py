@@ -6,6 +6,7 @@ Good for names and phrases. Weak for identifiers: whoever wrote the words may ha
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Any, Final, Self
 
 from agentguard.errors import ConfigurationError
@@ -50,14 +51,24 @@ class Said(Constraint, frozen=True):
         return "stand in what the subject said, word for word"
 
 
+def _joined(words: str, start: int, end: int) -> bool:
+    if _JOINED_BEFORE.search(words, max(0, start - 1), start) or _JOINED_AFTER.match(words, end):
+        return True
+    return _is_mark(words[end : end + 1]) or (start > 0 and _is_mark(words[start]))
+
+
+def _is_mark(char: str) -> bool:
+    """Tell whether a character belongs to the one before it: a vowel sign, an accent, a joiner."""
+    return not char.isascii() and (char in "\u200c\u200d" or unicodedata.category(char)[0] == "M")
+
+
 def stands_in(value: str, words: str) -> bool:
     """Tell whether a text stands in others as whole words; text without a letter or digit never does."""
     if value != value.strip() or not _WORD.search(value):
         return False
     at = words.find(value)
     while at >= 0:
-        end = at + len(value)
-        if not _JOINED_BEFORE.search(words, max(0, at - 1), at) and not _JOINED_AFTER.match(words, end):
+        if not _joined(words, at, at + len(value)):
             return True
         at = words.find(value, at + 1)
     return False
