@@ -280,6 +280,10 @@ MISTAKES: list[tuple[str, str]] = [
     ("everywhere: {u: {text: {urls: any}}}", "'urls' of text is none"),
     ("everywhere: {u: {text: {hosts: []}}}", "'hosts' of text is empty"),
     ("everywhere: {u: {text: {max: null}}}", "'max' of text is a whole number"),
+    ("limits: null", "null says nothing"),
+    ("examples: null", "null says nothing"),
+    ("otherwise: null", "null says nothing"),
+    ("intent: null", "null says nothing"),
 ]
 
 

@@ -104,6 +104,8 @@ class _Reader:
         define: Mapping[str, Constraint],
     ) -> Intent | None:  # fmt: skip
         name, purpose = tree.get("intent", name), tree.get("purpose", purpose)
+        if name is None:
+            self.notes.add((*path, "intent"), "null says nothing; leave it out")
         sets = {**sets, **self.sets(tree, path)}
         define = {**define, **self.arguments(tree, "define", path)}
         steps = self.items(tree, "steps", path, self.step)
@@ -120,8 +122,8 @@ class _Reader:
             sets=sets,
             define=define,
             otherwise=self.otherwise(tree, path),
-            limits=self.value(tree, "limits", path, limits_of, None),
-            examples=self.value(tree, "examples", path, examples_of, None),
+            limits=self.value(tree, "limits", path, _written(limits_of), None),
+            examples=self.value(tree, "examples", path, _written(examples_of), None),
         )
         return self.notes.take(path, make, None)
 
@@ -141,7 +143,7 @@ class _Reader:
         node = tree.get("otherwise")
         for index, tool in enumerate(node["tools"] if isinstance(node, dict) and _is_list(node.get("tools")) else ()):
             self.no_pattern(tool, (*path, "otherwise", "tools", index))
-        return self.value(tree, "otherwise", path, _otherwise, None)
+        return self.value(tree, "otherwise", path, _written(otherwise_of), None)
 
     def agents(  # all of it is inherited
         self, tree: dict[str, Any], path: Path, name: Any, purpose: Any, sets: Mapping[str, SetSource],
@@ -289,10 +291,15 @@ def _then(node: Any) -> _Then:
     return _THEN[node]
 
 
-def _otherwise(node: Any) -> Otherwise | None:
-    if node is None:
-        raise ConfigurationError("an empty otherwise says nothing; leave it out")
-    return otherwise_of(node)
+def _written(read: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Return what reads the same, and refuses null: in Python it is what was left out, in a file a mistake."""
+
+    def of_file(node: Any) -> T:
+        if node is None:
+            raise ConfigurationError("null says nothing; leave it out")
+        return read(node)
+
+    return of_file
 
 
 def _is_list(node: Any) -> bool:
