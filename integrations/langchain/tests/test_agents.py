@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent as plain_agent
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import tool
 
-from agentguard import Guard, Intent, current_call, current_task, guarded
+from agentguard import ConfigurationError, Guard, Intent, current_call, current_task, guarded
 from agentguard_langchain import agent_tool, assert_guarded, create_agent
 from agentguard_langchain.testing import ScriptedModel
 from integrations.langchain.tests.samples import decisions
@@ -93,3 +94,16 @@ def test_agent_tool_counts_as_guarded_and_is_a_tool_like_others() -> None:
     research = agent_tool(researcher("x"), "researcher", "Finds things out.", reads=["look"])
     assert_guarded([research])
     assert list(research.args) == ["request"]
+
+
+def test_sub_agent_with_a_tool_that_nobody_guarded_is_refused() -> None:
+    @tool
+    def bare(q: str) -> str:
+        """Look something up."""
+        return q
+
+    helper = agent_tool(plain_agent(ScriptedModel("done"), [look, bare]), "helper", "Helps.", reads=["look"])
+    for refuse in (assert_guarded, lambda tools: create_agent(ScriptedModel("done"), tools)):
+        with pytest.raises(ConfigurationError, match="not guarded: bare"):
+            refuse([helper])
+    assert_guarded([agent_tool(researcher("done"), "helper", "Helps.", reads=["look"])])

@@ -34,8 +34,9 @@ def is_guarded(tool: object) -> bool:
 def assert_guarded(agent_or_tools: object) -> None:
     """Refuse an agent or a collection of tools that holds a tool which nobody guarded.
 
-    Looks into compiled graphs and their sub-graphs for their ToolNodes. Tools that the model's provider runs are seen
-    in a list of tools only: a compiled agent does not show them (`create_agent` of this package checks before).
+    Looks into compiled graphs, their sub-graphs and the agents of an `agent_tool` for their ToolNodes. Tools that the
+    model's provider runs are seen in a list of tools only: a compiled agent does not show them (`create_agent` of this
+    package checks before).
 
     Args:
         agent_or_tools: a compiled graph, a ToolNode, a tool, a toolkit, or an iterable of tools.
@@ -66,6 +67,9 @@ def _tools_in(found: Any, seen: set[int]) -> Iterator[Any]:
     seen.add(id(found))
     if isinstance(found, BaseTool | dict) or (callable(found) and not hasattr(found, "invoke")):
         yield found
+        agent = getattr(found, "agent", None) if getattr(type(found), "agentguard_delegates", False) else None
+        if isinstance(getattr(agent, "nodes", None), Mapping):
+            yield from _tools_in(agent, seen)
     elif isinstance(found, BaseToolkit):
         yield from found.get_tools()
     elif isinstance(getattr(found, "tools_by_name", None), Mapping):  # a ToolNode
