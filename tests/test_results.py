@@ -232,6 +232,7 @@ def test_argument_that_nobody_looked_at_is_not_taken_for_one_that_was_left_out(g
             assert payable("a1")
 
 
+@pytest.mark.parametrize("before", [LISTED | any_, any_], ids=["something is looked at", "nothing is looked at"])
 @pytest.mark.parametrize(
     ("said", "value", "again"),
     [
@@ -239,13 +240,28 @@ def test_argument_that_nobody_looked_at_is_not_taken_for_one_that_was_left_out(g
         (from_(tool="words", field="$", match="line", unique=True), "mail a1@acme.com and b1@acme.com", True),
     ],
 )
-def test_result_of_before_anybody_looked_at_it_cannot_be_told(guard: Guard, said: Any, value: str, again: bool) -> None:
-    with guard.task("bot", on_behalf_of="alice", intent=paying(LISTED | any_)) as task:
+def test_result_of_before_anybody_looked_at_it_cannot_be_told(
+    guard: Guard, said: Any, value: str, again: bool, before: Any
+) -> None:
+    with guard.task("bot", on_behalf_of="alice", intent=paying(before)) as task:
         list(words())
         with task.delegate("child", intent=paying(said)):
             if again:
                 list(words())
             assert not payable(value)
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_stream_that_began_before_anybody_looked_at_it_cannot_be_told(guard: Guard, first: int) -> None:
+    said = not_(from_(tool="words", field="$", match="email"))
+    with guard.task("bot", on_behalf_of="alice", intent=paying(any_)) as task:
+        parts = words()
+        for _ in range(first):
+            next(parts)
+        with task.delegate("child", intent=paying(said)):
+            list(parts)
+            assert not payable("a1@acme.com")
+            assert not payable("c1@acme.com")
 
 
 def test_store_stays_within_its_bytes() -> None:

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from agentguard._drive import run_shielded
+from agentguard.intent.provenance import UNTOLD
 from agentguard.matching import counted, levels_of
 from agentguard.model.decision import Outcome, Reason
 from agentguard.opening import END_TASK
@@ -45,7 +46,8 @@ def keep_result(call: Running) -> None:
     try:
         steps = zip((level.scope for level in levels_of(call.task).levels), call.decision.steps, strict=True)
         path = tuple([link.id for link in call.task.path])
-        results.record(call.call, call.ended.value if call.parts is None else whole_of(call.parts), path, steps)
+        value = call.ended.value if call.parts is None else whole_of(call.parts)
+        results.record(call.call, UNTOLD if call.missed else value, path, steps)
     except Exception as error:
         _log.error("the result of call %s was not kept: %s", call.id, type(error).__name__)
 

@@ -42,7 +42,13 @@ class Entry(NamedTuple):
 
 
 class Store:
-    """The results of one root task. Safe for concurrent use."""
+    """The results of one root task. Safe for concurrent use.
+
+    Attributes:
+        idle: nothing looks at any result.
+        passed: tools of which calls ended before anything looked at them; whoever leaves a result out because the
+            store is idle adds its tool, and then looks once more.
+    """
 
     def __init__(self, *, entries: int = MAX_ENTRIES, size: int = MAX_BYTES) -> None:
         self._lock = threading.Lock()
@@ -51,9 +57,8 @@ class Store:
         self._entries: OrderedDict[int, Entry] = OrderedDict()
         self._index: dict[Key, OrderedDict[int, Entry]] = {}
         self._evicted: set[Key] = set()
-        self._passed: set[Key] = set()  # of which calls ended before anything looked at them
         self._next = self._size = 0
-        self.idle = True  # nothing looks at any result
+        self.idle, self.passed = True, set[Key]()
         self._most, self._largest = entries, size
 
     def need(self, sources: Iterable[Source], scope: str) -> None:
@@ -63,7 +68,7 @@ class Store:
                 key, wanted = _key(source, scope), (source.projection, source.arguments)
                 self._numbers.setdefault(wanted, len(self._numbers))
                 # INVARIANT: what was not looked at is never taken for what was not there.
-                if key in self._passed:
+                if key in self.passed:
                     self._evicted.add(key)
                 self._needed.setdefault(key, set()).add(wanted)
                 self.idle = False
@@ -80,7 +85,7 @@ class Store:
         tool = ("", call.spec.name)
         with self._lock:
             if tool not in self._needed:
-                self._passed.add(tool)
+                self.passed.add(tool)
             keys = tuple(key for key in (tool, *steps) if key in self._needed)
             wanted = {one for key in keys for one in self._needed[key]}
         if wanted:
@@ -118,7 +123,7 @@ class Store:
         """Return every entry with the names of its projections, and the keys that are not complete any more."""
         with self._lock:
             names = {number: _named(wanted) for wanted, number in self._numbers.items()}
-            return [(entry, names) for entry in self._entries.values()], sorted(self._evicted | self._passed)
+            return [(entry, names) for entry in self._entries.values()], sorted(self._evicted | self.passed)
 
     def restore(self, entries: Iterable[tuple[Entry, list[tuple[str, Found]]]], lost: Iterable[Key]) -> None:
         """Take over entries of another store; a projection that nobody needs here is left out, and counts as lost."""

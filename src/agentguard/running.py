@@ -74,6 +74,7 @@ class Running(Struct, eq=False):
     waits: Waiting | None = None
     approved: str = ""
     parts: list[Any] | None = None
+    missed: bool = False  # a part went by that nothing looked at
     _use: Use | None = None
     started: bool = False
     _marked: bool = False
@@ -488,7 +489,10 @@ class Running(Struct, eq=False):
             started, error = self.started, self.ended.error
             if self.hits:
                 guard.try_append(call_record(self, Event.SECRET_REMOVED, {"leases": sorted(self.hits)}))
-            if not task.tree.results.idle:
+            results = task.tree.results
+            if results.idle and started and error is None:
+                results.passed.add(("", self.tool.spec.name))
+            if not results.idle:
                 keep_result(self)
             if task.tree.pending:
                 mark_ended(self)
@@ -519,7 +523,9 @@ class Running(Struct, eq=False):
     def passed(self, part: Any) -> Any:
         """Take out of a part of a stream what a policy says, and keep it, if anything looks at results."""
         part = self._redacted(part) if self._redact else part
-        if not self.task.tree.results.idle:
+        if self.task.tree.results.idle:
+            self.missed = True
+        else:
             self.parts = [] if self.parts is None else self.parts
             self.parts.append(part)
             del self.parts[MAX_CANDIDATES + 1 :]
