@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
-from decimal import Decimal
+from decimal import ROUND_DOWN, Context, Decimal, Inexact, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from agentguard.audit.memory import MemoryLog
 from agentguard.errors import AgentguardError, TokenRejected
 from agentguard.handover import Handovers, MemoryRedemptions
 from agentguard.handover.patterns import both
+from agentguard.handover.shares import counters_of, fraction_of, share_of
 from agentguard.intent import Admitted, Constraint, Facts, compile_intent
 from agentguard.intent.literal_intent import literal_intent
 from agentguard.model.principal import Agent, Proof, Subject
@@ -412,6 +413,26 @@ def test_both_sides_together_never_exceed_a_budget(ops: list[tuple[str, Any]], w
     for at, _ in ran:
         inside = [amount for time, amount in ran if at <= time < at + 60]
         assert len(inside) <= 4  # of the ceiling, in a minute
+
+
+@budget
+@pytest.mark.parametrize("prec", [2, 28])
+@pytest.mark.parametrize("share", [None, "0.3", "0.33333333333333333333333333333333333333333"])
+@pytest.mark.parametrize("limit", [Decimal(10) ** 40 + 1, Decimal("99.99"), Decimal("99999999999999999999999999999.99")])
+def test_shares_are_exact_whatever_the_decimal_context_of_the_application(
+    limit: Decimal, share: str | None, prec: int
+) -> None:
+    intent = Intent("p", step("handed.refund", account="acme", amount=any_).times(6).total(amount=limit))
+    (counter,) = [one for one in counters_of(intent, "here", ceiling=False) if not one.whole]
+    used = Decimal("1.55")
+
+    with localcontext(Context(prec=prec, rounding=ROUND_DOWN)):
+        found = share_of(counter, {counter.holds[0].key: used}, fraction_of(share))
+        begins = Decimal(found.spent().amount)
+
+    with localcontext(Context(prec=4000, traps=[Inexact])):
+        assert used + found.amount <= limit  # what is taken at home
+        assert begins + found.amount == limit  # what the far side can use up
 
 
 def _ran(amount: int) -> bool:

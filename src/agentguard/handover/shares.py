@@ -15,7 +15,7 @@ from agentguard.intent.limits import Limits
 from agentguard.model.canonical import number_text
 from agentguard.ports import Charge
 
-_EXACT: Final = Context(prec=4000)
+_EXACT: Final = Context(prec=4000)  # never the application's own context: it would round
 _HALF: Final = Decimal("0.5")
 _ONE: Final = Decimal(1)
 
@@ -60,7 +60,8 @@ class Share:
     def spent(self) -> Spent:
         """What the far side begins with: all but its share is used up."""
         limit = self.counter.limit
-        return Spent(key=self.counter.key, limit=number_text(limit), amount=number_text(limit - self.amount))
+        used = _EXACT.subtract(limit, self.amount)
+        return Spent(key=self.counter.key, limit=number_text(limit), amount=number_text(used))
 
     def charges(self) -> Iterator[tuple[Charge, bool]]:
         """Yield what is taken here, and whether time gives it back by itself, so that somebody has to.
@@ -134,7 +135,7 @@ def share_of(counter: Counter, used: dict[str, Decimal], fraction: Decimal | Non
         used: what was used up here so far, by key.
         fraction: of what is left; None for all of it, or half of what more than one step draws on.
     """
-    left = min(hold.limit - used[hold.key] for hold in counter.holds)
+    left = min(_EXACT.subtract(hold.limit, used[hold.key]) for hold in counter.holds)
     left = max(Decimal(0), min(left, counter.limit))
     part = fraction if fraction is not None else _HALF if counter.common else _ONE
     amount = left if not counter.reserved else _EXACT.multiply(left, part)
