@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import ROUND_DOWN, Context, Decimal, Inexact, localcontext
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from agentguard import (
     step,
 )
 from agentguard.audit.memory import MemoryLog
-from agentguard.errors import AgentguardError, TokenRejected
+from agentguard.errors import AgentguardError, TokenRejected, Unavailable
 from agentguard.handover import Handovers, MemoryRedemptions
 from agentguard.handover.patterns import both
 from agentguard.handover.shares import counters_of, fraction_of, share_of
@@ -41,8 +41,10 @@ from agentguard.intent import Admitted, Constraint, Facts, compile_intent
 from agentguard.intent.literal_intent import literal_intent
 from agentguard.model.principal import Agent, Proof, Subject
 from agentguard.model.record import Record
+from agentguard.ports import Candidate, Exhausted, Reservation, Settlement
 from agentguard.registry import RegisteredAgent, Registry, admits
 from agentguard.results import Store, View
+from agentguard.state.memory import MemoryBudgets
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 from agentguard.user import User
 from tests.handing import DOMAIN, KEYS, claims_of, done, guard_of, pay, read, refund, refunds
@@ -164,6 +166,21 @@ def test_far_task_ends_no_later_than_the_one_at_home(home: Guard, far: Guard) ->
         assert resumed.remaining() <= 20
 
 
+def test_far_task_ends_no_later_also_where_the_store_took_long_to_hand_it_on() -> None:
+    clock = FakeClock()
+
+    class SlowBudgets(MemoryBudgets):
+        async def reserve(self, levels: Sequence[Sequence[Candidate]], now: float) -> Reservation | Exhausted:
+            clock.advance(4)
+            return await super().reserve(levels, now)
+
+    with guard_of("home", "far", budgets=SlowBudgets(), clock=clock, monotonic=clock) as home:
+        with home.task("bot", on_behalf_of="alice", intent=refunds(), ttl=90) as task:
+            token = task.export("researcher")
+            assert claims_of(token)["tctx"]["until"] <= clock.now + task.remaining()
+
+
+@narrowing
 def test_intent_under_agents_narrows_a_handover_too(home: Guard, far: Guard) -> None:
     intent = refunds(agents={"researcher": {"reads": ["handed.read"]}})
     with home.task("bot", on_behalf_of="alice", intent=intent) as task:
@@ -418,7 +435,9 @@ def test_both_sides_together_never_exceed_a_budget(ops: list[tuple[str, Any]], w
 @budget
 @pytest.mark.parametrize("prec", [2, 28])
 @pytest.mark.parametrize("share", [None, "0.3", "0.33333333333333333333333333333333333333333"])
-@pytest.mark.parametrize("limit", [Decimal(10) ** 40 + 1, Decimal("99.99"), Decimal("99999999999999999999999999999.99")])
+@pytest.mark.parametrize(
+    "limit", [Decimal(10) ** 40 + 1, Decimal("99.99"), Decimal("99999999999999999999999999999.99")]
+)
 def test_shares_are_exact_whatever_the_decimal_context_of_the_application(
     limit: Decimal, share: str | None, prec: int
 ) -> None:

@@ -74,7 +74,7 @@ class Exporting:
         wait = DEFAULT_WAIT if redeem_within is None else seconds(redeem_within, "redeem_within: ")
         if not 1 <= wait <= MAX_WAIT:
             raise ConfigurationError(f"redeem_within is 1 to {MAX_WAIT} seconds")
-        life = min([task.remaining(), *([seconds(ttl, "ttl: ")] if ttl is not None else [])])
+        most = [seconds(ttl, "ttl: ")] if ttl is not None else []
         fraction = fraction_of(share)
         try:
             narrowed = narrowed.resolve(self._resolvers) if narrowed is not None else None
@@ -96,7 +96,7 @@ class Exporting:
             # INVARIANT: what a store takes for an export that is cancelled meanwhile is known here, to be given back.
             await run_shielded(take, suspends=guard.reserving_waits)
             assert held is not None  # noqa: S101  # it was taken, or this was left
-            return await self._signed(parties, task, to, narrowed, found, shares, held, life, wait)
+            return await self._signed(parties, task, to, narrowed, found, shares, held, most, wait)
         except BaseException:
             if held is not None:
                 taken = held
@@ -121,11 +121,12 @@ class Exporting:
 
     async def _signed(
         self, parties: Handovers, task: Task, to: str, narrowed: Intent | None, found: list[Literal],
-        shares: list[tuple[Share, ...]], held: Held, life: float, wait: float,
+        shares: list[tuple[Share, ...]], held: Held, most: list[float], wait: float,
     ) -> str:  # fmt: skip
         guard, now = self._guard, self._guard.now()
         jti = secrets.token_urlsafe(16)
-        until = math.floor(now + life)
+        # INVARIANT: what is left is read after everything that may wait, so the far task ends no later than this one.
+        until = math.floor(now + min([task.remaining(), *most]))
         expires = min(math.floor(now) + math.floor(wait), until)
         if expires <= math.floor(now):
             raise guard.opening.delegation_refused(task, to, Reason.EXPIRED, "the task ends within a second")
