@@ -788,6 +788,27 @@ def test_what_a_store_takes_for_an_export_that_is_cancelled_meanwhile_is_given_b
     assert asyncio.run(work()) == 4
 
 
+@pytest.mark.control("3 what a call that never ran has reserved is given back")
+def test_what_was_taken_for_an_export_is_given_back_where_its_windows_cannot_be_taken() -> None:
+    class FailingBudgets(MemoryBudgets):
+        fails_in = 0
+
+        async def reserve(self, levels: Sequence[Sequence[Candidate]], now: float) -> Reservation | Exhausted:
+            self.fails_in -= 1
+            if self.fails_in == 0:
+                raise Unavailable("the store is down")
+            return await super().reserve(levels, now)
+
+    budgets = FailingBudgets()
+    intent = refunds(2, limits={"rate": "5/1m"})
+    with guard_of("home", "far", budgets=budgets) as home:
+        with home.task("bot", on_behalf_of="alice", intent=intent) as task:
+            budgets.fails_in = 2  # what stays spent is taken first, then the windows
+            with pytest.raises(Unavailable):
+                task.export("researcher", share=1)
+            assert [_ran(5), _ran(5)] == [True, True]
+
+
 @pytest.mark.anyio
 async def test_export_and_resume_under_an_event_loop(home: Guard, far: Guard) -> None:
     async with home.task("bot", on_behalf_of="alice", intent=refunds()) as task:

@@ -106,7 +106,11 @@ async def reserve(
         if isinstance(spent, Exhausted):
             refused = spent
             continue
-        windows = await _taken(budgets, [charge for charge, window in charges if window], now)
+        try:
+            windows = await _taken(budgets, [charge for charge, window in charges if window], now)
+        except BaseException:  # nobody else knows of the first half
+            await give_back(Held(spent, None, 0.0), budgets)
+            raise
         if isinstance(windows, Exhausted):
             await give_back(Held(spent, None, 0.0), budgets)
             refused = windows
