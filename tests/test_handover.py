@@ -809,6 +809,27 @@ def test_what_was_taken_for_an_export_is_given_back_where_its_windows_cannot_be_
             assert [_ran(5), _ran(5)] == [True, True]
 
 
+def test_exports_at_the_same_time_let_go_of_old_windows_once() -> None:
+    class LateBudgets(MemoryBudgets):
+        suspends = True
+
+        async def settle(self, reservation: Reservation, settlement: Settlement) -> None:
+            await asyncio.sleep(0)
+            await super().settle(reservation, settlement)
+
+    async def work() -> list[str]:
+        clock = FakeClock()
+        with guard_of("home", "far", budgets=LateBudgets(), clock=clock, monotonic=clock) as home:
+            async with home.task("bot", on_behalf_of="alice", intent=refunds(limits={"rate": "9/1m"}), ttl=90) as task:
+                for _ in range(2):
+                    await task.aexport("researcher", share="0.1")
+            clock.advance(300)
+            async with home.task("bot", on_behalf_of="alice", intent=refunds()) as task:
+                return await asyncio.gather(*(task.aexport("researcher", share="0.1") for _ in range(2)))
+
+    assert len(asyncio.run(work())) == 2
+
+
 @pytest.mark.anyio
 async def test_export_and_resume_under_an_event_loop(home: Guard, far: Guard) -> None:
     async with home.task("bot", on_behalf_of="alice", intent=refunds()) as task:

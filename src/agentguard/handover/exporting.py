@@ -163,8 +163,10 @@ class Exporting:
     async def _release_windows(self) -> None:
         """Let go of shares that no window looks back to any more; what had no window stays spent."""
         now = self._guard.monotonic()
-        for digest in [digest for digest, made in self._made.items() if made.ends <= now]:
-            await give_back(self._made.pop(digest).held, self._guard.budgets, windows_only=True)
+        for digest, made in [item for item in self._made.items() if item[1].ends <= now]:
+            # INVARIANT: given back once, whoever else exports meanwhile; what fails here stays spent.
+            if self._made.pop(digest, None) is not None:
+                await give_back(made.held, self._guard.budgets, windows_only=True)
 
     async def reclaim(self, task: Task, token: Secret) -> None:
         """Take back the share of a handover that was provably not redeemed; `Task.reclaim` says when that is."""
