@@ -163,6 +163,50 @@ async def test_a_body_that_says_it_is_something_else_is_refused(make: Callable[[
     assert (await pay(make, media=media)).status_code == 403
 
 
+@pytest.mark.control("RFC 9396: the amount is checked where the money is")
+@pytest.mark.parametrize("make", [starlette_app, asgi_app])
+@pytest.mark.parametrize(
+    "media",
+    [
+        "application/json; charset=utf-7",
+        'application/json;Charset="utf-7"',
+        "application/json; charset=utf-8; charset=utf-7",
+        "application/json; charset*=us-ascii''utf-7",
+        "application/json; charset=utf-8x",
+    ],
+)
+async def test_a_body_in_another_charset_is_refused(make: Callable[[], Any], media: str) -> None:
+    content = b'{"amount": 1, "+AGEAbQBvAHUAbgB0-": 999}'
+    assert json.loads(content.decode("utf-7")) == {"amount": 999}
+
+    assert (await pay(make, content, media=media)).status_code == 403
+
+
+@pytest.mark.parametrize("make", [starlette_app, asgi_app])
+@pytest.mark.parametrize(
+    "media", ["application/json; charset=UTF-8", 'Application/JSON ;charset = "utf8"', "application/ld+json; profile=x"]
+)
+async def test_a_body_that_is_json_in_utf8_is_read(make: Callable[[], Any], media: str) -> None:
+    assert (await pay(make, media=media)).status_code == 200
+
+
+async def nowhere(message: Any) -> None:
+    raise AssertionError(message)
+
+
+async def test_two_content_types_are_refused() -> None:
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("reached")
+
+    async def sent() -> dict[str, Any]:
+        return {"type": "http.request", "body": b'{"amount": 1}'}
+
+    media = [(b"content-type", b"application/json"), (b"content-type", b"application/x-www-form-urlencoded")]
+    scope = {"type": "http", "headers": media, "agentguard": held(), "path_params": {"account": "acme"}}
+    with pytest.raises(InsufficientScope, match="application/json"):
+        await REFUND.protect(inner)(scope, sent, nowhere)
+
+
 async def test_a_body_over_the_bound_is_refused() -> None:
     assert (await pay(asgi_app, b'{"amount": 1, "x": "' + b"y" * 2000 + b'"}')).status_code == 403
 
@@ -180,9 +224,6 @@ async def test_only_http_is_protected_and_a_client_that_leaves_gets_nothing() ->
 
     async def gone() -> dict[str, Any]:
         return {"type": "http.disconnect"}
-
-    async def nowhere(message: Any) -> None:
-        raise AssertionError(message)
 
     scope = {"type": "http", "headers": [], "agentguard": held()}
     with pytest.raises(ConfigurationError, match="http requests"):

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+import re
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from types import MappingProxyType
@@ -27,6 +28,7 @@ from agentguard.resource_server.rejection import InsufficientScope
 from agentguard.resource_server.verifier import VerifiedToken
 
 MAX_BODY: Final = 1 << 20
+_UTF8: Final = re.compile(r';[ \t]*charset[ \t]*=[ \t]*(?:utf-?8|"utf-?8")[ \t]*(?=;|\Z)')
 _LEFT_OUT: Final[Any] = type("LeftOut", (), {"__slots__": (), "__repr__": lambda self: "<left out>"})()
 _NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 Convert: TypeAlias = Callable[[Any], object]
@@ -168,7 +170,7 @@ class RequiredCall:
         """
         token = _token_of(request.scope)
         content = await request.body() if self._reads_body else b""
-        _refuse_other_media(self._reads_body, request.headers.get("content-type", ""))
+        _refuse_other_media(self._reads_body, request.headers.getlist("content-type"))
         self.check(token, path=request.path_params, query=request.scope.get("query_string", b""), body=content)
         return token
 
@@ -193,7 +195,7 @@ class RequiredCall:
                 raise ConfigurationError(f"require_call checks http requests, not {scope['type']!r}")
             token = _token_of(scope)
             content = await _read(receive, max_body) if self._reads_body else None
-            media = next((v.decode("latin-1") for k, v in scope["headers"] if k.lower() == b"content-type"), "")
+            media = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"content-type"]
             _refuse_other_media(self._reads_body, media)
             self.check(
                 token, path=scope.get("path_params", {}), query=scope.get("query_string", b""), body=content or b""
@@ -230,11 +232,17 @@ def _token_of(scope: Message) -> VerifiedToken:
     return token
 
 
-def _refuse_other_media(reads_body: bool, media: str) -> None:
-    plain = media.partition(";")[0].strip().lower()
-    # A framework may read the same bytes as a form, so they are compared only as what they say they are.
-    if reads_body and plain != "application/json" and not plain.endswith("+json"):
+def _refuse_other_media(reads_body: bool, media: Sequence[str]) -> None:
+    # A framework may read the same bytes as a form, or in another charset, as another JSON: so they are compared only
+    # as what they say they are, once.
+    if reads_body and not (len(media) == 1 and _is_json_in_utf8(media[0].lower())):
         raise InsufficientScope("", "the body of the request is not application/json, so it cannot be checked")
+
+
+def _is_json_in_utf8(media: str) -> bool:
+    plain, _, rest = media.partition(";")
+    json_type = plain.strip() == "application/json" or plain.strip().endswith("+json")
+    return json_type and "charset" not in _UTF8.sub(";", f";{rest}", count=1)
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
