@@ -75,6 +75,19 @@ def test_no_handover_follows_a_redirect(home: Guard, path: str) -> None:
     assert "txn-token" not in second.headers
 
 
+@origins
+def test_request_that_is_sent_again_elsewhere_takes_no_handover_along(home: Guard) -> None:
+    seen: list[httpx.Request] = []
+    auth = HandoverAuth("researcher", origins=[FAR])
+    with httpx.Client(transport=httpx.MockTransport(recording(seen)), auth=auth) as client:
+        with home.task("bot", on_behalf_of="alice", intent=refunds()):
+            request = client.build_request("GET", f"{FAR}/x")
+            client.send(request)
+            request.url = httpx.URL("https://evil.test/x")
+            client.send(request)
+    assert ["txn-token" in request.headers for request in seen] == [True, False]
+
+
 @pytest.mark.anyio
 async def test_async_clients_hand_on_too(home: Guard) -> None:
     seen: list[httpx.Request] = []

@@ -60,6 +60,8 @@ class HandoverAuth(httpx.Auth):
         yield request
 
     def _strip(self, request: httpx.Request) -> None:
+        if isinstance(request.headers, _WireHeaders):  # it was sent before, and may go elsewhere now
+            request.headers = httpx.Headers(request.headers)
         request.headers.pop(HEADER, None)
         if "baggage" in request.headers:
             left = without_our_ids(request.headers.pop("baggage"), self._baggage)
