@@ -20,10 +20,10 @@ from agentguard._dpop import DpopKey
 from agentguard._drive import drive
 from agentguard.errors import ConfigurationError
 from agentguard.keys import SigningKey
-from agentguard.resource_server import DpopProofs, MemoryReplays, RequestRejected, ServerNonces
+from agentguard.resource_server import DpopProofs, MemoryReplays, RequestRejected, ServerNonces, TokenVerifier
 from agentguard.resource_server.dpop import normal_target, token_hash
 from agentguard.resource_server.replays import ReplaysFull
-from tests.resource_server.forging import ABSENT, AUDIENCE, NOW, base64url, token
+from tests.resource_server.forging import ABSENT, AUDIENCE, ISSUER, KEYS, NOW, base64url, token
 from tests.resource_server.proving import CLIENT, URL, Clock, api, ath, bound, passed, proof, public, refused, send
 
 TOKEN = bound()
@@ -386,6 +386,26 @@ def test_case_28_a_proof_is_remembered_as_long_as_it_could_be_accepted() -> None
     refused(send(verifier, text, one), "too old")
     passed(send(verifier, text, proof(text, iat=NOW + 93)))
     assert len(replays) == 1
+
+
+@pytest.mark.control("DPoP: a proof serves once")
+def test_case_28_a_proof_is_refused_that_ends_while_its_token_is_verified() -> None:
+    clock, seconds = Clock(), Clock(0)
+
+    def slow(iss: str, jti: str) -> bool:
+        clock.now += 4
+        seconds.now += 4
+        return False
+
+    tokens = TokenVerifier(KEYS, ISSUER, AUDIENCE, revoked=slow)
+    verifier = api(clock, DpopProofs(replays=MemoryReplays(clock=seconds)), tokens=tokens)
+    text = bound(exp=NOW + 600)
+    one = proof(text, iat=NOW + 30)  # the clock of the client is ahead
+    passed(send(verifier, text, one))
+
+    clock.now, seconds.now = NOW + 90, 90  # the last second of the proof; the memory forgets it meanwhile
+
+    refused(send(verifier, text, one), "too old")
 
 
 @pytest.mark.control("DPoP: a full memory refuses")

@@ -24,6 +24,7 @@ MAX_PROOF: Final = 4096
 ALGORITHMS: Final = ("ES256", "EdDSA", "Ed25519")
 _KNOWN: Final = frozenset({"ES256", "ES384", "EdDSA", "Ed25519", "RS256", "PS256"})
 _TYP: Final = frozenset({"dpop+jwt"})
+_TOO_OLD: Final = "the DPoP proof is too old; make a new one for each request"
 _JTI: Final = re.compile(r"[\x21-\x7e]{8,256}")
 _METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 _URI: Final = re.compile(
@@ -40,11 +41,13 @@ class Proof:
     Args:
         thumbprint: of its key (RFC 7638).
         use: what no other proof may equal while this one could be accepted.
+        until: seconds since the epoch, the last at which it is accepted.
         nonce: the one that the next proof has to hold, where this one's is about to end; else empty.
     """
 
     thumbprint: str
     use: str
+    until: float
     nonce: str = ""
 
 
@@ -105,10 +108,19 @@ class DpopProofs:
         if not hmac.compare_digest(claims["ath"].encode(), token_hash(token)):  # 12, first half; `cnf` is the other
             return _bad("the DPoP proof is for another token")
         thumbprint = public_key(key.key).kid
-        return Proof(thumbprint, _use(thumbprint, claims), self._next_nonce(claims.get("nonce"), now))
+        until = claims["iat"] + self._window
+        return Proof(thumbprint, _use(thumbprint, claims), until, self._next_nonce(claims.get("nonce"), now))
 
-    async def replayed(self, proof: Proof) -> Rejection | None:
-        """Return why a proof may not be used, or None and remember it. Ask last: only for a token that is accepted."""
+    async def replayed(self, proof: Proof, now: float) -> Rejection | None:
+        """Return why a proof may not be used, or None and remember it. Ask last: only for a token that is accepted.
+
+        Args:
+            proof: passed `examine`.
+            now: seconds since the epoch, as they are when this is asked: verifying the token may have taken long.
+        """
+        # INVARIANT: whoever asks for a proof that was used asks before it is forgotten.
+        if not now <= proof.until:
+            return _bad(_TOO_OLD)
         try:
             # What cannot be accepted any more need not be remembered.
             first: object = await self._replays.first_use(proof.use, self._window + self._leeway + 1.0)
@@ -139,7 +151,7 @@ class DpopProofs:
     def _untimely(self, issued: int, now: float) -> str:
         """Check 11; written so that a `now` that is no number denies."""
         if not issued >= now - self._window:
-            return "the DPoP proof is too old; make a new one for each request"
+            return _TOO_OLD
         return "" if issued <= now + self._leeway else "the DPoP proof is from the future; check the clock"
 
 

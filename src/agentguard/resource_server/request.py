@@ -154,7 +154,7 @@ class RequestVerifier:
         if proof is None or self._dpop is None:
             return VerifiedRequest(token, sent.scheme)
         # INVARIANT: only proofs of good tokens are remembered, or anybody could fill the memory.
-        replay = await self._dpop.replayed(proof)
+        replay = await self._dpop.replayed(proof, self._clock())
         if replay is not None:
             return self._refusal(replay, sent, now)
         return VerifiedRequest(token, sent.scheme, (("DPoP-Nonce", proof.nonce),) if proof.nonce else ())
