@@ -871,6 +871,9 @@ def test_a_public_address_is_admitted(address: str) -> None:
         ("fd00:ec2::254", "fd00::/8", "fd00:ec2::254/128"),
         ("fe80::1", "::/0", "fe80::/10"),
         ("100.100.100.200", "100.64.0.0/10", "100.100.100.200/32"),
+        ("::ffff:169.254.169.254", "::/0", "::ffff:169.254.0.0/112"),
+        ("::ffff:100.100.100.200", "::ffff:0:0/96", "::ffff:100.100.100.200/128"),
+        ("64:ff9b::169.254.169.254", "64:ff9b::/96", "64:ff9b::169.254.169.254/128"),
     ],
 )
 def test_metadata_addresses_are_refused_unless_that_range_is_written(address: str, covers: str, names: str) -> None:

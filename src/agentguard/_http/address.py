@@ -32,7 +32,8 @@ _URL: Final = re.compile(
 _AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?", re.ASCII)
 # What the URL standard takes for an IPv4 number, and getaddrinfo too: 127.1, 2130706433, 0177.0.0.1, 0x7f.1
 _NUMBER: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?", re.ASCII)
-# Cloud metadata and the link itself: no wider network admits them, only one that names them.
+# Cloud metadata and the link itself: no wider network admits them, only one that names them. An IPv4 address is reached
+# by its mapped form too, and through a NAT64.
 _METADATA: Final[tuple[Network, ...]] = tuple(
     ip_network(text)
     for text in (
@@ -42,6 +43,12 @@ _METADATA: Final[tuple[Network, ...]] = tuple(
         "fd20:ce::254/128",
         "100.100.100.200/32",
         "168.63.129.16/32",
+        "::ffff:169.254.0.0/112",
+        "::ffff:100.100.100.200/128",
+        "::ffff:168.63.129.16/128",
+        "64:ff9b::169.254.0.0/112",
+        "64:ff9b::100.100.100.200/128",
+        "64:ff9b::168.63.129.16/128",
     )
 )
 _NAT64: Final = IPv6Network("64:ff9b::/96")
