@@ -214,6 +214,17 @@ def test_an_answer_is_reused_as_long_as_configured(issuer: Issuer, http: Http) -
     assert issuer.asked() == 3
 
 
+def test_what_an_application_does_with_the_details_changes_no_answer_that_is_kept(issuer: Issuer, http: Http) -> None:
+    issuer.said = active(authorization_details=[{"type": "agentguard_tool_call", "actions": ["refund.read"]}])
+    verifier = issuer.verifier(http, cache_seconds=60)
+    first: Any = verifier.verify(TOKEN, NOW).details[0]
+    first["actions"].append("refund.create")
+    first.pop("type")
+
+    assert verifier.verify(TOKEN, NOW).details == ({"type": "agentguard_tool_call", "actions": ["refund.read"]},)
+    assert issuer.asked() == 1
+
+
 @pytest.mark.control("RFC 7662: never kept beyond exp")
 def test_case_31_an_answer_that_is_kept_does_not_outlive_the_token(issuer: Issuer, http: Http) -> None:
     verifier = issuer.verifier(http, cache_seconds=60, leeway=0)

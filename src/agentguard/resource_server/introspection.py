@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import logging
 import time
@@ -276,7 +277,10 @@ def _completed(said: Mapping[str, Any], issuer: str, key: str, now: float) -> di
     expires = said.get("exp")
     issued = min(int(now), expires - 1) if type(expires) is int else 0
     own = {"sub": said.get("client_id"), "iss": issuer, "iat": max(issued, 0), "jti": f"sha256:{key[:32]}"}
-    return {**own, **{name: value for name, value in said.items() if value is not None}}
+    claims = {**own, **{name: value for name, value in said.items() if value is not None}}
+    if "authorization_details" in claims:  # they go to the application, and what is kept is for other requests too
+        claims["authorization_details"] = copy.deepcopy(claims["authorization_details"])
+    return claims
 
 
 def _contradiction(claims: Mapping[str, Any], thumbprint: str) -> Rejection | None:
