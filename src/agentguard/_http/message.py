@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
@@ -11,6 +12,8 @@ from agentguard.errors import Unavailable
 
 ABSENT: Final[Any] = type("Absent", (), {"__slots__": (), "__repr__": lambda self: "<absent>"})()
 _NO_HEADERS: Final[Mapping[str, str]] = {}
+_END: Final = re.compile(r"[/?#]")
+_HOST: Final = re.compile(r"(?:[^:@]*|\[[^@]*\])(?::[0-9]*)?")
 
 
 class HttpFailure(Unavailable):
@@ -105,8 +108,18 @@ def _object(headers: Mapping[str, str], body: bytes) -> dict[str, Any] | str:
 
 def shown(url: str) -> str:
     """Return a URL as it may be shown: without user information, query and fragment."""
+    if "@" in url and not _ends_user_information(url):
+        return "..."
     bare = url.partition("#")[0].partition("?")[0]
     scheme, mark, rest = bare.partition("://")
     authority, slash, path = rest.partition("/")
     text = f"{scheme}{mark}{authority.rpartition('@')[2]}{slash}{path}"[:300]
     return text if text.isascii() and text.isprintable() else ascii(text)
+
+
+def _ends_user_information(url: str) -> bool:
+    """Whether user information in a URL, if there is any, ends where it should: a `/`, `?` or `#` in it is escaped."""
+    _, mark, rest = url.partition("://")
+    authority = _END.split(rest, maxsplit=1)[0]
+    last = "@" not in rest[len(authority) :]
+    return mark != "" and (last or _HOST.fullmatch(authority) is not None)
