@@ -583,6 +583,22 @@ async def test_case_23_where_they_are_asked_for_https_goes_through_and_loopback_
     await client.aclose()
 
 
+@pytest.mark.control("2 the environment's proxy gets nothing (case 23)")
+@pytest.mark.anyio
+async def test_case_23_an_inner_address_in_the_url_is_refused_also_behind_a_proxy(proxied: Loopback) -> None:
+    client = Http(trust_env=True, attempts=1, networks=["10.1.0.0/16"])
+    for url in ("https://169.254.169.254/", "https://10.0.0.1/", "https://[::ffff:10.0.0.1]/"):
+        with pytest.raises(HttpFailure, match="refused"):
+            drive(client.send(get(url)))
+        with pytest.raises(HttpFailure, match="refused"):
+            await client.send(get(url))
+    assert 0 == proxied.connections
+    with pytest.raises(HttpFailure, match="proxy"):
+        drive(client.send(get("https://10.1.0.1/")))
+    assert ["10.1.0.1:443"] == [seen.target for seen in proxied.seen]
+    await client.aclose()
+
+
 def test_case_23_a_proxy_of_another_kind_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "socks5://user:pw@127.0.0.1:1")
     with pytest.raises(ConfigurationError, match="https_proxy") as caught:

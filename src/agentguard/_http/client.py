@@ -123,6 +123,8 @@ class Http:
         sent = prepared(request, deadline)
         if isinstance(sent, Failure):
             return sent
+        if self._pools.plan.proxy is not None and (why := self._pools.plan.refusal(sent.origin)):
+            return Failure(why, sent=False)
         if driven():
             pool = self._pools.blocking(sent.origin)
             return exchange(pool, sent, deadline, self._limit) if pool is not None else _CLOSED

@@ -16,9 +16,9 @@ from urllib.request import getproxies_environment, proxy_bypass_environment  # t
 import anyio
 import httpcore
 
-from agentguard._http.address import Origin
+from agentguard._http.address import Origin, parsed_address
 from agentguard._http.lanes import Lanes
-from agentguard._http.network import AsyncWire, Gate, Wire
+from agentguard._http.network import AsyncWire, Gate, Refused, Wire
 from agentguard.errors import ConfigurationError
 
 BlockingPool: TypeAlias = Lanes | httpcore.ConnectionPool
@@ -48,6 +48,17 @@ class Plan:
         """Whether a request goes through the proxy; what stays on this machine never does."""
         bypass: dict[str, Any] = {"no": self.direct}
         return self.proxy is not None and not origin.loopback and not proxy_bypass_environment(origin.host, bypass)
+
+    def refusal(self, origin: Origin) -> str:
+        """Why an address that stands in the URL itself is refused: behind a proxy no gate sees what is connected to."""
+        literal = parsed_address(origin.host)
+        if literal is None or not self.proxied(origin):
+            return ""
+        try:
+            self.gate.admitted(origin.host, [literal])
+        except Refused as refused:
+            return refused.why
+        return ""
 
     def pool(self, *, proxied: bool) -> BlockingPool:
         if proxied:
