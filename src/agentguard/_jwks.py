@@ -180,7 +180,7 @@ class Jwks:
             flight = self._flight = Future()
         try:
             threading.Thread(target=self._run, args=(flight, now), name="agentguard-jwks", daemon=True).start()
-        except RuntimeError:
+        except (RuntimeError, MemoryError):  # a fetch that nobody ends would be waited for by everybody, for ever
             self._land(flight, "no thread is left to fetch them", now)
         return flight
 

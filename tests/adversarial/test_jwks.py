@@ -197,6 +197,20 @@ def test_case_16_a_cold_cache_asks_a_failing_server_once_with_its_retries(issuer
     assert issuer.accepts(token())
 
 
+def test_case_16_a_fetch_that_no_thread_can_begin_keeps_nobody_from_the_next(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("threading.Thread.start", start)
+        with pytest.raises(Unavailable, match="no thread"):
+            drive(issuer.jwks.keys())
+    issuer.clock.pass_by(COOLDOWN)
+    assert issuer.accepts(token())
+
+
 @pytest.mark.anyio
 async def test_case_16_callers_that_leave_cannot_have_it_fetched_again(issuer: Issuer) -> None:
     await issuer.jwks.keys()

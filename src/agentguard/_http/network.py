@@ -92,7 +92,7 @@ class Gate:
     def _start(self, host: str, port: int, found: Future[list[Address]]) -> None:
         try:
             threading.Thread(target=self._run, args=(host, port, found), name="agentguard-dns", daemon=True).start()
-        except RuntimeError:
+        except (RuntimeError, MemoryError):
             self._free.release()
             found.set_exception(httpcore.ConnectTimeout("no thread is left to resolve a name"))
 
