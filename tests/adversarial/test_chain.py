@@ -218,6 +218,22 @@ def test_case_50_what_a_peer_writes_makes_this_process_read_nothing(
 
 
 @forged
+@pytest.mark.parametrize("name", ["limit", "amount"])
+@pytest.mark.parametrize("number", ["", " ", "x", "NaN", "1e999", "0x10", "1_0", "5\n", "\u0665"])
+def test_case_50_budgets_that_are_no_numbers_are_refused_before_the_handover_is_used_up(
+    home: Guard, far: Guard, name: str, number: str
+) -> None:
+    with pytest.raises(TokenRejected, match="malformed"):
+        far.resume(_edited(exported(home), lambda c: c["tctx"]["levels"][0]["spent"][0].update({name: number})))
+
+
+@forged
+def test_case_50_a_task_that_would_name_another_scope_of_counters_is_refused(home: Guard, far: Guard) -> None:
+    with pytest.raises(TokenRejected, match="malformed"):
+        far.resume(_edited(exported(home), lambda c: c["tctx"]["levels"][0].update(task="a/b")))
+
+
+@forged
 def test_case_50_levels_stand_in_the_order_of_the_chain(home: Guard, far: Guard) -> None:
     with home.task("bot", on_behalf_of="alice", intent=refunds()) as task:
         with task.delegate("clerk", reads=["handed.read"]) as sub:

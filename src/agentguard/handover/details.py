@@ -18,6 +18,7 @@ _FORGED: Final = Rejection("the details of the handover contradict its claims")
 
 _Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=256)]
 _Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=16_384)]
+_Number: TypeAlias = Annotated[str, msgspec.Meta(max_length=1024, pattern=r"\A-?[0-9]+(?:\.[0-9]+)?\Z")]
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -28,8 +29,8 @@ class Spent(_Strict, frozen=True):
     """What is used up of a counter before the far side begins, or what a name is bound to there."""
 
     key: Annotated[str, msgspec.Meta(max_length=512)]
-    limit: Annotated[str, msgspec.Meta(max_length=1024)]
-    amount: Annotated[str, msgspec.Meta(max_length=1024)] = "0"
+    limit: _Number
+    amount: _Number = "0"
     value: _Name = ""
 
 
@@ -119,6 +120,8 @@ def _check_names(details: Details) -> None:
     for agent in details.agents:
         checked_name(agent.name, "agent")
     if any(level.agent >= len(details.agents) for level in details.levels):
+        raise ValueError
+    if any("/" in level.task for level in details.levels):  # it begins the scope of its counters, which has none
         raise ValueError
     order = [level.agent for level in details.levels]
     if order != sorted(order) or set(order) != set(range(len(details.agents))) or details.levels[-1].ceiling:
