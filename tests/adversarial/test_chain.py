@@ -234,6 +234,29 @@ def test_case_50_a_task_that_would_name_another_scope_of_counters_is_refused(hom
 
 
 @forged
+@pytest.mark.parametrize("spent", [True, False])
+def test_case_50_another_peer_that_repeats_an_id_touches_no_counters_of_the_first(home: Guard, spent: bool) -> None:
+    def change(said: Any) -> None:
+        said["iss"] = "third"
+        if not spent:
+            said["tctx"]["levels"][0]["spent"] = []
+
+    with guard_of("far", "home", "third") as far:
+        token = exported(home, share="0.2")  # two of ten
+
+        def open_the_other() -> None:
+            with far.resume(_edited(token, change, KEYS["third"])):
+                pass
+
+        with far.resume(token):
+            refund("acme", Decimal(1))
+            contextvars.Context().run(open_the_other)
+            refund("acme", Decimal(1))
+            with pytest.raises(Denied, match="budget_exhausted"):
+                refund("acme", Decimal(1))
+
+
+@forged
 def test_case_50_levels_stand_in_the_order_of_the_chain(home: Guard, far: Guard) -> None:
     with home.task("bot", on_behalf_of="alice", intent=refunds()) as task:
         with task.delegate("clerk", reads=["handed.read"]) as sub:

@@ -87,7 +87,7 @@ class Arrival:
             await guard.budgets.forget(f"task:{link.id}")
 
 
-def links_of(guard: Guard, details: Details, jti: str, chain: Chain, seconds: float) -> tuple[Task, ...]:
+def links_of(guard: Guard, details: Details, scope: str, chain: Chain, seconds: float) -> tuple[Task, ...]:
     """Return the tasks above, the root first: each level of the handover is one.
 
     Raises:
@@ -95,14 +95,14 @@ def links_of(guard: Guard, details: Details, jti: str, chain: Chain, seconds: fl
     """
     links: list[Task] = []
     for position in range(len(details.levels)):
-        links.append(_link(guard, details, position, jti, chain, links[-1] if links else None, seconds))
+        links.append(_link(guard, details, position, scope, chain, links[-1] if links else None, seconds))
     for above, below in itertools.pairwise(links):
         above.children.append(below)
     return tuple(links)
 
 
 def _link(
-    guard: Guard, details: Details, position: int, jti: str, chain: Chain, parent: Task | None, seconds: float
+    guard: Guard, details: Details, position: int, scope: str, chain: Chain, parent: Task | None, seconds: float
 ) -> Task:
     level = details.levels[position]
     compiled = compiled_from(level.intent, ceiling=level.ceiling)
@@ -110,7 +110,7 @@ def _link(
     heir = [*(agent.name for agent in chain.agents), details.to][level.agent + 1]
     # Another process counts under the same id, perhaps in the same store: the id of a level here is its own.
     link = Task(
-        guard, id=f"{level.task}@{jti}.{position}", agent=_agent(guard, level, own.actor, heir),
+        guard, id=f"{level.task}@{scope}.{position}", agent=_agent(guard, level, own.actor, heir),
         intent=compiled, user=User(subject=chain.subject), chain=own, parent=parent, ttl=seconds,
     )  # fmt: skip
     link.is_ceiling, link.source_s256 = level.ceiling, level.source

@@ -204,6 +204,11 @@ def redemption_key(issuer: str, jti: str) -> str:
     return f"{issuer} {jti}"
 
 
+def scope_id(issuer: str, jti: str) -> str:
+    """What the counters of a handover are named by at the far side; another peer's of the same `jti` has others."""
+    return hashlib.sha256(redemption_key(issuer, jti).encode()).hexdigest()[:32]
+
+
 def _parties(guard: Guard) -> Handovers:
     if guard.handovers is None:
         raise ConfigurationError("this guard hands no tasks on: Guard(handovers=Handovers(issuer=..., key=...))")

@@ -9,7 +9,7 @@ from agentguard._jwt import Rejection, examine, kid_of
 from agentguard.errors import AgentguardError, ConfigurationError, TokenRejected
 from agentguard.handover.arrival import Arrival, compiled_from, links_of, seconds_left
 from agentguard.handover.details import Details, details_of
-from agentguard.handover.exporting import place_of, profile_of
+from agentguard.handover.exporting import place_of, profile_of, scope_id
 from agentguard.handover.parties import Handovers, RemoteKeys
 from agentguard.intent import CompiledIntent
 from agentguard.intent.literal_intent import scope_of
@@ -95,7 +95,7 @@ def _task(guard: Guard, issuer: str, claims: dict[str, Any], details: Details) -
     try:
         if isinstance(intent, Rejection):
             raise ConfigurationError(intent.why)
-        links = links_of(guard, details, claims["jti"], chain, left)
+        links = links_of(guard, details, scope_id(issuer, claims["jti"]), chain, left)
     except ConfigurationError as error:
         why = Rejection(f"an intent of the handover cannot be used here: {str(error).splitlines()[0][:200]}")
         raise rejected(guard, why) from None
