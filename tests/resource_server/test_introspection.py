@@ -363,6 +363,18 @@ def test_the_endpoint_is_found_by_the_issuers_metadata_once(issuer: Issuer, http
     assert targets == ["/.well-known/oauth-authorization-server/t/1", "/introspect", "/introspect"]
 
 
+def test_the_seconds_that_a_request_may_wait_bound_all_questions_together(issuer: Issuer, http: Http) -> None:
+    def slow(received: Received) -> bytes:
+        issuer.monotonic.now += 3
+        return reply({}, 404)
+
+    issuer.answer = slow
+    verifier = issuer.verifier(http, issuer=f"{issuer.server.url}/tenant", endpoint="")
+    with pytest.raises(VerificationUnavailable):
+        verifier.verify(TOKEN, NOW)  # five seconds
+    assert issuer.asked() == 2
+
+
 @pytest.mark.control("RFC 8414: metadata of another issuer is not used")
 @pytest.mark.parametrize(
     "document",

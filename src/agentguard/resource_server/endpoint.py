@@ -41,7 +41,7 @@ class IntrospectionEndpoint:
     def __init__(self, http: Http, issuer: str, url: str, clock: Callable[[], float]) -> None:
         if not url and "?" in checked_url(issuer, what="issuer", networks=http.networks):
             raise ConfigurationError("an issuer has no query (RFC 8414 section 2); or write endpoint=")
-        self._http, self._issuer, self._url = http, issuer, url
+        self._http, self._issuer, self._url, self._clock = http, issuer, url, clock
         self._answers: Answers[Found] = Answers(1, clock)
 
     async def url(self, seconds: float) -> Found:
@@ -58,9 +58,10 @@ class IntrospectionEndpoint:
         return found, _FAILED if found.why else _LIFETIME
 
     async def _find(self, seconds: float) -> Found:
+        until = self._clock() + seconds
         for url in _well_known(self._issuer):
             try:
-                answer = await self._http.send(_asking(url), deadline=seconds)
+                answer = await self._http.send(_asking(url), deadline=until - self._clock())
                 if answer.status in (404, 405, 410):
                     continue
                 return self._read(answer.json()) if answer.status == 200 else Found(why=_unread(str(answer.status)))

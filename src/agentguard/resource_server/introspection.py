@@ -131,7 +131,7 @@ class IntrospectionVerifier:
             leeway=leeway,
             max_lifetime=max_lifetime,
         )
-        self._http, self._client, self._clock = http, client, clock
+        self._http, self._client, self._clock, self._monotonic = http, client, clock, monotonic
         self._endpoint = IntrospectionEndpoint(http, issuer, endpoint, monotonic)
         self._positive, self._negative = float(cache_seconds), float(negative_seconds)
         self._answers: Answers[_Said] = Answers(MOST_KEPT, monotonic)
@@ -221,8 +221,9 @@ class IntrospectionVerifier:
         return said
 
     async def _ask(self, token: Secret, seconds: float) -> tuple[_Said, float]:
+        until = self._monotonic() + seconds
         endpoint = await self._endpoint.url(seconds)
-        answer = endpoint.why or await self._sent(endpoint.url, token, seconds)
+        answer = endpoint.why or await self._sent(endpoint.url, token, until - self._monotonic())
         said = _Said(why=answer) if isinstance(answer, str) else _read(answer)
         if said.why:
             return said, 0.0
