@@ -32,6 +32,7 @@ from agentguard import (
     said,
     step,
 )
+from agentguard._drive import drive
 from agentguard.audit.memory import MemoryLog
 from agentguard.errors import AgentguardError, TokenRejected, Unavailable
 from agentguard.handover import Handovers, MemoryRedemptions
@@ -622,6 +623,13 @@ def test_as_many_denials_as_the_intent_lets_stop_the_far_task(home: Guard, far: 
         token = task.export("researcher")
     with far.resume(token):
         assert [_why("evil") for _ in range(3)] == ["argument_violation", "argument_violation", "suspended"]
+
+
+def test_task_that_stopped_itself_at_home_stays_stopped_at_the_far_side(home: Guard) -> None:
+    with home.task("bot", on_behalf_of="alice", intent=refunds(limits={"denials": 2})) as task:
+        task.export("researcher", share="0.5")
+        assert [_why("evil") for _ in range(3)][-1] == "suspended"
+    assert [stop.key for stop in drive(home.suspensions.standing())] == [f"task:{task.id}"]
 
 
 def _why(account: str) -> str:

@@ -235,6 +235,15 @@ def test_suspended_task_can_be_lifted_by_a_person(guard: Guard) -> None:
         assert reason(lambda: send("a")) == ""
 
 
+@pytest.mark.parametrize("also", [False, True])
+def test_stop_of_a_person_outlasts_the_one_that_a_task_set_itself(guard: Guard, also: bool) -> None:
+    with opened(guard, step("send", to="a").times(9), limits={"denials": 1}) as task:
+        assert reason(lambda: send("b")) == "argument_violation"
+        if also:
+            guard.suspend(task=task.id, why="looked at")
+    assert [stop.why for stop in drive(guard.suspensions.standing())] == (["looked at"] if also else [])
+
+
 def test_questions_are_limited_whatever_the_answers_are() -> None:
     approver = Answering(Answer.REJECTED)
     intent = step("send", to=any_).times(9).then_ask()

@@ -297,10 +297,17 @@ class Opening:
         if task.arrival is not None:
             await task.arrival.forget(guard)
             task.tree.results.forget()
-        if task.why_stopped:
-            await guard.suspensions.lift(f"task:{task.id}")
+        if task.why_stopped and not task.handed_on:  # what was handed on stays stopped
+            await self._lift_own(task)
         if task.parent is None:
             task.tree.results.forget()
+
+    async def _lift_own(self, task: Task) -> None:
+        """A task that stopped itself ended, so its stop is of no use; INVARIANT: one that a person set stands."""
+        key = f"task:{task.id}"
+        for stop in await self._guard.suspensions.standing():
+            if stop.key == key and stop.why == task.why_stopped:
+                await self._guard.suspensions.lift(key)
 
     def _ended(self, task: Task, state: TaskState, why: str) -> None:
         guard, counts = self._guard, task.counts

@@ -131,7 +131,7 @@ class Task:
         self.deadline = 0.0
         self.counts = Counts()
         self.why_ended = ""
-        self.why_stopped = ""
+        self.why_stopped, self.handed_on = "", False
         self.cache: dict[Any, Any] = {}
         self.allowed: set[str] = set()  # tools that every link of the chain may call, or hand on
         self.arrival: Any = None  # the handover that it came with; of a floor above this one

@@ -143,6 +143,8 @@ class Exporting:
         }  # fmt: skip
         token = await _compact(parties, claims, now)
         if isinstance(token, Secret):
+            for link in task.path:  # whoever stops one of them stops the far side too, also after it ended here
+                link.handed_on = True
             self._record(task, to, jti, expires)
             end = guard.monotonic() + max(0.0, until - now) + parties.leeway + held.longest
             self._made[_digest(token)] = Outgoing(task.id, jti, held, until, end)
