@@ -401,6 +401,37 @@ def test_exception_thrown_at_a_part_that_was_held_back_reaches_the_generator(gua
     assert caught == ["'one'", "'two'"]
 
 
+def test_error_of_a_generators_clean_up_reaches_who_closes_it(guard: Guard) -> None:
+    @guarded("r.open", effect="read", audience=API)
+    def opened_file() -> Iterator[str]:
+        try:
+            yield "one"
+        finally:
+            raise OSError("not flushed")
+
+    @guarded("r.aopen", effect="read", audience=API)
+    async def aopened_file() -> AsyncIterator[str]:
+        try:
+            yield "one"
+        finally:
+            raise OSError("not flushed")
+
+    with opened(guard):
+        stream: Any = opened_file()
+        next(stream)
+        with pytest.raises(OSError, match="not flushed"):
+            stream.close()
+
+    async def work() -> None:
+        async with opened(guard):
+            stream: Any = aopened_file()
+            await anext(stream)
+            with pytest.raises(OSError, match="not flushed"):
+                await stream.aclose()
+
+    asyncio.run(work())
+
+
 @pytest.mark.control("5 a generator's call ends with it (case 46)")
 @pytest.mark.parametrize("kind", ["raises", "is not started"])
 def test_generator_that_raises_or_never_starts_holds_nothing(kind: str) -> None:

@@ -40,8 +40,8 @@ def async_generator(start: Start) -> Callable[..., AsyncGenerator[Any, Any]]:
             ended = Ended()
             for rest in stream.end():
                 yield running.passed(rest)
-        except GeneratorExit:
-            raise
+        except GeneratorExit:  # as in `stream_parts`
+            pass
         except BaseException as error:
             ended = Ended(error=error)
         finally:

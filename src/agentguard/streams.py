@@ -73,8 +73,8 @@ def stream_parts(pipeline: Pipeline, running: Running, inner: Any = None) -> Gen
     except StopIteration as stop:
         ended = Ended(stop.value)
         yield from map(running.passed, stream.end())
-    except GeneratorExit:
-        raise
+    except GeneratorExit:  # raised again below, unless the tool's own clean-up fails
+        pass
     except BaseException as error:
         ended = Ended(error=error)
     finally:
