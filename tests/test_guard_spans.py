@@ -252,6 +252,25 @@ def test_tool_runs_in_the_context_of_its_caller_with_its_own_span(exported: Expo
             otel_context.detach(token)
 
 
+def test_what_a_function_returned_runs_in_the_context_in_which_it_is_awaited(exported: Exported, guard: Guard) -> None:
+    @guarded("look.later", effect="read")
+    def look() -> Any:
+        async def later() -> tuple[object, str]:
+            return otel_context.get_value("tenant"), trace.get_current_span().name  # type: ignore[attr-defined]  # as above
+
+        return later()
+
+    async def work() -> None:
+        async with guard.task("bot", on_behalf_of="alice", intent=Intent("x", step("look.later"))):
+            for tenant in ("acme", "other", "third"):
+                waits = look()
+                token = otel_context.attach(otel_context.set_value("tenant", tenant))
+                assert await waits == (tenant, "execute_tool look.later")
+                otel_context.detach(token)
+
+    asyncio.run(work())
+
+
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_generator_tool_does_not_leave_its_span_current_between_two_parts(
     exported: Exported, guard: Guard, kind: str

@@ -89,9 +89,8 @@ class _Sending:
         Raises:
             CredentialUnavailable: the target refuses what was just issued, or the request cannot be sent again.
         """
-        if (
-            response.request is not self.request
-        ):  # it was redirected, so what answers was sent nothing, and says nothing
+        # Where it was redirected, what answers was sent nothing, and says nothing.
+        if response.request is not self.request:
             return False
         self._nonces.put(self._origin, response.headers.get("dpop-nonce", ""))
         if response.status_code != 401:

@@ -132,7 +132,7 @@ class Current:
                 span = self._span
                 if span is None:  # it has ended, or goes nowhere
                     return
-            before = self._before
+            before, self._before = self._before, None  # known once: what is attached again may be so elsewhere
             if before is None:
                 before = otel_context.get_current()
             # What `trace.set_span_in_context(span, before)` makes, without the way there.
