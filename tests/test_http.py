@@ -570,7 +570,7 @@ def held_by(error: BaseException) -> str:
     while one is not None:
         parts += [repr(one), str(vars(one))]
         for frame, _ in traceback.walk_tb(one.__traceback__):
-            if "/agentguard/" in frame.f_code.co_filename:
+            if "/src/agentguard/" in frame.f_code.co_filename:
                 parts += [f"{name}: {_deep(value)!r}" for name, value in frame.f_locals.items()]
         one = one.__cause__ or one.__context__
     return "\n".join(parts)

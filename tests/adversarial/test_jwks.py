@@ -635,7 +635,7 @@ def test_no_error_keeps_the_token_within_reach(issuer: Issuer, answer: Answer, a
         except (TokenRejected, Unavailable) as error:
             assert error.__context__ is None
             frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-            library = [frame for frame in frames if "/agentguard/" in frame.f_code.co_filename]
+            library = [frame for frame in frames if "/src/agentguard/" in frame.f_code.co_filename]
             # `drive` is the test's own caller here, and a coroutine object holds what its frame holds.
             assert not any(text in map(str, frame.f_locals.values()) for frame in library)
         else:

@@ -1017,7 +1017,8 @@ def test_role_without_privileges_is_denied(role: Role, admin: psycopg.Connection
 def _held(error: BaseException) -> str:
     """All that an error shows, and what the frames of the library keep alive for it."""
     assert error.__context__ is None
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if "agentguard" in frame.f_code.co_filename]
+    trace = traceback.walk_tb(error.__traceback__)
+    frames = [frame for frame, _ in trace if "/src/agentguard/" in frame.f_code.co_filename]
     assert len(frames) > 3
     return repr((str(error), error.args, [frame.f_locals for frame in frames]))
 
