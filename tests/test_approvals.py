@@ -228,6 +228,50 @@ def test_subject_does_not_approve_at_once_either_unless_configured(shared: Proce
     assert len(ran) == 1
 
 
+@pytest.mark.control("7 the subject alone, once it is asked")
+@pytest.mark.parametrize("not_by", [("subject", "agent"), ()])
+def test_question_to_the_subject_is_answered_by_nobody_else(shared: Processes, not_by: tuple[str, ...]) -> None:
+    asks = Intent("Refunds", step("approved.refund", account=any_, amount=any_).times(3).then_ask(by="subject"))
+    with shared.guard(not_by=not_by) as guard:
+        question, task = asked(guard, asks)
+        assert not guard.answer(question, approved=True, by="ann")
+        with pytest.raises(ApprovalRequired), guard.resume(task, on_behalf_of="alice"):
+            refund("acme", Decimal(40))
+        assert guard.answer(question, approved=True, by="alice")
+        with guard.resume(task, on_behalf_of="alice"):
+            refund("acme", Decimal(40))
+        assert len(ran) == 1
+    with shared.guard(not_by=not_by, approver=Answering(by="ann")) as guard:
+        with guard.task("bot", on_behalf_of="alice", intent=asks), pytest.raises(Denied) as denied:
+            refund("acme", Decimal(40))
+    assert (len(ran), denied.value.reason) == (1, Reason.APPROVAL_REJECTED)
+
+
+@pytest.mark.control("7 the operator, once anybody asks for one")
+@pytest.mark.parametrize("where", ["step", "otherwise", "policy"])
+def test_operator_is_asked_where_one_level_asks_the_subject_and_another_one_an_operator(
+    shared: Processes, where: str
+) -> None:
+    class Point:
+        suspends, name = False, "point"
+
+        async def decide(self, request: AccessRequest) -> Decision:
+            return Says(self.name, str(request.action["name"])).permit(["r"], Obligations(approve="operator"))
+
+    asks = {
+        "step": ASKS,
+        "otherwise": Intent("Refunds", otherwise={"then": "ask", "tools": ["approved.*"]}),
+        "policy": Intent("Refunds", step("approved.refund", account=any_, amount=any_)),
+    }[where]
+    own = Intent("Part", step("approved.refund", account="acme", amount=any_).then_ask(by="subject"))
+    approver = Answering(by="alice")
+    with shared.guard(approver=approver, decision_points=[Point()] if where == "policy" else []) as guard:
+        with guard.task("bot", on_behalf_of="alice", intent=asks) as task, task.delegate("helper", intent=own):
+            with pytest.raises(Denied, match="approval_rejected"):
+                refund("acme", Decimal(40))
+    assert (ran, [request.by for request in approver.asked]) == ([], ["operator"])
+
+
 @pytest.mark.control("7 keeps the reservation")
 def test_call_that_waits_keeps_what_it_reserved_until_its_question_expires(shared: Processes) -> None:
     once = Intent("Once", step("approved.refund", account=any_, amount=any_).times(1).then_ask())

@@ -318,7 +318,7 @@ def test_numbers_are_compared_exactly(guard: Guard) -> None:
 
 
 def test_person_who_approves_sees_where_the_value_comes_from_and_what_competes_with_it() -> None:
-    approver = Answering()
+    approver = Answering(by="alice")
     source = from_(tool="people.list", field="people[].account")
     intent = Intent("x", step("pay", account=source).then_ask(by="subject"), reads=["people.list"])
     with fake_guard(approver=approver) as guard, guard.task("bot", on_behalf_of="alice", intent=intent):

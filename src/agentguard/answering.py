@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentguard.approval.separation import not_allowed
 from agentguard.model.record import Event
-from agentguard.ports import Question, Verdict
+from agentguard.ports import Answer, Approval, Question, Verdict
 from agentguard.state.questions import check_answer
 
 if TYPE_CHECKING:
@@ -54,4 +54,6 @@ def _why_not(guard: Guard, question: Question, verdict: Verdict, by: str) -> str
     """Why an answer does not count; then the question waits on for whoever may answer it."""
     if question.verdict is not Verdict.OPEN:
         return _TOO_LATE
-    return not_allowed(by, question.request, guard.not_by) if verdict is Verdict.APPROVED else ""
+    if verdict is not Verdict.APPROVED:
+        return ""
+    return not_allowed(Approval(Answer.APPROVED, by), question.request, guard.not_by)

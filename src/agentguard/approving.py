@@ -205,7 +205,7 @@ def _judged(call: Running, request: ApprovalRequest, approval: Approval, event: 
     also where everybody may.
     """
     guard, approved = call.guard, approval.answer is Answer.APPROVED
-    why = not_allowed(approval.by, request, guard.not_by) if approved else ""
+    why = not_allowed(approval, request, guard.not_by) if approved else ""
     fields = {"answer": str(approval.answer), "by": guard.pseudonym(approval.by), "question": approval.id}
     call.append(event, {**fields, **({"refused": why} if why else {})})
     if why or not approved:

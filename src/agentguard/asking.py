@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _MOST: Final = 20
 _LONGEST: Final = 256
+_OTHERWISE: Final = "otherwise"  # stands for a step where an intent asks for what it does not name
 DETAILS_TYPE: Final = "agentguard_tool_call"
 
 
@@ -43,11 +44,14 @@ def approval_request(
         expires_at: seconds since the epoch after which an answer comes too late.
     """
     used = list(_steps_used(task, steps))
-    subject = by == "subject" or any(step.by == "subject" for _, step in used if step.outcome is Outcome.ASK)
+    # INVARIANT: whoever demands an operator, as all do who name nobody, is not served by the subject's own approval.
+    asked = {step.by for _, step in used if step.outcome is Outcome.ASK} | ({by} if by else set())
+    asked |= {"operator"} if _OTHERWISE in steps else set()
+    whom = "subject" if asked == {"subject"} else "operator"
     return ApprovalRequest(
         call=call.id, tool=call.spec.name, arguments=rendered(call), digest=call.digest,
         chain=task.chain.text(), purpose=task.root.intent.purpose, step=steps[-1],
-        by="subject" if subject else "operator", origins=tuple(_origins(used)), agent=task.chain.actor.name,
+        by=whom, origins=tuple(_origins(used)), agent=task.chain.actor.name,
         subject=task.chain.subject.sub, owner=task.agent.owners.get("business", ""), policy=policy,
         expires_at=expires_at,
     )  # fmt: skip

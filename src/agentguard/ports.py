@@ -95,11 +95,19 @@ class Answer(StrEnum):
 
 
 class Approval(Struct, frozen=True):
-    """An answer, with who gave it and the id of the request it answers."""
+    """An answer.
+
+    Args:
+        answer: what was said.
+        by: who said it.
+        id: of the request that it answers.
+        is_subject: the approver made sure that this is the subject of the task, whose name may be another one there.
+    """
 
     answer: Answer
     by: str = ""
     id: str = ""
+    is_subject: bool = False
 
 
 class Origin(Struct, frozen=True):

@@ -308,6 +308,15 @@ def test_whom_is_asked() -> None:
     assert alice == whom(lambda request: alice, question())
 
 
+def test_an_approval_by_the_subject_says_so_also_where_its_name_at_the_provider_is_another_one(
+    provider: FakeProvider,
+) -> None:
+    hints = {"login_hints": {"operator": "ann", "user:alice": "ann"}}
+
+    assert asked(provider, options=hints, by="subject").is_subject
+    assert not asked(provider, options=hints).is_subject
+
+
 @pytest.mark.parametrize(
     ("hints", "fields"),
     [

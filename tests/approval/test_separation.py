@@ -71,7 +71,24 @@ def test_only_where_the_subject_is_asked_may_it_answer() -> None:
     separated = Separated(Answering(Answer.APPROVED, "https://as.bank.test#alice"))
 
     assert Answer.APPROVED is drive(separated.ask(request)).answer
-    assert "nobody: the agent must not approve" == drive(Separated(Answering(by="researcher")).ask(request)).by
+
+
+@pytest.mark.control("the subject's own question")
+@pytest.mark.parametrize("not_by", [("subject", "agent"), ("agent",), ("owner",)])
+def test_where_the_subject_is_asked_nobody_else_approves(not_by: Any) -> None:
+    why = "nobody: it is the subject who was asked"
+    for by in ("ann", "os:root", "researcher", "alice2", "https://as.bank.test#ann"):
+        assert why == drive(Separated(Answering(by=by), not_by).ask(question(by="subject"))).by
+    unknown = question(by="subject", chain="", subject="")
+    assert why == drive(Separated(Answering(by="alice"), not_by).ask(unknown)).by
+
+
+def test_an_approver_that_knows_the_subject_by_another_name_says_so() -> None:
+    known = Callback(lambda request: Approval(Answer.APPROVED, "https://as.bank.test#8c1f", is_subject=True))
+    unknown = Callback(lambda request: Approval(Answer.APPROVED, "https://as.bank.test#8c1f"))
+
+    assert Answer.APPROVED is drive(Separated(known).ask(question(by="subject"))).answer
+    assert Answer.REJECTED is drive(Separated(unknown).ask(question(by="subject"))).answer
 
 
 @pytest.mark.control("separation of duties")

@@ -64,6 +64,13 @@ def test_permit_that_obliges_to_approve_asks_a_person() -> None:
     assert combined(raw).outcome is Outcome.ASK
 
 
+@pytest.mark.control("2 who asks without a name asks an operator")
+def test_decision_point_that_asks_without_saying_whom_asks_an_operator() -> None:
+    asks = Point("asks", lambda _: Decision(outcome=Outcome.ASK, reason=Reason.DECLARED, tool=TOOL))
+    found = combined(asks, permits("b", approve="subject"))
+    assert (found.outcome, found.obligations.approve) == (Outcome.ASK, "operator")
+
+
 @pytest.mark.control("2 obligation that cannot be carried out is a deny")
 def test_obligation_that_nobody_carries_out_is_a_denial_even_of_one_permit_of_two() -> None:
     found = combined(permits(), permits("b", max_ttl=60))

@@ -68,6 +68,7 @@ def test_obligations_add_up_in_any_order_and_only_to_more(
     assert set(one.kinds) <= set(both.kinds)
     assert one.redact <= both.redact
     assert not one.max_ttl or 0 < both.max_ttl <= one.max_ttl
+    assert both.approve == "operator" or "operator" not in (one.approve, two.approve)
 
 
 @pytest.mark.control("2 obligation that cannot be carried out is a deny")

@@ -93,7 +93,7 @@ class Callback:
         by = said.by if isinstance(said.by, str) and said.by.strip() else self._by
         if said.answer is Answer.APPROVED and not by.strip():
             return rejected("the callback does not say who approved", request)
-        return Approval(said.answer, by, said.id)
+        return Approval(said.answer, by, said.id, is_subject=said.is_subject is True)
 
     def __repr__(self) -> str:
         return f"<Callback {getattr(self._ask, '__qualname__', type(self._ask).__name__)}>"

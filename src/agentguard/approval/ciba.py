@@ -166,7 +166,8 @@ class CibaApprover:
         # INVARIANT: looked at last: an approval that came after the question's end is not used.
         if self._left(question, request) <= 0:
             return rejected("the answer came too late", request)
-        return Approval(Answer.APPROVED, self._name(question.person), question.id)
+        name, of_subject = self._name(question.person), request.by == "subject"
+        return Approval(Answer.APPROVED, name, question.id, is_subject=of_subject)
 
     def _left(self, question: Open, request: ApprovalRequest) -> float:
         if self._closed:

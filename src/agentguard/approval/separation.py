@@ -21,7 +21,8 @@ class Separated:
 
     Names are compared in NFKC, without case and invisible characters, with and without their issuer and kind:
     `https://as.bank.test#alice` is `user:alice`. A question to the subject (`by: subject`) is the subject's to answer,
-    so there the subject's approval counts. Where it cannot be told who approved, or who must not, nothing is approved.
+    so there the subject's approval counts, and nobody else's. Where it cannot be told who approved, or who must not,
+    nothing is approved.
 
     Args:
         approver: asks.
@@ -53,25 +54,28 @@ class Separated:
         return self._judged(await approver.check(id, request), request)
 
     def _judged(self, approval: Approval, request: ApprovalRequest) -> Approval:
-        why = not_allowed(approval.by, request, self._not_by) if approval.answer is Answer.APPROVED else ""
+        why = not_allowed(approval, request, self._not_by) if approval.answer is Answer.APPROVED else ""
         return rejected(why, request) if why else approval
 
     def __repr__(self) -> str:
         return f"<Separated {self._approver!r}, not by {', '.join(self._not_by)}>"
 
 
-def not_allowed(by: str, request: ApprovalRequest, not_by: Collection[str]) -> str:
-    """Return why an approval by somebody does not count, or nothing.
+def not_allowed(approval: Approval, request: ApprovalRequest, not_by: Collection[str]) -> str:
+    """Return why an approval does not count, or nothing.
 
     Args:
-        by: who approved.
+        approval: who approved.
         request: the question.
         not_by: roles that must not approve.
     """
-    if not _names(by):
+    by = _names(approval.by)
+    if not by:
         return "it is not said who approved"
     chain = request.chain.split(" > ")
     subject = request.subject or chain[0]
+    if request.by == "subject" and not approval.is_subject and not by & _names(subject):
+        return "it is the subject who was asked"
     parties = {"subject": (subject,), "agent": (request.agent, *chain[1:]), "owner": (request.owner,)}
     for role in not_by:
         if role == "subject" and request.by == "subject":
@@ -79,7 +83,7 @@ def not_allowed(by: str, request: ApprovalRequest, not_by: Collection[str]) -> s
         names = [names for party in parties[role] if (names := _names(party))]
         if not names:
             return f"it cannot be told who the {role} is, who must not approve"
-        if any(_names(by) & other for other in names):
+        if any(by & other for other in names):
             return f"the {role} must not approve"
     return ""
 

@@ -19,7 +19,7 @@ from agentguard.approval.prompt import system_user
 from agentguard.approval.separation import not_allowed
 from agentguard.cli.output import FAILED, OK, complain, count, say, say_json
 from agentguard.errors import ConfigurationError
-from agentguard.ports import Verdict
+from agentguard.ports import Answer, Approval, Verdict
 
 if TYPE_CHECKING:
     from agentguard.guard import Guard
@@ -101,7 +101,7 @@ def run_approve(arguments: argparse.Namespace) -> int:
         question = _found(guard, arguments.question)
         by = system_user()
         _show(question)
-        if why := not_allowed(by, question.request, guard.not_by) if guard.not_by else "":
+        if why := not_allowed(Approval(Answer.APPROVED, by), question.request, guard.not_by):
             complain(f"agentguard: {by} cannot approve it: {why}")
             return FAILED
         if not _meant(question, arguments.code):

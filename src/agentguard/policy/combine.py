@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from agentguard._drive import driven
 from agentguard.model.decision import STRICTNESS, AccessRequest, Decision, Miss, Outcome, Reason
 from agentguard.policy.decided import Decided, Evidence
-from agentguard.policy.obligations import NOTHING, Discharges
+from agentguard.policy.obligations import NOTHING, Discharges, Obligations
 from agentguard.ports import DecisionPoint
 
 DEADLINE: Final = 10.0
@@ -98,7 +98,9 @@ def whole(decision: Decision, name: str) -> Decided:
 
 
 def _asking(decision: Decided) -> Decided:
-    """INVARIANT: a permit that obliges to ask a person is no permit yet."""
+    """INVARIANT: a permit that obliges to ask a person is no permit yet; who asks without a name asks an operator."""
+    if decision.outcome is Outcome.ASK and not decision.obligations.approve:
+        return replace(decision, obligations=decision.obligations & Obligations(approve="operator"))
     asks = decision.outcome is Outcome.PERMIT and decision.obligations.approve
     return replace(decision, outcome=Outcome.ASK) if asks else decision
 

@@ -41,7 +41,7 @@ class Obligations:
     log_arguments: frozenset[str] = frozenset()
 
     def __and__(self, other: Obligations) -> Obligations:
-        """Both at once: the shorter time, the subject's approval over an operator's, and all names of both."""
+        """Both at once: the shorter time, an operator's approval over the subject's, and all names of both."""
         ttls = [ttl for ttl in (self.max_ttl, other.max_ttl) if ttl]
         return Obligations(
             approve=max(self.approve, other.approve, key=_APPROVERS.__getitem__),
@@ -63,8 +63,8 @@ class Obligations:
         return {kind: sorted(value) if isinstance(value, frozenset) else value for kind, value in found.items()}
 
 
-# Two approvers cannot be asked one after the other for one call; the one whose own matter it is counts for more.
-_APPROVERS: Final[Mapping[By, int]] = {"": 0, "operator": 1, "subject": 2}
+# One approval serves a call. An operator's holds against an agent that was misled and against the subject too.
+_APPROVERS: Final[Mapping[By, int]] = {"": 0, "subject": 1, "operator": 2}
 NOTHING: Final = Obligations()
 
 
