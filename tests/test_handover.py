@@ -45,12 +45,14 @@ from agentguard.model.record import Record
 from agentguard.ports import Candidate, Exhausted, Reservation, Settlement
 from agentguard.registry import RegisteredAgent, Registry, admits
 from agentguard.results import Store, View
+from agentguard.state.approvals_memory import MemoryApprovals
 from agentguard.state.memory import MemoryBudgets
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 from agentguard.user import User
 from tests.handing import DOMAIN, KEYS, claims_of, done, guard_of, pay, read, refund, refunds
 from tests.intent.calls import call_of, spec_of
 from tests.state.far import FarBudgets
+from tests.test_approvals import Durable as DurableTasks
 
 narrowing = pytest.mark.control("7 a handover only narrows")
 budget = pytest.mark.control("7 both sides never exceed a budget")
@@ -630,6 +632,17 @@ def test_task_that_stopped_itself_at_home_stays_stopped_at_the_far_side(home: Gu
         task.export("researcher", share="0.5")
         assert [_why("evil") for _ in range(3)][-1] == "suspended"
     assert [stop.key for stop in drive(home.suspensions.standing())] == [f"task:{task.id}"]
+
+
+def test_task_that_was_handed_on_and_then_parked_stays_stopped_too() -> None:
+    rooms: dict[str, Any] = {"approvals": MemoryApprovals(), "parked": DurableTasks(), "budgets": MemoryBudgets()}
+    with guard_of("home", "far", **rooms) as home:
+        with home.task("bot", on_behalf_of="alice", intent=refunds(limits={"denials": 2})) as task:
+            task.export("researcher", share="0.5")
+            task.park()
+        with home.resume(task.id, on_behalf_of="alice"):
+            assert [_why("evil") for _ in range(3)][-1] == "suspended"
+        assert [stop.key for stop in drive(home.suspensions.standing())] == [f"task:{task.id}"]
 
 
 def _why(account: str) -> str:

@@ -74,6 +74,7 @@ class ParkedState(_Strict, frozen=True):
     results: list[ResultState] = []
     lost: list[tuple[str, str]] = []
     trace: str = ""  # of the agent's span, which the next one links to
+    handed_on: bool = False
 
     def calls(self) -> Iterator[tuple[CallKey, Waiting]]:
         """The calls that wait."""
@@ -119,6 +120,7 @@ def state_of(task: Task, environment: str, *, results: bool = True) -> str:
         ],
         results=[kept(entry, names) for entry, names in entries] if results else [],
         lost=sorted({*lost, *left_out, *_pending(task)}), trace=getattr(task.span, "traceparent", ""),
+        handed_on=task.handed_on,
     )  # fmt: skip
     return msgspec.json.encode(state).decode()
 
@@ -155,7 +157,7 @@ def restore_into(task: Task, state: ParkedState, need: Callable[[Task], None]) -
     tree.results = Store()
     task.cache.pop("levels", None)  # they look at the results that were there before
     need(task)
-    tree.seen, tree.heard = frozenset(state.seen), tuple(state.heard)
+    tree.seen, tree.heard, task.handed_on = frozenset(state.seen), tuple(state.heard), state.handed_on
     for name, value in state.counts.items():
         if name in _COUNTS:
             setattr(task.counts, name, value)
