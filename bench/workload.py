@@ -87,6 +87,10 @@ def denied() -> None:
 
 def deciding(guard: Guard, task: Any) -> Case:
     """The decision alone: steps 1 to 5 of the pipeline, and giving back what they reserved."""
+    from agentguard.pipeline.admit import approve, decide, match_intent
+    from agentguard.pipeline.identify import identify
+    from agentguard.pipeline.intercept import intercept
+    from agentguard.pipeline.release import release
     from agentguard.running import Running, undecided
 
     tool = read_again.__agentguard__  # type: ignore[attr-defined]  # the declaration that the wrapper carries
@@ -95,14 +99,14 @@ def deciding(guard: Guard, task: Any) -> Case:
         call = Running(guard, task, tool, guard.next_id(), undecided(tool.spec.name))
         known_as = task.cache.get("attributes") or guard.opening.attributes(task)
         call.span = guard.telemetry.start_call(tool.spec.name, known_as, tool.attributes)
-        call.intercept(("c-1",), {"limit": 10})
-        call.identify()
-        await call.match_intent()
+        intercept(call, ("c-1",), {"limit": 10})
+        identify(call)
+        await match_intent(call)
         if guard.decision_points or call.span.parts:
-            await call.decide()
+            await decide(call)
         if call.decision.outcome is Outcome.ASK:
-            await call.approve()
-        await call.release()
+            await approve(call)
+        await release(call)
         return call.decision
 
     if drive(decided()).outcome is not Outcome.PERMIT:

@@ -446,7 +446,7 @@ def test_exception_that_cannot_be_searched_is_not_passed_on(guard: Guard, monkey
     def unsearchable(error: BaseException, search: Any) -> BaseException:
         raise RecursionError
 
-    monkeypatch.setattr("agentguard.running.clean_exception", unsearchable)
+    monkeypatch.setattr("agentguard.pipeline.search.clean_exception", unsearchable)
 
     @guarded("leaky", audience=tools.API)
     def leaky() -> None:

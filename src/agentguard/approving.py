@@ -14,6 +14,7 @@ from agentguard.intent.tree import hash_of
 from agentguard.matching import counted, levels_of
 from agentguard.model.decision import Reason
 from agentguard.model.record import Event
+from agentguard.pipeline.record import append
 from agentguard.ports import Answer, Approval, ApprovalRequest, Exhausted, Question, Reservation, Verdict
 from agentguard.refusal import Refusal
 from agentguard.waiting import CallKey, Waiting, give_back
@@ -167,7 +168,7 @@ async def _ask(call: Running, request: ApprovalRequest, binding: str) -> str:
     await _refuse_more_questions(call)
     task.counts.asked += 1
     # Whoever reads the log can compare it, and cannot try out arguments until one fits.
-    call.append(Event.APPROVAL_ASKED, {"digest": call.hash, "binding": guard.pseudonyms.digest(binding)})
+    append(call, Event.APPROVAL_ASKED, {"digest": call.hash, "binding": guard.pseudonyms.digest(binding)})
     approval = await _answered(guard.approver.ask(request))
     if approval.answer is not Answer.PENDING:
         if guard.now() >= request.expires_at:
@@ -207,7 +208,7 @@ def _judged(call: Running, request: ApprovalRequest, approval: Approval, event: 
     guard, approved = call.guard, approval.answer is Answer.APPROVED
     why = not_allowed(approval, request, guard.not_by) if approved else ""
     fields = {"answer": str(approval.answer), "by": guard.pseudonym(approval.by), "question": approval.id}
-    call.append(event, {**fields, **({"refused": why} if why else {})})
+    append(call, event, {**fields, **({"refused": why} if why else {})})
     if why or not approved:
         raise Refusal(Reason.APPROVAL_REJECTED, why or "the call was not approved")
     return approval.by

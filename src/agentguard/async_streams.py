@@ -18,6 +18,7 @@ def async_generator(start: Start) -> Callable[..., AsyncGenerator[Any, Any]]:
 
     async def guarded_async_generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         from agentguard.credentials.leaks import Search, Stream
+        from agentguard.pipeline.search import passed
         from agentguard.refusal import Ended
         from agentguard.streams import result_of, run_tool, settle, visible_async
 
@@ -31,7 +32,7 @@ def async_generator(start: Start) -> Callable[..., AsyncGenerator[Any, Any]]:
                 step = inner.__anext__
                 for clean in stream.part(part):
                     try:
-                        sent = yield running.passed(clean)
+                        sent = yield passed(running, clean)
                         step = partial(inner.asend, sent)
                     except Exception as thrown:
                         step = partial(inner.athrow, thrown)
@@ -39,7 +40,7 @@ def async_generator(start: Start) -> Callable[..., AsyncGenerator[Any, Any]]:
         except StopAsyncIteration:
             ended = Ended()
             for rest in stream.end():
-                yield running.passed(rest)
+                yield passed(running, rest)
         except GeneratorExit:  # as in `stream_parts`
             pass
         except BaseException as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agentguard.model.call import ToolSpec
 from agentguard.model.decision import AccessRequest, Decision, Outcome, Reason
 from agentguard.model.record import Event
+from agentguard.pipeline.record import append
 from agentguard.policy.again import decide_again
 from agentguard.policy.attributes import about, gather
 from agentguard.policy.combine import Versions, decide_all
@@ -94,7 +95,7 @@ async def still_decided(call: Running, judged: Judged) -> None:
         # INVARIANT: an approval is good under the policies that stood in the question, wherever one is needed still.
         if call.approved and judged.decided.outcome is Outcome.ASK and judged.version != version:
             raise Refusal(Reason.POLICY_ERROR, "a person approved it under other policies; call it again")
-        call.append(Event.CALL_DECIDED_AGAIN, judged.fields())
+        append(call, Event.CALL_DECIDED_AGAIN, judged.fields())
     raise Refusal(Reason.POLICY_ERROR, "the policies change faster than the call can be decided")
 
 
@@ -122,7 +123,7 @@ async def notify(call: Running, judged: Judged, record: str) -> None:
         if problem:
             raise Refusal(Reason.POLICY_ERROR, f"{name} could not be notified ({problem})")
     if names:
-        call.append(Event.NOTIFIED, {"notified": names})
+        append(call, Event.NOTIFIED, {"notified": names})
 
 
 async def _request(call: Running) -> AccessRequest:

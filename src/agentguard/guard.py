@@ -9,6 +9,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -36,6 +37,15 @@ from agentguard.model.lease import Secret
 from agentguard.model.record import Event, Facts, Position, Record
 from agentguard.opening import Opening
 from agentguard.parking import Parking, is_task_id
+from agentguard.pipeline.admit import approve, decide, match_intent
+from agentguard.pipeline.gate import gate
+from agentguard.pipeline.identify import identify
+from agentguard.pipeline.intercept import intercept
+from agentguard.pipeline.lease import lease
+from agentguard.pipeline.outcome import close, denied
+from agentguard.pipeline.record import record_decision
+from agentguard.pipeline.release import release
+from agentguard.pipeline.search import search
 from agentguard.ports import (
     Approvals,
     Approver,
@@ -190,18 +200,18 @@ class Guard:
         known_as = task.cache.get("attributes") or self.opening.attributes(task)
         call.span = self.telemetry.start_call(tool.spec.name, known_as, tool.attributes)
         try:
-            call.intercept(args, kwargs)  # 1 bind once: canonical form and run copy
-            call.identify()  # 2 every link of the chain: open, in date, allowed
-            await call.match_intent()  # 3 every intent and ceiling matches; all reserved or none
+            intercept(call, args, kwargs)  # 1 bind once: canonical form and run copy
+            identify(call)  # 2 every link of the chain: open, in date, allowed
+            await match_intent(call)  # 3 every intent and ceiling matches; all reserved or none
             if self.decision_points or call.span.parts:
-                await call.decide()  # 4 decision points: forbid wins, an error is a deny
+                await decide(call)  # 4 decision points: forbid wins, an error is a deny
             if call.decision.outcome is _ASK:
-                await call.approve()  # 5 a person, for these exact arguments, once
-            await call.record_decision()  # 6 in the audit log before anything is issued or run
-            await call.lease()  # 7 a credential for this tool, audience and task
-            await call.gate()  # 8 state, suspensions and digest once more
+                await approve(call)  # 5 a person, for these exact arguments, once
+            await record_decision(call)  # 6 in the audit log before anything is issued or run
+            await lease(call)  # 7 a credential for this tool, audience and task
+            await gate(call)  # 8 state, suspensions and digest once more
             call.ended = ABANDONED
-            call.ended = call.search((yield call))  # 9 the tool runs with the run copy
+            call.ended = search(call, (yield call))  # 9 the tool runs with the run copy
         except Refusal as no:
             refusal = no.with_traceback(None)
         except Exception as bug:
@@ -211,23 +221,23 @@ class Guard:
         finally:
             try:
                 if self.release_waits:
-                    await run_shielded(call.release, suspends=True)  # 10 first thing, cannot be cancelled
+                    await run_shielded(partial(release, call), suspends=True)  # 10 first thing, cannot be cancelled
                 else:
-                    await call.release()  # it never suspends, so nothing can cancel it
+                    await release(call)  # it never suspends, so nothing can cancel it
             except Exception as late:  # out of time: the ledger and the keeper have what is left
                 _log.error("call %s was not released in time: %s", call.id, type(late).__name__)
             finally:
-                denied = call.denied(refusal) if refusal is not None else None
+                error = denied(call, refusal) if refusal is not None else None
                 try:
-                    call.close()  # 11 the outcome and the result; never reaches the caller
+                    close(call)  # 11 the outcome and the result; never reaches the caller
                 finally:  # an interrupt does, such as one of an exporter that waits
                     if call.ending or call.decision.outcome is _DENY:
                         await take_effect(call)  # tasks that end, or are stopped, by this call
-        if denied is not None:
+        if error is not None:
             try:
-                raise denied
+                raise error
             finally:  # its traceback holds this frame: what that holds would live until the next collection
-                del call, refusal, denied
+                del call, refusal, error
 
     # --- tasks -----------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from agentguard.errors import Unavailable
 from agentguard.model.decision import Miss, Reason
 from agentguard.model.record import Event
 from agentguard.ports import Settlement
@@ -48,3 +49,8 @@ def event_of(ended: Ended, started: bool) -> tuple[Event, str]:
     if pauses(error) or not isinstance(error, Exception):
         return Event.CALL_CANCELLED, type(error).__name__
     return Event.CALL_FAILED, type(error).__name__
+
+
+def cause(error: Exception) -> str:
+    """What a record may say of an error of somebody else's: its text only where it is ours."""
+    return str(error) if isinstance(error, Unavailable) else type(error).__name__

@@ -11,6 +11,7 @@ from agentguard._drive import drive
 from agentguard.access import CurrentCall, _call
 from agentguard.async_streams import Start
 from agentguard.credentials.leaks import Search, Stream
+from agentguard.pipeline.search import passed
 from agentguard.refusal import Ended
 from agentguard.running import Running
 from agentguard.task import active_task
@@ -65,14 +66,14 @@ def stream_parts(pipeline: Pipeline, running: Running, inner: Any = None) -> Gen
             step = partial(next, inner)
             for clean in stream.part(part):
                 try:
-                    sent = yield running.passed(clean)
+                    sent = yield passed(running, clean)
                     step = partial(inner.send, sent)
                 except Exception as thrown:
                     step = partial(inner.throw, thrown)
                     break  # what else was held back came after it
     except StopIteration as stop:
         ended = Ended(stop.value)
-        yield from map(running.passed, stream.end())
+        yield from map(partial(passed, running), stream.end())
     except GeneratorExit:  # raised again below, unless the tool's own clean-up fails
         pass
     except BaseException as error:

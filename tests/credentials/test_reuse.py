@@ -21,6 +21,7 @@ from agentguard.model.canonical import readable
 from agentguard.model.decision import AccessRequest, Decision
 from agentguard.model.lease import Grant, Lease
 from agentguard.model.principal import Agent, Chain, Proof
+from agentguard.pipeline.intercept import intercept
 from agentguard.policy.decided import Answering as Says
 from agentguard.policy.obligations import NOTHING, Obligations
 from agentguard.refusal import Refusal
@@ -282,7 +283,7 @@ def test_quick_way_to_a_grant_and_the_general_one_agree(first: object, second: o
         call = Running(guard, task, tool, guard.next_id(), undecided(tool.spec.name))
         call.span = guard.telemetry.start_call(tool.spec.name, guard.opening.attributes(task), tool.attributes)
         try:
-            call.intercept((), arguments)
+            intercept(call, (), arguments)
         except Refusal:  # not canonical
             return
         asked = asked_for(task, tool.spec)

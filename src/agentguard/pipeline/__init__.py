@@ -1,0 +1,1 @@
+"""The steps of a call, a function each; their order is in `guard.py`."""
