@@ -12,7 +12,8 @@ from agentguard import Denied, guarded
 from agentguard._drive import drive
 from agentguard.intent import Facts, Intent, any_, at_most, compile_intent, from_, step
 from agentguard.intent.step import Step
-from agentguard.matching import Level, Levels, Matched, _match, match
+from agentguard.levels import Level, Levels, Matched
+from agentguard.matching import _match, match
 from agentguard.model.call import ToolCall
 from agentguard.model.decision import Reason
 from agentguard.ports import Candidate, Charge, Settlement

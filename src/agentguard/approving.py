@@ -11,7 +11,7 @@ from agentguard.approval.separation import ROLES, not_allowed
 from agentguard.asking import approval_request
 from agentguard.errors import ConfigurationError
 from agentguard.intent.tree import hash_of
-from agentguard.matching import counted, levels_of
+from agentguard.levels import counted, levels_of
 from agentguard.model.decision import Reason
 from agentguard.model.record import Event
 from agentguard.pipeline.record import append

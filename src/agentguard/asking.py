@@ -14,7 +14,7 @@ from agentguard.credentials.held import Key, apart, key_of
 from agentguard.intent import Step
 from agentguard.intent.provenance import Candidate, From
 from agentguard.intent.tree import hash_of, step_tree
-from agentguard.matching import Level, levels_of
+from agentguard.levels import Level, levels_of
 from agentguard.model.call import Effect, ToolCall, ToolSpec
 from agentguard.model.canonical import canonical, readable
 from agentguard.model.decision import Outcome

@@ -6,10 +6,10 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from agentguard._drive import run_shielded
+from agentguard.ending_tasks import END_TASK
 from agentguard.intent.provenance import UNTOLD
-from agentguard.matching import counted, levels_of
+from agentguard.levels import counted, levels_of
 from agentguard.model.decision import Outcome, Reason
-from agentguard.opening import END_TASK
 from agentguard.ports import Exhausted
 from agentguard.results import whole_of
 from agentguard.task import TaskState

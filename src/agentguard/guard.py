@@ -25,6 +25,7 @@ from agentguard.credentials.leaks import LiveSecrets
 from agentguard.credentials.leases import Leases
 from agentguard.credentials.ledger import MemoryLedger
 from agentguard.effects import take_effect
+from agentguard.ending_tasks import EndingTasks
 from agentguard.errors import ConfigurationError, Denied
 from agentguard.explanation import Explanation, Recalled
 from agentguard.intent import Intent
@@ -180,7 +181,7 @@ class Guard:
         self._recall = recall
         self._remembered: deque[Recalled] = deque(maxlen=_REMEMBERED)
         self._new_ids()
-        self.opening = Opening(self)
+        self.opening, self.ending = Opening(self), EndingTasks(self)
         self.parking = Parking(self)
         self.keeper = Keeper(self)
         self.stopping = Stopping(self)
@@ -376,7 +377,7 @@ class Guard:
 
     async def close_task(self, task: Task, state: TaskState, why: str) -> None:
         """End or park a task: stop new calls, end its children, revoke its leases at once, record it."""
-        await self.opening.close(task, state, why)
+        await self.ending.close(task, state, why)
 
     # --- stopping --------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agentguard.errors import Denied
-from agentguard.matching import need_results
+from agentguard.levels import need_results
 from agentguard.model.decision import Reason
 from agentguard.model.lease import Secret
 from agentguard.model.principal import Subject, checked_name

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from agentguard._drive import run_shielded
 from agentguard.approving import approved_by, give_back_waiting
 from agentguard.intent import Facts
-from agentguard.matching import Levels, levels_of, match
+from agentguard.levels import Levels, levels_of
+from agentguard.matching import match
 from agentguard.model.decision import Outcome
 from agentguard.telemetry import spans
 
