@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentguard.errors import ConfigurationError
-from agentguard.intent import Admitted, Facts, Intent, any_, at_most, between, compile_intent, optional, step
+from agentguard.intent import Admitted, Facts, Intent, any_, at_most, between, compile_intent, each, in_, optional, step
 from tests.intent.calls import admitted, call_of, charges, check, miss, options, spec_of
 
 
@@ -43,6 +43,25 @@ def test_values_of_different_types_are_different_counters() -> None:
 
     assert len(keys) == len(values) + 1
     assert all(len(key) < 100 for key in keys)
+
+
+@pytest.mark.control("3 one value has one counter")
+def test_value_whose_case_is_ignored_has_one_counter_however_it_is_written() -> None:
+    acme = in_("acme", "ann", fold="case")
+    plain, deep = step("pay", x=acme), step("pay", x=each(acme))
+    shared = step("pay", x=any_).named("other").times(1, per=["x"]).budget("all")
+    for intent in (
+        Intent("p", plain.times(1, per=["x"])),
+        Intent("p", plain.times(9).distinct("x")),
+        Intent("p", step("pay", x=any_).times(1, per=["x"]), everywhere={"x": acme}),
+        Intent("p", shared, plain.times(1, per=["x"]).budget("all")),
+    ):
+        assert charges(intent, call_of(x="ACME")) == charges(intent, call_of(x="Acme"))
+        assert charges(intent, call_of(x="acme")) != charges(intent, call_of(x="ann"))
+    per_list = Intent("p", deep.times(1, per=["x"]))
+    assert charges(per_list, call_of(x=["ACME", "ann"])) == charges(per_list, call_of(x=["acme", "ANN"]))
+    exact = Intent("p", step("pay", x=any_).times(1, per=["x"]))
+    assert charges(exact, call_of(x="ACME")) != charges(exact, call_of(x="acme"))
 
 
 def test_counter_of_a_secret_argument_does_not_show_it() -> None:

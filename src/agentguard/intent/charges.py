@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
+from agentguard.intent.constraint import Constraint
 from agentguard.intent.limits import Limits
 from agentguard.intent.literal import comparable, quoted
+from agentguard.intent.membership import folded
 from agentguard.intent.step import Step
 from agentguard.intent.truth import MISSING, value_of
 from agentguard.intent.verdict import Admitted, Option
@@ -22,17 +24,20 @@ Admits: TypeAlias = Callable[[ToolCall], Admitted | Miss]
 _MAX_SHOWN: Final = 64
 
 
-def admits_of(step: Step, *, ceiling: bool, limits: tuple[Charge, ...] = ()) -> Admits:
+def admits_of(
+    step: Step, *, ceiling: bool, limits: tuple[Charge, ...] = (), folds: frozenset[str] = frozenset()
+) -> Admits:
     """Return what makes a step's option; it is prebuilt unless the step counts per argument or sums one.
 
     Args:
         step: the step.
         ceiling: it stands in a ceiling, where no step is used once by default.
         limits: what every call of the intent charges.
+        folds: arguments whose values are counted without their case.
     """
     times = step.uses
     if step.totals or step.unrepeated or (times is not None and times.per):
-        return _computed(step, once_by_default=not ceiling and times is None, limits=limits)
+        return _computed(step, once_by_default=not ceiling and times is None, limits=limits, folds=folds)
     if times is not None:
         charge = Charge(f"{counter_of(step)}#times", str(times.n), per=times.window)
         always = _admitted(step, (charge, *limits), fixed=True)
@@ -45,6 +50,19 @@ def admits_of(step: Step, *, ceiling: bool, limits: tuple[Charge, ...] = ()) -> 
 def counter_of(step: Step) -> str:
     """Return what stands before `#` in a counter's key: the step's id, or the budget it shares."""
     return f"budget:{step.shared}" if step.shared else step.id
+
+
+def folding(steps: Iterable[Step], everywhere: Mapping[str, Constraint]) -> Mapping[str, frozenset[str]]:
+    """Return, by counter, the arguments that `fold: case` stands at: what counts as one value is counted as one."""
+    always, found = {name for name, said in everywhere.items() if _folds(said)}, dict[str, frozenset[str]]()
+    for step in steps:
+        own = {name for name, said in step.args.items() if _folds(said)}
+        found[counter_of(step)] = found.get(counter_of(step), frozenset()) | always | own
+    return found
+
+
+def _folds(said: Constraint) -> bool:
+    return any(getattr(item, "fold", False) for item in said.walk())
 
 
 def limit_charges(limits: Limits) -> tuple[Charge, ...]:
@@ -62,7 +80,7 @@ def acts(spec: ToolSpec) -> bool:
     return spec.effect is not Effect.READ or "egress" in spec.tags
 
 
-def _computed(step: Step, *, once_by_default: bool, limits: tuple[Charge, ...]) -> Admits:
+def _computed(step: Step, *, once_by_default: bool, limits: tuple[Charge, ...], folds: frozenset[str]) -> Admits:
     times, totals, counter = step.uses, tuple(step.totals.items()), counter_of(step)
     counted: tuple[tuple[str, tuple[str, ...], str, float], ...] = ()
     counted += (("times", times.per, str(times.n), times.window),) if times is not None else ()
@@ -71,7 +89,7 @@ def _computed(step: Step, *, once_by_default: bool, limits: tuple[Charge, ...]) 
     def compute(call: ToolCall) -> Admitted | Miss:
         charges = [Charge(f"{step.id}#times", "1")] if once_by_default and acts(call.spec) else []
         for word, names, limit, window in counted:
-            key = _per(names, call)
+            key = _per(names, call, folds)
             if key is None:
                 return Miss(step.id, names[0], word, f"{', '.join(names)} cannot be compared, so not counted")
             charges.append(Charge(f"{counter}#{word}{key}", limit, per=window))
@@ -88,7 +106,7 @@ def _computed(step: Step, *, once_by_default: bool, limits: tuple[Charge, ...]) 
     return compute
 
 
-def _per(names: tuple[str, ...], call: ToolCall) -> str | None:
+def _per(names: tuple[str, ...], call: ToolCall, folds: frozenset[str]) -> str | None:
     """`[account="acme"]`: which of the counters; None where a value cannot be compared."""
     if not names:
         return ""
@@ -97,8 +115,19 @@ def _per(names: tuple[str, ...], call: ToolCall) -> str | None:
         value = value_of(name, call)
         if value is not MISSING and not comparable(value):
             return None
+        if name in folds:
+            value = _folded(value)
         shown.append(f"{name}={_shown(value, hidden=name in call.spec.secret)}")
     return f"[{','.join(shown)}]"
+
+
+def _folded(value: Any) -> Any:
+    """Texts without their case, also those in a list or an object."""
+    if isinstance(value, str):
+        return folded(value)
+    if isinstance(value, dict):
+        return {key: _folded(item) for key, item in value.items()}
+    return tuple(map(_folded, value)) if isinstance(value, tuple) else value
 
 
 def _shown(value: Any, *, hidden: bool) -> str:
