@@ -5,7 +5,25 @@ from __future__ import annotations
 import pytest
 
 from agentguard.errors import ConfigurationError
-from agentguard.intent import Admitted, Facts, Intent, any_, at_most, between, compile_intent, each, in_, optional, step
+from agentguard.intent import (
+    Admitted,
+    Constraint,
+    Facts,
+    Intent,
+    any_,
+    at_most,
+    between,
+    compile_intent,
+    date,
+    each,
+    email,
+    eq,
+    in_,
+    optional,
+    path,
+    step,
+    url,
+)  # fmt: skip
 from tests.intent.calls import admitted, call_of, charges, check, miss, options, spec_of
 
 
@@ -62,6 +80,32 @@ def test_value_whose_case_is_ignored_has_one_counter_however_it_is_written() -> 
     assert charges(per_list, call_of(x=["ACME", "ann"])) == charges(per_list, call_of(x=["acme", "ANN"]))
     exact = Intent("p", step("pay", x=any_).times(1, per=["x"]))
     assert charges(exact, call_of(x="ACME")) != charges(exact, call_of(x="acme"))
+
+
+@pytest.mark.control("3 one value has one counter")
+@pytest.mark.parametrize(
+    ("said", "same", "other"),
+    [
+        (path("/srv/data"), ["/srv/data/a", "/srv/data//a", "/srv/./data/a/"], "/srv/data/b"),
+        (url(hosts=["a.test"]), ["https://a.test/x?q", "HTTPS://A.test:443/x?q", "https://a.test/x?q#part"],
+         "https://a.test/x?r"),
+        (url(hosts=["a.test"]), ["https://a.test", "https://a.test/#top"], "https://a.test/x"),
+        (email(domains=["acme.com"]), ["ann@acme.com", "Ann@ACME.com"], "bob@acme.com"),
+        (date(month=3), ["2027-03-31T10:00:00Z", "2027-03-31 12:00:00.000+02:00"], "2027-03-31T10:00:01Z"),
+        (date(month=3), ["2027-03-31T10:00", "2027-03-31 10:00:00"], "2027-03-31"),
+        (date(min="0001-01-01"), ["0001-01-01T00:00:00+14:00"], "9999-12-31T23:59:59-14:00"),
+    ],
+)  # fmt: skip
+def test_value_that_can_be_written_in_several_ways_has_one_counter(
+    said: Constraint, same: list[str], other: str
+) -> None:
+    for intent in (
+        Intent("p", step("pay", x=optional(said)).times(1, per=["x"])),
+        Intent("p", step("pay", x=said | eq("none")).times(9).distinct("x")),
+    ):
+        assert all(admitted(intent, call_of(x=text)) for text in [*same, other])
+        assert len({str(charges(intent, call_of(x=text))) for text in same}) == 1
+        assert charges(intent, call_of(x=same[0])) != charges(intent, call_of(x=other))
 
 
 def test_counter_of_a_secret_argument_does_not_show_it() -> None:

@@ -92,6 +92,14 @@ class Url(Constraint, frozen=True):
 
         return text_test(judge)
 
+    def counted_as(self, text: str) -> str:
+        parts = parsed_url(text)
+        if parts is None:
+            return text
+        scheme, host, path = parts
+        query = text.partition("#")[0].partition("?")
+        return f"{scheme}://{host}{path}{query[1]}{query[2]}"  # the fragment stays with who asks
+
     def form(self) -> Any:
         inside: dict[str, Any] = {"hosts": list(self.hosts)} | ({"path": self.path} if self.path else {})
         return {"url": inside | ({} if self.schemes == ("https",) else {"schemes": list(self.schemes)})}
@@ -163,6 +171,9 @@ class Email(Constraint, frozen=True):
             return HOLD if domain in domains else FAIL
 
         return text_test(judge)
+
+    def counted_as(self, text: str) -> str:
+        return text.lower()  # a mailbox is one in whatever case, nearly everywhere
 
     def form(self) -> Any:
         return {"email": {"domains": list(self.domains)}}

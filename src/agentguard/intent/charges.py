@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
 from agentguard.intent.constraint import Constraint
 from agentguard.intent.limits import Limits
-from agentguard.intent.literal import comparable, quoted
-from agentguard.intent.membership import folded
+from agentguard.intent.literal import FrozenMapping, comparable, quoted
 from agentguard.intent.step import Step
 from agentguard.intent.truth import MISSING, value_of
 from agentguard.intent.verdict import Admitted, Option
@@ -20,24 +19,25 @@ from agentguard.ports import Charge
 
 # What a step that holds answers: its option with its charges; or why they cannot be counted, which denies the call.
 Admits: TypeAlias = Callable[[ToolCall], Admitted | Miss]
+Spelling: TypeAlias = Callable[[str], str]
+Spellings: TypeAlias = Mapping[str, Sequence[Spelling]]
 
 _MAX_SHOWN: Final = 64
+_PLAIN: Final[Spellings] = FrozenMapping()
 
 
-def admits_of(
-    step: Step, *, ceiling: bool, limits: tuple[Charge, ...] = (), folds: frozenset[str] = frozenset()
-) -> Admits:
+def admits_of(step: Step, *, ceiling: bool, limits: tuple[Charge, ...] = (), spelled: Spellings = _PLAIN) -> Admits:
     """Return what makes a step's option; it is prebuilt unless the step counts per argument or sums one.
 
     Args:
         step: the step.
         ceiling: it stands in a ceiling, where no step is used once by default.
         limits: what every call of the intent charges.
-        folds: arguments whose values are counted without their case.
+        spelled: for each argument, what writes its texts in the one way in which they are counted.
     """
     times = step.uses
     if step.totals or step.unrepeated or (times is not None and times.per):
-        return _computed(step, once_by_default=not ceiling and times is None, limits=limits, folds=folds)
+        return _computed(step, once_by_default=not ceiling and times is None, limits=limits, spelled=spelled)
     if times is not None:
         charge = Charge(f"{counter_of(step)}#times", str(times.n), per=times.window)
         always = _admitted(step, (charge, *limits), fixed=True)
@@ -52,17 +52,21 @@ def counter_of(step: Step) -> str:
     return f"budget:{step.shared}" if step.shared else step.id
 
 
-def folding(steps: Iterable[Step], everywhere: Mapping[str, Constraint]) -> Mapping[str, frozenset[str]]:
-    """Return, by counter, the arguments that `fold: case` stands at: what counts as one value is counted as one."""
-    always, found = {name for name, said in everywhere.items() if _folds(said)}, dict[str, frozenset[str]]()
+def spellings(steps: Iterable[Step], everywhere: Mapping[str, Constraint]) -> Mapping[str, Spellings]:
+    """Return, by counter, how the values of its arguments are written once; most have one spelling only."""
+    found: dict[str, dict[str, tuple[Spelling, ...]]] = {}
     for step in steps:
-        own = {name for name, said in step.args.items() if _folds(said)}
-        found[counter_of(step)] = found.get(counter_of(step), frozenset()) | always | own
+        own = found.setdefault(counter_of(step), {})
+        for name, said in (*everywhere.items(), *step.args.items()):
+            own[name] = (*own.get(name, ()), *_spellings(said))
     return found
 
 
-def _folds(said: Constraint) -> bool:
-    return any(getattr(item, "fold", False) for item in said.walk())
+def _spellings(said: Constraint) -> Iterator[Spelling]:
+    """INVARIANT: whatever takes several texts for one value is asked, so that none of them has a counter of its own."""
+    for item in said.walk():
+        if type(item).counted_as is not Constraint.counted_as:
+            yield item.counted_as
 
 
 def limit_charges(limits: Limits) -> tuple[Charge, ...]:
@@ -80,7 +84,7 @@ def acts(spec: ToolSpec) -> bool:
     return spec.effect is not Effect.READ or "egress" in spec.tags
 
 
-def _computed(step: Step, *, once_by_default: bool, limits: tuple[Charge, ...], folds: frozenset[str]) -> Admits:
+def _computed(step: Step, *, once_by_default: bool, limits: tuple[Charge, ...], spelled: Spellings) -> Admits:
     times, totals, counter = step.uses, tuple(step.totals.items()), counter_of(step)
     counted: tuple[tuple[str, tuple[str, ...], str, float], ...] = ()
     counted += (("times", times.per, str(times.n), times.window),) if times is not None else ()
@@ -89,7 +93,7 @@ def _computed(step: Step, *, once_by_default: bool, limits: tuple[Charge, ...], 
     def compute(call: ToolCall) -> Admitted | Miss:
         charges = [Charge(f"{step.id}#times", "1")] if once_by_default and acts(call.spec) else []
         for word, names, limit, window in counted:
-            key = _per(names, call, folds)
+            key = _per(names, call, spelled)
             if key is None:
                 return Miss(step.id, names[0], word, f"{', '.join(names)} cannot be compared, so not counted")
             charges.append(Charge(f"{counter}#{word}{key}", limit, per=window))
@@ -106,7 +110,7 @@ def _computed(step: Step, *, once_by_default: bool, limits: tuple[Charge, ...], 
     return compute
 
 
-def _per(names: tuple[str, ...], call: ToolCall, folds: frozenset[str]) -> str | None:
+def _per(names: tuple[str, ...], call: ToolCall, spelled: Spellings) -> str | None:
     """`[account="acme"]`: which of the counters; None where a value cannot be compared."""
     if not names:
         return ""
@@ -115,19 +119,21 @@ def _per(names: tuple[str, ...], call: ToolCall, folds: frozenset[str]) -> str |
         value = value_of(name, call)
         if value is not MISSING and not comparable(value):
             return None
-        if name in folds:
-            value = _folded(value)
+        value = _one_form(value, spelled.get(name, ()))
         shown.append(f"{name}={_shown(value, hidden=name in call.spec.secret)}")
     return f"[{','.join(shown)}]"
 
 
-def _folded(value: Any) -> Any:
-    """Texts without their case, also those in a list or an object."""
+def _one_form(value: Any, spelled: Sequence[Spelling]) -> Any:
+    """A value with its texts, also those in a list or an object, written in one way."""
     if isinstance(value, str):
-        return folded(value)
-    if isinstance(value, dict):
-        return {key: _folded(item) for key, item in value.items()}
-    return tuple(map(_folded, value)) if isinstance(value, tuple) else value
+        for spelling in spelled:
+            value = spelling(value)
+    elif isinstance(value, dict):
+        return {key: _one_form(item, spelled) for key, item in value.items()}
+    elif isinstance(value, tuple):
+        return tuple([_one_form(item, spelled) for item in value])
+    return value
 
 
 def _shown(value: Any, *, hidden: bool) -> str:

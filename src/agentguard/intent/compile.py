@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 
 from agentguard.errors import ConfigurationError
-from agentguard.intent.charges import Admits, admits_of, counter_of, folding, limit_charges
+from agentguard.intent.charges import Admits, admits_of, counter_of, limit_charges, spellings
 from agentguard.intent.constraint import Constraint, Names
 from agentguard.intent.document import Path
 from agentguard.intent.intent import Intent
@@ -148,10 +148,10 @@ def _ceiling_mistakes(intent: Intent) -> Iterator[tuple[Path, str]]:
 
 def _steps(intent: Intent, ceiling: bool, limits: tuple[Charge, ...]) -> dict[str, tuple[CompiledStep, ...]]:
     by_tool: dict[str, list[CompiledStep]] = {}
-    folds = folding(intent.steps, intent.everywhere)
+    spelled = spellings(intent.steps, intent.everywhere)
     for step in intent.steps:
         parts = tuple((name, _parts(name, said)) for name, said in step.args.items())
-        admits = admits_of(step, ceiling=ceiling, limits=limits, folds=folds[counter_of(step)])
+        admits = admits_of(step, ceiling=ceiling, limits=limits, spelled=spelled[counter_of(step)])
         compiled = CompiledStep(step, _judge(step), admits, parts)
         by_tool.setdefault(step.tool, []).append(compiled)
     # INVARIANT: those that permit come before those that ask, each in the order written.

@@ -71,6 +71,10 @@ class Constraint(Struct, frozen=True):
         """Return the test as `forbid` uses it: about a single value, it matches if any element of a list matches."""
         return of_any_element(self.open_test(argument)) if self.scalar else self.open_test(argument)
 
+    def counted_as(self, text: str) -> str:
+        """Return the one text that stands for all ways to write a value in which this constraint takes it."""
+        return text
+
     def inside(self) -> Iterator[Constraint]:
         """Yield the constraints that stand inside this one."""
         for name in self.__struct_fields__:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from contextlib import suppress
 from typing import Any, Final, Self
 
 from msgspec.structs import force_setattr
@@ -94,6 +95,13 @@ class Date(Constraint, frozen=True):
 
     def test(self, argument: str) -> Test:
         return text_test(self._judge, 40)
+
+    def counted_as(self, text: str) -> str:
+        when = moment(text)
+        if isinstance(when, datetime.datetime) and when.tzinfo is not None:
+            with suppress(OverflowError):  # in the first or the last year
+                when = when.astimezone(datetime.UTC)
+        return when.isoformat() if when is not None else text
 
     def _judge(self, value: str) -> Truth:
         when = moment(value)

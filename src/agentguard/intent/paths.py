@@ -52,6 +52,9 @@ class PathUnder(Constraint, frozen=True):
     def test(self, argument: str) -> Test:
         return text_test(self._judge)
 
+    def counted_as(self, text: str) -> str:
+        return folded_path(text) or text
+
     def _judge(self, value: str) -> Truth:
         plain = folded_path(value)
         if plain is None:

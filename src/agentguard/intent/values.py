@@ -12,7 +12,7 @@ from msgspec.structs import force_setattr
 from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import Constraint, Inner
 from agentguard.intent.literal import decimal, is_list, is_text, literal, scalar, shown, thawed
-from agentguard.intent.membership import folded_membership, membership
+from agentguard.intent.membership import folded, folded_membership, membership
 from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, Facts, Test, Truth, odd, of_any_element, some
 from agentguard.model.call import ToolCall
 from agentguard.model.canonical import canonical_bytes, is_nfc, number_text
@@ -63,6 +63,9 @@ class In(Constraint, frozen=True):
         if self.fold:
             return folded_membership(value for value in values if isinstance(value, str))
         return membership(values)
+
+    def counted_as(self, text: str) -> str:
+        return folded(text) if self.fold else text
 
     def lifted(self, argument: str) -> Test:
         if self.fold:
