@@ -59,6 +59,23 @@ def test_iban_is_found_before_words_that_look_like_more_of_it() -> None:
 
 
 @redacts
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Ref AB12 DE02120300000000202051", "Ref AB12 [redacted: iban]"),
+        ("DE02120300000000202051 GB82WEST12345698765432", "[redacted: iban] [redacted: iban]"),
+        ("4111 1111 1111 1111 12/27 123", "[redacted: card] 12/27 123"),
+        ("4111111111111111 123", "[redacted: card] 123"),
+        ("pay 1 4111 1111 1111 1111", "pay 1 [redacted: card]"),
+        (f"session-cookie.value.{JWT}", "session-cookie.value.[redacted: jwt]"),
+        ("call 0049 30 1234567 202", "call [redacted: phone]"),
+    ],
+)
+def test_what_stands_beside_it_does_not_hide_it(text: str, shown: str) -> None:
+    assert shown == Redactor().text(text)
+
+
+@redacts
 def test_values_are_redacted_at_any_depth_with_their_keys_and_numbers() -> None:
     value = {"a": ["ann@bank.test", 4111111111111111, 7, True, None, 1.5], "ann@bank.test": {"b": ("ok",)}}
     assert {
@@ -107,6 +124,10 @@ def test_named_patterns_are_not_slow_on_text_made_to_slow_them(name: str) -> Non
         "bearer ",
         "DE02 1",
         "+1 (",
+        "DE02",
+        "AB12 ",
+        "4111 1111 1111 1112 ",
+        "aaaaaaaaaaa.aaaa.",
     ):
         text, began = piece * (MAX_TEXT // len(piece)), time.process_time()
         redactor.text(text)

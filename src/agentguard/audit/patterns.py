@@ -68,53 +68,96 @@ def expression(name: str, expression: str) -> Pattern:
     return Pattern(name, lambda text: (match.span() for match in compiled.finditer(text)))
 
 
-def _of(expression: str, holds: Callable[[str], bool] | None = None) -> Callable[[str], Iterator[tuple[int, int]]]:
+def _of(expression: str) -> Callable[[str], Iterator[tuple[int, int]]]:
     compiled = re.compile(expression)
-
-    def spans(text: str) -> Iterator[tuple[int, int]]:
-        for match in compiled.finditer(text):
-            if holds is None or holds(match[0]):
-                yield match.span()
-
-    return spans
+    return lambda text: (match.span() for match in compiled.finditer(text))
 
 
 def luhn(text: str) -> bool:
     """Tell whether a number has the check digit of a payment card (ISO/IEC 7812-1)."""
-    digits = [int(char) for char in text if char in "0123456789"]
-    doubled = (sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
-    return 13 <= len(digits) <= 19 and len(set(digits)) > 1 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+    digits = "".join(char for char in text if char in "0123456789")
+    return len(digits) <= 19 and len(digits) in _checked(digits)
+
+
+def _checked(text: str) -> list[int]:
+    """The lengths at which a text that begins with digits has the check digit of those before, from 13 digits on."""
+    found, digits = [], list[int]()
+    plain = doubled = 0  # sums over the digits, whose last one counts as it is, or twice
+    for at, char in enumerate(text, 1):
+        if char not in " -":
+            digit = int(char)
+            digits.append(digit)
+            plain, doubled = doubled + digit, plain + (2 * digit if digit < 5 else 2 * digit - 9)
+            if len(digits) >= 13 and not plain % 10 and len({*digits}) > 1:
+                found.append(at)
+    return found
 
 
 def iban(text: str) -> bool:
     """Tell whether a text has the check digits of an account number (ISO 13616, ISO/IEC 7064 MOD 97-10)."""
-    plain = re.sub(r"[ -]", "", text).upper()
-    turned = "".join(str(int(char, 36)) for char in plain[4:] + plain[:4])
-    return 15 <= len(plain) <= 34 and int(turned) % 97 == 1
+    plain = re.sub(r"[ -]", "", text)
+    return 15 <= len(plain) <= 34 and _account(plain) == len(plain)
+
+
+def _account(text: str) -> int:
+    """How long the longest account number is that a text begins with, by its check digits; 0 where there is none."""
+    found = number = length = 0
+    head = ""
+    for at, char in enumerate(text, 1):
+        if char in " -":
+            continue
+        digits, length = str(int(char, 36)), length + 1
+        if length <= 4:
+            head += digits  # these count last
+            continue
+        number = (number * (10 if len(digits) == 1 else 100) + int(digits)) % 97
+        if length >= 15 and (number * 10 ** len(head) + int(head)) % 97 == 1:
+            found = at
+    return found
 
 
 def _ibans(text: str) -> Iterator[tuple[int, int]]:
-    """The longest part of each candidate that checks: words behind an account number look like more of it."""
-    for match in _IBAN.finditer(text):
-        ends = range(match.end(), match.start() + 14, -1)
-        end = next((end for end in ends if text[end - 1].isalnum() and iban(text[match.start() : end])), 0)
-        if end:
-            yield match.start(), end
+    """The longest part of each candidate that checks: words behind an account number look like more of it.
+
+    INVARIANT: one that does not check is left behind by its first character, as the number may begin within it.
+    """
+    at = 0
+    while (match := _IBAN.search(text, at)) is not None:
+        begin = match.start()
+        length = _account(match[0])
+        if length:
+            yield begin, begin + length
+        at = begin + (length or 1)
+
+
+def _cards(text: str) -> Iterator[tuple[int, int]]:
+    """The longest part of each run of digits that checks, from a word's begin to a word's end.
+
+    INVARIANT: as for account numbers: what stands before a card, or its date behind it, looks like more of it.
+    """
+    at = 0
+    while (match := _CARD.search(text, at)) is not None:
+        begin = match.start()
+        ends = [begin + length for length in _checked(match[0]) if not _ALNUM.match(text, begin + length)]
+        if ends:
+            yield begin, ends[-1]
+        at = ends[-1] if ends else begin + 1
 
 
 def _jwts(text: str) -> Iterator[tuple[int, int]]:
-    """Compact tokens (RFC 7515, RFC 7516), also without their signature and behind other letters."""
-    for match in _DOTTED.finditer(text):
-        begin = match[0].find("eyJ", 0, match[0].index("."))
+    """Compact tokens (RFC 7515, RFC 7516), also without their signature, and behind other letters or names."""
+    at = 0
+    while (match := _DOTTED.search(text, at)) is not None:
+        dot = match[0].index(".")
+        begin = match[0].find("eyJ", 0, dot)
         if begin >= 0:
             yield match.start() + begin, match.end()
-
-
-def _phone(text: str) -> bool:
-    return 8 <= sum(char.isdigit() for char in text) <= 15
+        at = match.end() if begin >= 0 else match.start() + dot
 
 
 _IBAN: Final = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}[0-9]{2}(?:[ -]?[A-Za-z0-9]){11,30}")
+_CARD: Final = re.compile(r"(?<![0-9A-Za-z])[0-9](?:[ -]?[0-9]){12,18}")
+_ALNUM: Final = re.compile(r"[0-9A-Za-z]")
 _TOKEN68: Final = r"[A-Za-z0-9._~+/-]{8,8192}={0,2}"
 # Begun only where a run begins, and never given back: linear.
 _DOTTED: Final = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{11,}+\.[A-Za-z0-9_-]{4,}+(?:\.[A-Za-z0-9_-]*+){0,3}+")
@@ -131,8 +174,8 @@ NAMED: Final[Mapping[str, Pattern]] = {
         ("bearer", _of(rf"\b(?i:bearer|dpop|basic)[ :=]{{1,3}}{_TOKEN68}")),
         ("aws_key", _of(r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}\b")),
         ("iban", _ibans),
-        ("card", _of(r"(?<![0-9A-Za-z])[0-9](?:[ -]?[0-9]){12,18}(?![0-9A-Za-z])", luhn)),
+        ("card", _cards),
         ("email", _of(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}")),
-        ("phone", _of(r"(?<![0-9A-Za-z])(?:\+|00)[1-9](?:[ ()./-]{0,3}[0-9]){7,14}(?![0-9A-Za-z])", _phone)),
+        ("phone", _of(r"(?<![0-9A-Za-z])(?:\+|00)[1-9](?:[ ()./-]{0,3}[0-9]){7,14}(?![0-9A-Za-z])")),
     )
 }
