@@ -195,3 +195,29 @@ def test_key_without_a_name_is_a_mistake(logged: Path, capsys: Captured) -> None
 def test_key_of_several_words_is_one_key_as_it_was_before_there_were_generations() -> None:
     words = "a key of several words, 32 letters long"
     assert Pseudonyms.parse(Secret(words)).of("user:ann") == Pseudonyms.single(words.encode()).of("user:ann")
+
+
+@generations
+@pytest.mark.parametrize(
+    "words", ["a key of several words, 32 letters long", "two  spaces and\ta tab, 32 letters long"]
+)
+def test_key_of_several_words_stays_readable_when_it_is_rotated(words: str, tmp_path: Path) -> None:
+    file = tmp_path / "pseudonyms"
+    file.touch(mode=0o600)
+    file.write_text(f"{words}\n")
+    rotate(file)
+    rotate(file)
+    found = Pseudonyms.parse(read_file(file))
+    assert ("", "1", "2") == found.generations
+    assert Pseudonyms.single(words.encode()).of("user:ann") == found.all_of("user:ann")[-1]
+
+
+@generations
+@pytest.mark.parametrize("text", [f"9999 {OLD}\n", "".join(f"{n} {OLD * 31}\n" for n in range(1, 5))])
+def test_file_without_room_for_another_key_is_left_as_it_was(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "pseudonyms"
+    file.touch(mode=0o600)
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match="no room"):
+        rotate(file)
+    assert text == file.read_text()

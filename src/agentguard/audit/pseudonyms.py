@@ -25,9 +25,12 @@ from agentguard.model.lease import Secret
 _SHORTEST: Final = 16  # bytes of a key
 _BLOCK: Final = 64  # bytes that SHA-256 takes at once
 _TEXT: Final = 32  # characters of a key that is written as text
-_MOST: Final = 40  # generations: the file stays below the 4 KiB that are read of it
+_MOST: Final = 40  # generations: with keys that are made here the file stays below what is read of it
+_BYTES: Final = 4096
+_LATEST: Final = 9999  # the last generation that has a number
 _OLD: Final = "-"  # stands for the key from before there were generations
-_LINE: Final = re.compile(r"(-|[1-9][0-9]{0,3})[ \t]+([\x21-\x7e]{32,})")
+# A key from before there were generations may be several words.
+_LINE: Final = re.compile(r"(-|[1-9][0-9]{0,3})[ \t]+((?<=-[ \t])\S.{31,}|[\x21-\x7e]{32,})")
 _NUMBERED: Final = re.compile(r"(-|[0-9]+)[ \t]")
 _HEAD: Final = "# Pseudonym keys of agentguard: generation and key, the newest last. Keep a key as long as its logs.\n"
 
@@ -159,10 +162,10 @@ def read_file(path: Path) -> Secret:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
                 raise ConfigurationError(f"{path} must be a file that only its owner can use; run: chmod 600 {path}")
-            content = file.read(4097)
+            content = file.read(_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror or type(error).__name__}") from None
-    if len(content) > 4096 or not content.isascii():
+    if len(content) > _BYTES or not content.isascii():
         raise ConfigurationError(f"{path} is no file of pseudonym keys: it is larger than 4 KiB, or no plain text")
     return Secret(content.decode("ascii"))
 
@@ -177,11 +180,14 @@ def rotate(path: Path) -> Pseudonyms:
         ConfigurationError: the file cannot be used, or another process rotates it now.
     """
     known = _parsed(read_file(path).reveal()) if path.exists() else []
-    if len(known) >= _MOST:
-        raise ConfigurationError(f"{path} holds {_MOST} keys; begin another file, and keep this one for its logs")
     latest = max([int(each.id) for each in known if each.id], default=0)
     grown = [*known, Generation(str(latest + 1), Secret(secrets.token_hex(32)))]
-    _replace(path, _HEAD + "".join(f"{each.id or _OLD} {each.key.reveal()}\n" for each in grown))
+    text = _HEAD + "".join(f"{each.id or _OLD} {each.key.reveal()}\n" for each in grown)
+    # INVARIANT: what is written can be read, else no process would start any more.
+    if len(known) >= _MOST or latest >= _LATEST or len(text) > _BYTES:
+        raise ConfigurationError(f"{path} holds {len(known)} keys, and has no room for another one; begin another "
+                                 "file, and keep this one for its logs")  # fmt: skip
+    _replace(path, text)
     return Pseudonyms(grown)
 
 
