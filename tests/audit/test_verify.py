@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentguard.audit.chain import MAX_LINE
+from agentguard.audit.chain import FRESH, MAX_LINE
 from agentguard.audit.log import FileLog
+from agentguard.audit.segment import Segment
 from agentguard.audit.verify import ChainBroken, TornLine, verify
 from agentguard.errors import AuditBroken
 from agentguard.model.record import Event, Record
@@ -273,3 +274,35 @@ def test_clock_that_goes_back_does_not_break_a_chain(tmp_path: Path):
 
     found = verify(only_file(tmp_path))
     assert (3, True) == (found.records, found.first < found.last)
+
+
+def test_line_that_a_living_process_is_writing_is_no_torn_one(tmp_path: Path):
+    log = FileLog(tmp_path)
+    log.append(record())
+    with only_file(tmp_path).open("ab") as file:
+        file.write(b'{"arg')
+
+    found = verify(tmp_path)
+
+    assert (2, 1) == (found.records, found.unclosed)
+    log.close()
+    with pytest.raises(ChainBroken):
+        verify(tmp_path)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_file_that_a_living_process_is_about_to_begin_is_not_missing(tmp_path: Path, begun: bool):
+    log = FileLog(tmp_path, max_bytes=4096)
+    while len(list(tmp_path.iterdir())) == 1:
+        log.append(record(shown="x" * 400))
+    log.close()
+    first, second = sorted(tmp_path.iterdir())
+    second.unlink()
+    if begun:
+        second.touch()
+    with pytest.raises(ChainBroken):
+        verify(tmp_path)
+
+    written_by = Segment.reopen(first, FRESH)
+    assert 1 == verify(tmp_path).unclosed
+    written_by.close()

@@ -242,6 +242,8 @@ def _tree_before(seq: int, file: Path) -> Tree:
             tree.append(bytes.fromhex(position.hash))
 
     replay(file, take)
+    if tree.size != seq - 1:
+        raise AuditUnavailable(f"the records before number {seq} cannot be read yet")
     return tree
 
 

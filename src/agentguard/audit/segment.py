@@ -240,6 +240,20 @@ def _open(path: Path, flags: int) -> int:
     return fd
 
 
+def is_written(path: Path) -> bool:
+    """Tell whether a living process writes a file; False where nobody can tell, and where there is no such file."""
+    if sys.platform == "win32":
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def opened(origin: Mapping[str, Any]) -> Record:
     """The first record of a file: which process writes it, and what it continues or was forked from."""
     host = os.uname().nodename if hasattr(os, "uname") else ""

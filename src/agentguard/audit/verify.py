@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agentguard.audit.chain import FRESH, MAX_LINE, decode, read
+from agentguard.audit.segment import is_written
 from agentguard.audit.tally import Tally, Verified
 from agentguard.errors import AuditBroken
 from agentguard.model.record import Event, Position
@@ -187,15 +188,22 @@ class _Walk:
         head, record = FRESH, dict[str, Any]()
         following: Path | None = path
         while following is not None:
-            path = following
+            before, path = path, following
             self.visited.add(path.name)
             self.tally.files += 1
             self._require_predecessor(path, head)
-            for found, position in lines(path, head):
-                record, head = found, position
-                self.tally.add(record)
-                if self.watch is not None:
-                    self.watch.saw(found, position, path)
+            try:
+                for found, position in lines(path, head):
+                    record, head = found, position
+                    self.tally.add(record)
+                    if self.watch is not None:
+                        self.watch.saw(found, position, path)
+            except TornLine as torn:
+                # What a living process is at now is whole in a moment. INVARIANT: an empty file is not locked here,
+                # as that process is about to: it holds the one before until this one is begun.
+                if not record or not is_written(path if torn.line else before):
+                    raise
+                break
             following = self._next(path, record, head)
         self.tally.end(record, head)
         if self.watch is not None:
@@ -212,6 +220,8 @@ class _Walk:
             names = (name for name, first in self.firsts.items() if first.get("continues") == path.name)
             return next((self.directory / name for name in names if name not in self.visited), None)
         found = sibling(path, record.get("next"))
+        if found is not None and not found.exists() and is_written(path):
+            return None  # a living process makes it now
         if found is None or not found.is_file():
             why = f"the chain continues in {record.get('next')!r}, which is missing"
             hint = f"if the process was killed at that moment, repair with: agentguard audit repair {path}"
