@@ -166,6 +166,15 @@ def test_log_under_another_name_is_a_missing_chain(path: Path, directory: Path) 
         compared(directory)
 
 
+def test_second_chain_of_the_same_name_is_not_vouched_for(path: Path, directory: Path) -> None:
+    forged = directory / "audit-z.jsonl"
+    shutil.copy(path, forged)
+    rewritten(forged, lambda each: each.update(tool="other"))
+
+    with pytest.raises(ChainBroken, match="in another file too"):
+        compared(directory)
+
+
 def test_checkpoints_of_another_log_are_not_taken_for_this_one(path: Path, directory: Path, tmp_path: Path) -> None:
     write(tmp_path / "elsewhere" / "audit")
     trusted = Trusted(read(tmp_path / "elsewhere" / "audit.checkpoints", KEY))

@@ -276,6 +276,16 @@ def test_clock_that_goes_back_does_not_break_a_chain(tmp_path: Path):
     assert (3, True) == (found.records, found.first < found.last)
 
 
+def test_two_chains_of_one_name_are_found(tmp_path: Path):
+    lines = chain_of(5)
+    written(tmp_path, lines, "audit-1.jsonl")
+    written(tmp_path, chained([record(9)] * 5), "audit-0.jsonl")
+
+    with pytest.raises(ChainBroken, match="in another file too") as caught:
+        verify(tmp_path)
+    assert "audit-1.jsonl" == caught.value.path.name
+
+
 def test_line_that_a_living_process_is_writing_is_no_torn_one(tmp_path: Path):
     log = FileLog(tmp_path)
     log.append(record())

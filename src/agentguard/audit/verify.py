@@ -163,6 +163,7 @@ class _Walk:
     watch: Watch | None = None
     tally: Tally = field(default_factory=Tally)
     visited: set[str] = field(default_factory=set)
+    chains: set[str] = field(default_factory=set)
 
     def all(self) -> None:
         if not self.firsts:
@@ -194,6 +195,8 @@ class _Walk:
             self._require_predecessor(path, head)
             try:
                 for found, position in lines(path, head):
+                    if head is FRESH:
+                        self._require_new(position.chain, path)
                     record, head = found, position
                     self.tally.add(record)
                     if self.watch is not None:
@@ -213,6 +216,12 @@ class _Walk:
         before = self.firsts.get(path.name, {}).get("continues")
         if head is FRESH and before is not None:
             raise ChainBroken(1, f"it continues {before!r}, which is missing or does not lead to it", path, 1)
+
+    def _require_new(self, chain: str, path: Path) -> None:
+        """INVARIANT: one chain of a name, else checkpoints would vouch for the first, and for others beside it too."""
+        if chain in self.chains:
+            raise ChainBroken(1, f"chain {chain} begins here, and in another file too: one of them is a copy", path, 1)
+        self.chains.add(chain)
 
     def _next(self, path: Path, record: Mapping[str, Any], head: Position) -> Path | None:
         if record["event"] != Event.LOG_ROTATED:
