@@ -20,6 +20,7 @@ from agentguard import Denied, Guard
 from agentguard.audit import span_file
 from agentguard.audit.log import FileLog
 from agentguard.cli.main import main
+from agentguard.model.record import Event, Record
 from agentguard.testing import fake_guard
 from tests.tools import everything, pay, refund
 
@@ -195,6 +196,20 @@ def test_credential_that_was_used_after_its_release_is_found(attribute: str, run
     [found] = json.loads(capsys.readouterr().out)["findings"]
     assert ("used_after_release", leases[0]) == (found["kind"], found["what"])
     assert 0 == run.check("otlp", "--credential", "api.token_id", "--skew", "5s")
+
+
+@bypass
+@pytest.mark.parametrize("used", ["l1", "j1"])
+def test_credential_that_another_process_revoked_is_found_in_whatever_order_their_logs_are_read(
+    used: str, run: Run, capsys: Captured
+) -> None:
+    now = iter(range(1_795_300_000 * 10**9, 1_795_400_000 * 10**9, 10**9)).__next__
+    watcher, worker = FileLog(run.folder / "audit", clock=now), FileLog(run.folder / "audit", clock=now)
+    worker.append(Record(Event.CREDENTIAL_ISSUED, {"lease": "l1", "task": "t", "jti": "j1"}))
+    watcher.append(Record(Event.CREDENTIAL_REVOKED, {"lease": "l1", "task": "t", "why": "recovered"}))
+    run.tracer.start_span("GET /refunds", attributes={"jti": used}, start_time=1_795_400_000 * 10**9).end()
+    assert 1 == run.check("otlp", "--json")
+    assert [used] == [each["what"] for each in json.loads(capsys.readouterr().out)["findings"]]
 
 
 def test_span_that_was_exported_twice_is_one(run: Run) -> None:

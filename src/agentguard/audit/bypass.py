@@ -77,7 +77,10 @@ class Known:
             if record.get("trace"):
                 self.spans[str(record["trace"]), str(record["span"])] = tool
         elif event == Event.CREDENTIAL_ISSUED and record.get("jti"):
-            self._jtis[str(record["lease"])] = str(record["jti"])
+            lease, jti = str(record["lease"]), str(record["jti"])
+            self._jtis[lease] = jti
+            if lease in self.dead:  # another process revoked it, whose file was read before
+                self.dead[jti] = min(self.dead[lease], self.dead.get(jti, self.dead[lease]))
         elif event in _DEAD:
             lease = str(record["lease"])
             # An expired one is recorded late: it was dead by the time that was promised.
