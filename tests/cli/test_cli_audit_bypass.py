@@ -166,13 +166,14 @@ def test_unguarded_tool_is_not_covered_by_another_guarded_one_inside_or_around_i
     ("change", "kind"),
     [
         ({"agentguard.decision.id": f"{'a' * 32}:7"}, "decision_not_in_log"),
+        ({"agentguard.decision.id": ["a", "b"]}, "decision_not_in_log"),
         ({"gen_ai.tool.name": "other"}, "other_decision"),
         ({"agentguard.decision.outcome": "deny"}, "other_decision"),
         ({}, "each call has its own"),
     ],
 )
 def test_span_that_says_something_else_than_the_log_is_found(
-    change: dict[str, str], kind: str, run: Run, capsys: Captured
+    change: dict[str, Any], kind: str, run: Run, capsys: Captured
 ) -> None:
     with run.guard() as guard, guard.task("bot", on_behalf_of="alice", intent=everything()):
         pay("acme")
@@ -244,6 +245,9 @@ def test_broken_log_proves_nothing(run: Run, capsys: Captured) -> None:
         lambda span: span.pop("spanId"),
         lambda span: span.update(attributes=[{"value": 1}]),
         lambda span: span.update(attributes=7),
+        lambda span: span.update(startTimeUnixNano="9" * 30),
+        lambda span: span.update(startTimeUnixNano="-1"),
+        lambda span: span.update(endTimeUnixNano=str(1 << 64)),
     ],
 )
 def test_span_that_cannot_be_read_is_counted_and_the_others_are_read(
@@ -258,6 +262,31 @@ def test_span_that_cannot_be_read_is_counted_and_the_others_are_read(
     said = capsys.readouterr()
     assert "1 part of the traces" in said.err
     assert "in 5 spans" in said.out
+
+
+def renamed(holder: dict[str, Any], name: str, other: str) -> None:
+    holder[other] = holder.pop(name)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tree: renamed(tree, "resourceSpans", "resource_spans"),
+        lambda tree: renamed(tree["resourceSpans"][0], "scopeSpans", "instrumentationLibrarySpans"),
+        lambda tree: renamed(tree["resourceSpans"][0]["scopeSpans"][0], "spans", "span"),
+        lambda tree: tree["resourceSpans"][0].update(scopeSpans={}),
+        lambda tree: tree["resourceSpans"][0]["scopeSpans"].append(7),
+        lambda tree: tree["resourceSpans"].append(None),
+    ],
+)
+def test_form_of_otlp_that_is_not_known_is_counted(damage: Callable[[Any], Any], run: Run, capsys: Captured) -> None:
+    guarded_calls(run)
+    tree = otlp(run.memory.get_finished_spans())
+    damage(tree)
+    path = run.folder / "other.json"
+    path.write_text(json.dumps(tree))
+    assert 0 == run.check("otlp", "--traces", str(path))
+    assert "1 part of the traces could not be read" in capsys.readouterr().err
 
 
 def test_traces_beyond_all_bounds_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

@@ -177,7 +177,7 @@ def _mismatched(spans: Sequence[Span], known: Known) -> Iterator[Finding]:
         if not decision or not is_tool(span):
             continue
         tool = tool_of(span)
-        if decision not in known.decisions:
+        if not isinstance(decision, str) or decision not in known.decisions:
             yield Finding(NOT_IN_LOG, span, tool, f"the span names decision {decision}, which is not in the log")
             continue
         recorded, outcome = known.decisions[decision]

@@ -20,6 +20,8 @@ MAX_BYTES: Final = 512 << 20
 MAX_SPANS: Final = 2_000_000
 _NEXT: Final = re.compile(r"[{\[]")
 _HEX: Final = re.compile(r"[0-9a-f]{16}(?:[0-9a-f]{16})?")
+_ABOUT: Final = frozenset({"resource", "scope", "schemaUrl"})  # what stands beside the spans of OTLP
+_LATEST: Final = 1 << 64  # nanoseconds; OTLP's times have 64 bits
 _NUMBERS: Final = {"intValue": int, "doubleValue": float}
 
 
@@ -93,24 +95,43 @@ def _made(document: Any) -> Iterator[Any]:
         return
     if isinstance(resources := document.get("resourceSpans"), list):
         yield from _otlp(resources)
+    elif "resource_spans" in document:  # another form of OTLP
+        yield _unknown
     elif isinstance(document.get("context"), dict) and "trace_id" in document["context"]:
         yield lambda: _console(document)
 
 
 def _otlp(resources: list[Any]) -> Iterator[Any]:
     for resource in resources:
-        about = resource.get("resource") if isinstance(resource, dict) else None
-        scopes = resource.get("scopeSpans", ()) if isinstance(resource, dict) else ()
-        for scope in scopes if isinstance(scopes, list) else ():
-            spans = scope.get("spans", ()) if isinstance(scope, dict) else ()
-            for span in spans if isinstance(spans, list) else ():
+        scopes = _held(resource, "scopeSpans")
+        for scope in [None] if scopes is None else scopes:
+            spans = _held(scope, "spans")
+            if spans is None:
+                yield _unknown
+                continue
+            about = resource.get("resource")
+            for span in spans:
                 yield lambda span=span, about=about: _otlp_span(span, about or {})
+
+
+def _held(holder: Any, name: str) -> list[Any] | None:
+    """What an object of OTLP holds under a name; None where it holds something else, as older forms of it do."""
+    if not isinstance(holder, dict):
+        return None
+    held = holder.get(name, None if holder.keys() - _ABOUT else [])
+    return held if isinstance(held, list) else None
+
+
+def _unknown() -> Span:
+    raise ValueError("not a form of OTLP that is known here")
 
 
 def _otlp_span(span: Mapping[str, Any], about: Mapping[str, Any]) -> Span:
     attributes = _pairs(span.get("attributes", []))
     service = str(_pairs(about.get("attributes", [])).get("service.name", ""))
     start, end = int(span["startTimeUnixNano"]), int(span.get("endTimeUnixNano") or 0)
+    if not (0 <= start < _LATEST and 0 <= end < _LATEST):
+        raise ValueError("no time")
     parent = span.get("parentSpanId") or ""
     return Span(str(span["name"]), _id(span["traceId"]), _id(span["spanId"]), _id(parent) if parent else "",
                 start, end, attributes, service)  # fmt: skip
