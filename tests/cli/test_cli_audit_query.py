@@ -160,6 +160,45 @@ def test_index_that_lies_is_made_anew(directory: Path, capsys: Captured, change:
     assert ["call.denied"] == asked(capsys, directory, "--agent", "researcher")
 
 
+@pytest.mark.control("index is not trusted")
+@pytest.mark.parametrize(
+    ("options", "change"),
+    [
+        (["--outcome", "deny"], ("permit", "deny")),
+        (["--chain", "support-bot > researcher"], ("u:4be1c0ff00000000 > support-bot", "u:77777777aaaaaaaa > "
+                                                   "support-bot > researcher")),
+        (["--id", "{chain}:3"], ("{chain}", "d" * 32)),
+    ],
+)  # fmt: skip
+def test_index_that_swaps_two_names_is_made_anew(
+    directory: Path, capsys: Captured, options: list[str], change: tuple[str, str]
+) -> None:
+    chain = records_in(only_file(directory))[0]["chain"]
+    written(directory, chained([record(n) for n in range(3)], "d" * 32), "audit-d.jsonl")
+    options = [each.format(chain=chain) for each in options]
+    before = asked(capsys, directory, *options)
+    one, other = (each.format(chain=chain) for each in change)
+    database = sqlite3.connect(directory.with_name("audit.index"))
+    try:
+        for was, becomes in ((one, "between"), (other, one), ("between", other)):
+            assert database.execute("update texts set text = ? where text = ?", (becomes, was)).rowcount == 1
+        database.commit()
+    finally:
+        database.close()
+
+    assert before == asked(capsys, directory, *options)
+    assert len(before) == 1
+
+
+def test_log_that_was_written_anew_is_not_answered_from_what_it_was(directory: Path, capsys: Captured) -> None:
+    for agent in ("support-bot", "researcher"):
+        task = Record(Event.TASK_OPENED, {**facts(agent), "task": "t"})
+        ended = Record(Event.CALL_COMPLETED, {"call": "c", "task": "t", "tool": "x"})
+        written(directory, chained([task, ended], agent[0] * 32), "audit-x.jsonl")
+        assert 2 == len(asked(capsys, directory, "--agent", agent, "--since", "2026-11-21T22:26:40", "--until",
+                              "2026-11-21T22:26:41"))  # fmt: skip
+
+
 def test_damaged_index_is_made_anew(directory: Path, capsys: Captured) -> None:
     assert 7 == len(asked(capsys, directory))
     index = directory.with_name("audit.index")

@@ -74,6 +74,11 @@ def microseconds(time: str) -> int:
     return _second(time[:19]) + int(time[20:26])
 
 
+def outcome_of(event: str, said: Any) -> str:
+    """How a call went, as questions name it; empty for a record that does not say."""
+    return str(_OUTCOMES.get(event) or said or "")
+
+
 class Index:
     """The index of a directory of logs. Not safe for concurrent use; several processes may use one file.
 
@@ -144,11 +149,13 @@ class Index:
     def _update(self) -> int:
         known = {name: (file, size, last) for file, name, size, last in self._db.execute("select * from files")}
         added, paths = 0, sorted(self._directory.glob("audit-*.jsonl"))
+        if any(path.name in known and not is_still(path, *known[path.name][1:]) for path in paths):
+            # INVARIANT: of a log that was written anew nothing is kept: what a task's first record said stands in
+            # the rows of others.
+            self._forget_all()
+            known = {}
         for path in paths:
-            file, size, last = known.pop(path.name, (0, 0, ""))
-            if file and not is_still(path, size, last):
-                self._forget(file)
-                file = size = 0
+            file, size, _ = known.pop(path.name, (0, 0, ""))
             if path.stat().st_size > size:
                 added += self._take(path, file, size)
         for file, _, _ in known.values():
@@ -162,6 +169,11 @@ class Index:
     def _forget(self, file: int) -> None:
         self._db.execute("delete from records where file = ?", (file,))
         self._db.execute("delete from files where id = ?", (file,))
+
+    def _forget_all(self) -> None:
+        for table in ("records", "files", "tasks"):
+            self._db.execute(f"delete from {table}")  # noqa: S608  # one of three names
+        self._tasks.clear()
 
     def _take(self, path: Path, file: int, at: int) -> int:
         if not file:
@@ -196,7 +208,7 @@ class Index:
         return count
 
     def _row(self, line: _Line) -> tuple[Any, ...]:
-        outcome = _OUTCOMES.get(line.event) or line.outcome
+        outcome = outcome_of(line.event, line.outcome)
         who = tuple(map(self._text, (line.agent, line.subject, " > ".join(line.delegation))))
         if line.task:
             who = self._who(line.task, who)

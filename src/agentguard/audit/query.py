@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentguard.audit.chain import read
-from agentguard.audit.index import Index, microseconds
+from agentguard.audit.index import Index, microseconds, outcome_of
 
 _STALE: Final = "the index of {} does not fit its log"
 
@@ -62,8 +62,8 @@ def ask(index: Index, directory: Path, question: Question, limit: int) -> Answer
         IndexStale: the index says something else than the log.
         OSError: a log cannot be read.
     """
-    sql, values = _sql(index, question)
     found = Answer()
+    sql, values = _sql(index, question)
     if sql:
         for name, at, length, time, seq in index.rows(f"{sql} order by time desc, seq desc limit ?", (*values, limit)):
             _read(directory / name, at, length, (time, seq), found, question)
@@ -93,7 +93,18 @@ def _fits(record: Mapping[str, Any], question: Question) -> bool:
         wanted = getattr(question, name)
         if wanted and record.get(name, wanted) != wanted:
             return False
+    if question.outcome and outcome_of(record["event"], record.get("outcome")) != question.outcome:
+        return False
+    if question.id is not None and (record["chain"], record["seq"]) != question.id:
+        return False
+    chain = record.get("delegation")
+    if question.chain and isinstance(chain, list) and _part(question) not in f" > {' > '.join(map(str, chain))} > ":
+        return False
     return not question.subject or str(record.get("subject", question.subject)).startswith(question.subject)
+
+
+def _part(question: Question) -> str:
+    return f" > {' > '.join(name.strip() for name in question.chain.split('>'))} > "
 
 
 def _sql(index: Index, question: Question) -> tuple[str, list[object]]:
@@ -127,6 +138,5 @@ def _matched(index: Index, question: Question) -> Iterator[tuple[str, list[int]]
         given = (question.subject,) if exact else (len(question.subject), question.subject)
         yield "subject", [number for (number,) in index.rows(sql, given)]
     if question.chain:
-        part = f" > {' > '.join(name.strip() for name in question.chain.split('>'))} > "
         sql = "select id from texts where instr(' > ' || text || ' > ', ?) > 0"
-        yield "delegation", [number for (number,) in index.rows(sql, (part,))]
+        yield "delegation", [number for (number,) in index.rows(sql, (_part(question),))]
