@@ -199,6 +199,23 @@ def test_log_that_was_written_anew_is_not_answered_from_what_it_was(directory: P
                               "2026-11-21T22:26:41"))  # fmt: skip
 
 
+@pytest.mark.parametrize("line", [b"x" * (1 << 20), b"x" * (3 << 20), b'{"chain":"a","seq":%d,"time":"2026-11-21T22:26:'
+                                  b'40.123456Z","event":"x"}' % (1 << 63)])  # fmt: skip
+def test_line_that_no_record_can_be_hides_none_behind_it(directory: Path, capsys: Captured, line: bytes) -> None:
+    path = only_file(directory)
+    first, end, rest = path.read_bytes().partition(b"\n")
+    path.write_bytes(first + end + line + end + rest)
+
+    assert 0 == main(["audit", "query", str(directory), "--json"])
+    out, error = capsys.readouterr()
+    assert 7 == len(out.splitlines())
+    assert "of the log are no records" in error
+
+
+def test_name_that_no_log_can_hold_is_in_none(directory: Path, capsys: Captured) -> None:
+    assert [] == asked(capsys, directory, "--agent", "\udcff")
+
+
 def test_damaged_index_is_made_anew(directory: Path, capsys: Captured) -> None:
     assert 7 == len(asked(capsys, directory))
     index = directory.with_name("audit.index")

@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from agentguard.audit.chain import MAX_LINE
+from agentguard.audit.fields import MAX_INT
 from agentguard.audit.index_file import APPLICATION, is_index, is_still, mark_of
 from agentguard.errors import ConfigurationError
 from agentguard.model.record import Event
@@ -185,7 +186,8 @@ class Index:
         added, line = 0, b""
         with path.open("rb") as lines:
             lines.seek(at)
-            while (found := lines.readline(MAX_LINE)).endswith(b"\n"):
+            # A part of a line that is longer than any record is none either; what stands behind it is looked at.
+            while (found := lines.readline(MAX_LINE)).endswith(b"\n") or len(found) == MAX_LINE:
                 line = found
                 try:
                     rows.append((file, at, len(line), *self._row(_decode(line))))
@@ -208,6 +210,8 @@ class Index:
         return count
 
     def _row(self, line: _Line) -> tuple[Any, ...]:
+        if not 0 < line.seq < MAX_INT:
+            raise ValueError("no number of a record")
         outcome = outcome_of(line.event, line.outcome)
         who = tuple(map(self._text, (line.agent, line.subject, " > ".join(line.delegation))))
         if line.task:

@@ -63,12 +63,23 @@ def ask(index: Index, directory: Path, question: Question, limit: int) -> Answer
         OSError: a log cannot be read.
     """
     found = Answer()
+    if not _can_stand(question):
+        return found
     sql, values = _sql(index, question)
     if sql:
         for name, at, length, time, seq in index.rows(f"{sql} order by time desc, seq desc limit ?", (*values, limit)):
             _read(directory / name, at, length, (time, seq), found, question)
     found.records.reverse()
     return found
+
+
+def _can_stand(question: Question) -> bool:
+    """Tell whether a log can hold what is asked for: it is UTF-8, and an argument of a command may be no text."""
+    try:
+        f"{question.agent}{question.subject}{question.chain}{question.tool}{question.event}".encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read(path: Path, at: int, length: int, place: tuple[int, int], found: Answer, question: Question) -> None:
