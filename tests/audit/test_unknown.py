@@ -15,7 +15,7 @@ import pytest
 from agentguard.audit import unknown
 from agentguard.audit.chain import decode
 from agentguard.audit.log import FileLog
-from agentguard.audit.unknown import close_unknown
+from agentguard.audit.unknown import close_unknown, recover
 from agentguard.audit.verify import verify
 from agentguard.model.record import Event, Record
 from tests.audit.samples import chained, written
@@ -224,3 +224,24 @@ def test_call_of_a_process_that_was_killed_is_closed(tmp_path: Path) -> None:
 
     assert ["c9"] == [each.fields["call"] for each in recovered(tmp_path)]
     assert 0 == verify(tmp_path).unknown
+
+
+@pytest.mark.control("unknown outcome is closed")
+def test_call_of_a_chain_that_went_on_and_died_again_is_closed_too(tmp_path: Path) -> None:
+    directory, found = tmp_path / "audit", list[Record]()
+    path = killed(directory, PERMITTED)
+    for number in (2, 3):
+        log = FileLog(directory)
+
+        def append(record: Record, log: FileLog = log) -> None:
+            found.append(record)
+            log.append(record)
+
+        recover(directory, ledger, append)
+        recover(directory, ledger, append)
+        log.close()
+        again = FileLog.reopen(path)
+        again.append(Record(Event.CALL_PERMITTED, {**PERMITTED.fields, "call": f"c{number}"}))
+        assert again._segment is not None
+        again._segment.close()  # gives the lock back, as the end of a killed process does
+    assert ["c1", "c2"] == [record.fields["call"] for record in found]

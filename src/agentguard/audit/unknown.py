@@ -110,8 +110,8 @@ def recover(
 ) -> int:  # fmt: skip
     """Close the calls of dead processes, as `close_unknown` finds them, and return how many that were.
 
-    The chains that were closed are remembered in `DIRECTORY.recovered`, so that nobody reads them again; without that
-    file they are read once more, and nothing is closed twice.
+    The chains that were closed are remembered in `DIRECTORY.recovered`, each with how long it was, so that nobody reads
+    them again unless they went on; without that file they are read once more, and nothing is closed twice.
 
     Args:
         directory, fate, seconds: as for `close_unknown`.
@@ -122,9 +122,9 @@ def recover(
     """
     home, until, closed = Path(directory), time.monotonic() + seconds, 0
     known = _known(home)
-    dead = [parts for parts in _chains(home) if _chain_of(parts) not in known and not _ended(parts)]
+    dead = [(parts, end) for parts in _chains(home) if (end := _end_of(parts)) not in known and not _ended(parts)]
     told = {line.call for parts in _chains(home) for path in parts for line in _told(path)} if dead else set()
-    for parts in dead:
+    for parts, end in dead:
         left = _left(parts, until)
         for line in left.calls.values():
             if line.call not in told:
@@ -132,8 +132,13 @@ def recover(
                 closed += 1
         if time.monotonic() >= until:
             break
-        _remember(home, _chain_of(parts))
+        _remember(home, end)
     return closed
+
+
+def _end_of(parts: Sequence[Path]) -> str:
+    """A chain and where it ends; whoever continues it (`FileLog.reopen`) may die in its turn."""
+    return f"{_chain_of(parts)}:{len(parts)}:{parts[-1].stat().st_size}"
 
 
 def _chain_of(parts: Sequence[Path]) -> str:
@@ -148,10 +153,10 @@ def _known(directory: Path) -> frozenset[str]:
         return frozenset()
 
 
-def _remember(directory: Path, chain: str) -> None:
+def _remember(directory: Path, end: str) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
     with open(os.open(_beside(directory), flags, 0o600), "a", encoding="ascii") as file:
-        file.write(f"{chain}\n")
+        file.write(f"{end}\n")
 
 
 def _beside(directory: Path) -> Path:
