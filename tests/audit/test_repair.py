@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from agentguard._drive import drive
+from agentguard.audit import segment
 from agentguard.audit.log import FileLog
 from agentguard.audit.verify import ChainBroken, TornLine, verify
 from agentguard.errors import AuditBroken, AuditUnavailable
@@ -141,6 +143,35 @@ def test_rotated_file_is_not_continued_its_follower_is(tmp_path: Path):
     FileLog.reopen(follower).close()
 
     assert (1, 2) == (verify(tmp_path).chains, verify(tmp_path).files)
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"torn":'])
+def test_file_that_failed_on_disk_is_not_continued_where_its_chain_went_on_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bytes
+):
+    def fails(fd: int) -> None:
+        raise OSError(5, "I/O error")
+
+    log = FileLog(tmp_path)
+    with monkeypatch.context() as disk:
+        disk.setattr(segment, "_sync_file", fails)
+        with pytest.raises(AuditUnavailable):
+            drive(log.flush(log.append(record())))
+    log.append(record())
+    log.close()
+    first = min(tmp_path.iterdir())
+    first.write_bytes(first.read_bytes() + torn)
+    before = first.read_bytes()
+
+    with pytest.raises(AuditUnavailable, match="continues in"):
+        FileLog.reopen(first)
+    if torn:
+        with pytest.raises(AuditUnavailable, match="continues in"):
+            FileLog.repair(first)
+    else:
+        assert FileLog.repair(first) is None
+        verify(tmp_path)
+    assert before == first.read_bytes()
 
 
 def test_file_that_was_never_begun_at_rotation_is_begun_by_a_repair(tmp_path: Path):

@@ -12,7 +12,7 @@ from typing import Any
 from agentguard.audit.chain import FRESH
 from agentguard.audit.directory import sync_directory, unavailable
 from agentguard.audit.segment import Segment
-from agentguard.audit.verify import TornLine, lines, sibling
+from agentguard.audit.verify import TornLine, follower, lines, sibling
 from agentguard.errors import AuditUnavailable
 from agentguard.model.record import Event, Position, Record
 
@@ -75,6 +75,7 @@ def take_over(path: Path, clock: Callable[[], int]) -> tuple[Segment, Repaired |
             raise AuditUnavailable(f"audit log {path}: no whole record to continue; start a new log")
         if last["event"] == Event.LOG_ROTATED:
             raise AuditUnavailable(f"audit log {path}: its chain continues in {last.get('next')!r}; reopen that file")
+        _require_last(path)
         return segment, _cut(segment, clock) if _torn(segment) else None
     except BaseException:
         segment.close()
@@ -101,7 +102,15 @@ def _torn(segment: Segment) -> bool:
     return segment.path.stat().st_size > segment.tip[0]
 
 
+def _require_last(path: Path) -> None:
+    """INVARIANT: a chain grows at its end only. A file that failed on disk does not say that it goes on elsewhere."""
+    next_one = follower(path)
+    if next_one is not None:
+        raise AuditUnavailable(f"audit log {path}: its chain continues in {next_one.name!r}; nothing was changed")
+
+
 def _cut(segment: Segment, clock: Callable[[], int]) -> Repaired:
+    _require_last(segment.path)
     tail = segment.tail()
     torn = _keep(segment.path, tail)
     segment.cut()

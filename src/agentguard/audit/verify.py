@@ -148,6 +148,12 @@ def _first(path: Path) -> dict[str, Any]:
         return {}
 
 
+def follower(path: Path) -> Path | None:
+    """The file beside `path` that says it continues it, or None."""
+    files = sorted(path.parent.glob("audit-*.jsonl"))
+    return next((file for file in files if file != path and _first(file).get("continues") == path.name), None)
+
+
 def sibling(path: Path, name: object) -> Path | None:
     """The file beside `path` that a record names; None if that is no plain file name."""
     plain = isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\\", "\x00"}
