@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import stat
 import threading
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -197,3 +199,20 @@ def test_child_of_a_fork_writes_whole_lines_too(tmp_path: Path) -> None:
     recording.take(call(call="parent"))
     recording.close()
     assert ["child", "parent"] == [line["call"] for line in lines(tmp_path / "calls.jsonl")[1:]]
+
+
+def test_child_of_a_fork_rotates_after_the_parent_and_not_with_it(tmp_path: Path) -> None:
+    recording = Recording(tmp_path / "calls.jsonl", max_bytes=MIN_BYTES)
+    for number in range(3):
+        recording.take(call(call=f"c{number}", arguments={"text": "x y " * 10_000}))
+    fcntl.flock(recording._fd, fcntl.LOCK_EX)  # the parent is about to rotate
+    child = os.fork()
+    if not child:
+        recording.take(call(call="child", arguments={"text": "x y " * 10_000}))
+        os._exit(0)
+    time.sleep(0.3)
+    assert ["calls.jsonl"] == [each.name for each in tmp_path.iterdir()]
+    fcntl.flock(recording._fd, fcntl.LOCK_UN)
+    assert 0 == os.waitpid(child, 0)[1]
+    assert "child" == lines(tmp_path / "calls.jsonl")[-1]["call"]
+    recording.close()

@@ -108,8 +108,13 @@ class Recording:
         tell_of_forks(self)
 
     def after_fork_in_child(self) -> None:
-        """A child writes to the same file, each line as a whole; only the lock may be held by nobody it knows."""
+        """A child writes to the same file, each line as a whole; the lock may be held by nobody it knows.
+
+        INVARIANT: it opens the file for itself. The lock on a file is that of its opening: with the parent's, both
+        would rotate at once, and one would put a new file in the place of what the other had just kept.
+        """
         self._lock = threading.Lock()
+        self._leave()
 
     def take(self, call: Recorded) -> None:
         """Record a call, if that is possible; what cannot be recorded is counted in `dropped`."""
@@ -191,10 +196,14 @@ class Recording:
         return self._path.with_name(f"{self._path.name}.{number}")
 
     def _reopen(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._leave()
         self._open()
+
+    def _leave(self) -> None:
+        # INVARIANT: the number is forgotten first; after an interrupt (Ctrl-C) it may be that of another file.
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _open(self) -> None:
         try:
@@ -213,9 +222,7 @@ class Recording:
         """Close the file; closing it twice does nothing."""
         with self._lock:
             self._closed = True
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+            self._leave()
 
     def __repr__(self) -> str:
         return f"<Recording {self._path.name}>"
