@@ -216,3 +216,13 @@ def test_child_of_a_fork_rotates_after_the_parent_and_not_with_it(tmp_path: Path
     assert 0 == os.waitpid(child, 0)[1]
     assert "child" == lines(tmp_path / "calls.jsonl")[-1]["call"]
     recording.close()
+
+
+@pytest.mark.parametrize("more", [{}, {"outcome": "deny", "ended": ""}])
+def test_arguments_that_are_too_large_make_no_result(tmp_path: Path, more: dict[str, Any]) -> None:
+    recording = Recording(tmp_path / "calls.jsonl", results=bool(more))
+    recording.take(call(arguments={"a": "x y " * 10_000, "b": "x y " * 10_000}, **more))
+    recording.close()
+    said = lines(tmp_path / "calls.jsonl")[-1]
+    assert "[too large]" == said["args"]
+    assert "result" not in said

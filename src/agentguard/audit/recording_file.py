@@ -145,12 +145,12 @@ class Recording:
             members["secret"] = sorted(call.secret)
         if self._results and call.ended == "completed":
             members["result"] = self._value(call.result)
+        line = _encoded(members)
         for much in ("result", "args"):
-            line = _encoded(members)
-            if len(line) <= MAX_LINE:
-                return line
-            members[much] = _TOO_LARGE
-        return _encoded(members)
+            if len(line) > MAX_LINE and much in members:
+                members[much] = _TOO_LARGE
+                line = _encoded(members)
+        return line
 
     def _arguments(self, call: Recorded) -> dict[str, Any]:
         hidden = frozenset(call.secret)
