@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentguard.audit.chain import FRESH, MAX_LINE
+from agentguard.audit import chain
+from agentguard.audit.chain import FRESH, MAX_LINE, link, start
 from agentguard.audit.log import FileLog
 from agentguard.audit.segment import Segment
 from agentguard.audit.verify import ChainBroken, TornLine, verify
@@ -316,3 +318,15 @@ def test_file_that_a_living_process_is_about_to_begin_is_not_missing(tmp_path: P
     written_by = Segment.reopen(first, FRESH)
     assert 1 == verify(tmp_path).unclosed
     written_by.close()
+
+
+@pytest.mark.parametrize(
+    "time", ["soon", "2026-02-30T22:26:40.123456Z", "2026-11-21T22:26:40Z", "٢٠٢٦-11-21T22:26:40.123456Z"]
+)
+def test_time_that_is_none_is_found(tmp_path: Path, time: str):
+    good, _ = link(start("c" * 32), NOW, record())
+    members = {**json.loads(good), "time": time}
+    line, _ = chain._seal(*({key: members[key] for key in members if key < "hash"},
+                            {key: members[key] for key in members if key > "hash"}))  # fmt: skip
+    with pytest.raises(ChainBroken, match="its time is none"):
+        verify(written(tmp_path, [line]))

@@ -7,6 +7,7 @@ record without `hash`), the leaf hash of RFC 9162 section 2.1.1, so the same rec
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -26,6 +27,7 @@ MAX_LINE: Final = 1 << 20  # bytes, newline included; what a reader must be read
 _SECOND: Final = 1_000_000_000  # nanoseconds
 _LATE: Final = 10**10 * _SECOND  # whole seconds: what stands behind the second has all of its nine digits
 _TEXTS: Final = {str}
+_TIME: Final = re.compile(r"[0-9]{4}(?:-[0-9]{2}){2}T[0-9]{2}(?::[0-9]{2}){2}\.[0-9]{6}Z")
 _TYPES: Final[Mapping[str, type]] = {
     "v": int, "chain": str, "seq": int, "time": str, "event": str, "prev": str, "hash": str,
 }  # fmt: skip
@@ -175,6 +177,8 @@ def decode(line: bytes) -> dict[str, Any]:
 def _check_place(record: Mapping[str, Any], head: Position | None) -> None:
     if record["v"] != VERSION:
         raise ValueError(f"version {record['v']}, which this release cannot read")
+    if not _is_time(record["time"]):
+        raise ValueError("its time is none")
     if head is None:
         return
     if head.chain and record["chain"] != head.chain:
@@ -183,3 +187,11 @@ def _check_place(record: Mapping[str, Any], head: Position | None) -> None:
         raise ValueError(f"seq is {record['seq']}, expected {head.seq + 1}: a record was removed, moved or repeated")
     if record["prev"] != head.hash:
         raise ValueError("prev is not the hash of the record before it")
+
+
+def _is_time(text: str) -> bool:
+    """Tell whether a text is a time as `timestamp` writes it: whoever reads a record that verifies may count on it."""
+    try:
+        return _TIME.fullmatch(text) is not None and datetime.fromisoformat(text) is not None
+    except ValueError:  # the 30th of February
+        return False
