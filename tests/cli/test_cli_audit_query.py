@@ -361,3 +361,35 @@ def test_export_of_a_broken_log_ends_before_the_broken_record(directory: Path, c
     assert 3 == len(out.splitlines())
     assert "BROKEN at record 4" in error
     assert "3 records exported before it; the export is not whole" in error
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"event": "credential.issued"},
+        {"event": "credential.issued", "lease": "l", "scopes": 7},
+        {"event": "credential.issued", "lease": "l", "expires_by": "soon"},
+        {"event": "credential.revoked", "lease": ["l"]},
+        {"event": "call.permitted", "effect": ["read"], "outcome": {"permit": 1}},
+        {"event": "log.opened", "host": {"a": 1}, "version": [1]},
+        {"event": "task.opened", "task": ["t"], "agent": 7, "delegation": "x"},
+    ],
+)
+@pytest.mark.parametrize("form", ["csv", "ocsf"])
+def test_record_of_anybody_that_verifies_is_exported(
+    directory: Path, capsys: Captured, members: dict[str, Any], form: str
+) -> None:
+    fields = {name: value for name, value in members.items() if name != "event"}
+    written(directory, chained([Record(members["event"], fields), record(1)]), "audit-x.jsonl")
+
+    assert 0 == main(["audit", "export", str(directory), "--format", form])
+    assert "9 records exported" in capsys.readouterr().err
+
+
+@pytest.mark.control("no formula in CSV")
+def test_chain_whose_name_is_a_formula_is_exported_as_text(directory: Path, capsys: Captured) -> None:
+    path = written(directory, chained([record(1)], "=cmd|'/c calc'!A1\x1b[2J"), "audit-x.jsonl")
+
+    assert 0 == main(["audit", "export", str(path), "--format", "csv"])
+    (found,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert "'=cmd|'/c calc'!A1\\x1b[2J:1" == found["id"]

@@ -55,7 +55,7 @@ class Mapper:
         if code == Event.LOG_OPENED:
             self._hosts[record["chain"]] = record
         known = self._known(record)
-        if code in _CREDENTIAL:
+        if code in _CREDENTIAL and _is_credential(record):
             return self._credential(record, known)
         if code.startswith("log."):
             return {**self._base(record, 6002, _LIFE.get(code, _OTHER), known), "app": _product(self._hosts, record)}
@@ -75,13 +75,13 @@ class Mapper:
     def _call(self, record: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
         code = record["event"]
         is_call = code.startswith(("call.", "approval.", "secret."))
-        activity = _ACTIVITY.get(record.get("effect", ""), _OTHER) if is_call else _OTHER
+        activity = _ACTIVITY.get(str(record.get("effect", "")), _OTHER) if is_call else _OTHER
         event = {
             **self._base(record, 6003, activity, known),
             "api": {"operation": record.get("tool") or code, **_request(record), **_response(record)},
             "src_endpoint": {"name": self._hosts.get(record["chain"], {}).get("host") or "unknown"},
         }
-        outcome = record.get("outcome")
+        outcome = str(record.get("outcome", ""))
         if outcome in _CONTROL:
             event["metadata"]["profiles"] = ["security_control"]
             event["action_id"], event["disposition_id"] = _CONTROL[outcome]
@@ -123,6 +123,12 @@ class Mapper:
             "actor": {"app_name": str(known.get("agent") or "agentguard"), "user": _user(known)},
             "unmapped": {"agentguard": dict(record)},
         }  # fmt: skip
+
+
+def _is_credential(record: Mapping[str, Any]) -> bool:
+    """Tell whether a record has what an event of its class must say; a record that verifies may be anybody's."""
+    scopes, ends = record.get("scopes", []), record.get("expires_by", 0)
+    return isinstance(record.get("lease"), str) and isinstance(scopes, list) and type(ends) is int
 
 
 def _user(known: Mapping[str, Any]) -> dict[str, Any]:

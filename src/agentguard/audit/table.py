@@ -20,9 +20,7 @@ def row(record: Mapping[str, Any]) -> list[str]:
 
 def cell(record: Mapping[str, Any], name: str) -> str:
     """Return one cell: text that no spreadsheet runs, without control characters."""
-    if name == "id":
-        return f"{record['chain']}:{record['seq']}"
-    value = record.get(name, "")
+    value = f"{record['chain']}:{record['seq']}" if name == "id" else record.get(name, "")
     if name == "delegation" and isinstance(value, list):
         value = " > ".join(map(str, value))
     elif not isinstance(value, str):
