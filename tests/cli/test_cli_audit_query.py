@@ -393,3 +393,15 @@ def test_chain_whose_name_is_a_formula_is_exported_as_text(directory: Path, caps
     assert 0 == main(["audit", "export", str(path), "--format", "csv"])
     (found,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert "'=cmd|'/c calc'!A1\\x1b[2J:1" == found["id"]
+
+
+def test_export_as_csv_loses_no_record_over_a_letter(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(directory, chained([record(1, agent="Größe €"), record(2)]), "audit-x.jsonl")
+    out = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    with monkeypatch.context() as terminal:
+        terminal.setattr("sys.stdout", out)
+        assert 0 == main(["audit", "export", str(path), "--format", "csv"])
+
+    out.seek(0)
+    one, two = csv.DictReader(out)
+    assert (r"Größe \u20ac", "call-2") == (one["agent"], two["call"])

@@ -16,7 +16,7 @@ from agentguard.audit.ocsf import VERSION, Mapper
 from agentguard.audit.table import COLUMNS, row
 from agentguard.audit.verify import ChainBroken, verify
 from agentguard.cli.audit_query import moment
-from agentguard.cli.output import FAILED, OK, complain, count
+from agentguard.cli.output import FAILED, OK, complain, count, writable
 from agentguard.model.record import Position
 
 _FORMATS: Final = ("ocsf", "csv")
@@ -86,6 +86,6 @@ def _csv(out: TextIO) -> Callable[[Mapping[str, Any], bool], None]:
 
     def write(record: Mapping[str, Any], wanted: bool) -> None:
         if wanted:
-            table.writerow(row(record))
+            table.writerow([writable(each, out) for each in row(record)])
 
     return write

@@ -31,9 +31,13 @@ def complain(text: str) -> None:
 
 
 def _print(text: str, to: TextIO) -> None:
-    """Print what the stream's encoding holds as it is, and the rest as escapes: no result is lost over a letter."""
+    print(writable(printable(text), to), file=to)
+
+
+def writable(text: str, to: TextIO) -> str:
+    """What a stream's encoding holds as it is, and the rest as escapes: no result is lost over a letter."""
     encoding = to.encoding or "utf-8"
-    print(printable(text).encode(encoding, "backslashreplace").decode(encoding), file=to)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def say_json(members: Mapping[str, Any]) -> None:
