@@ -272,6 +272,16 @@ def test_tail_shows_the_last_records_of_all_chains_by_time(directory: Path, caps
     assert "" == capsys.readouterr().out
 
 
+def test_line_that_is_no_record_hides_none_from_the_tail(directory: Path, capsys: Captured) -> None:
+    with only_file(directory).open("ab") as file:
+        file.write(b"no\rrecord" * 20 + b"\n")
+
+    assert 0 == main(["audit", "tail", str(directory), "-n", "3", "--json"])
+    out, error = capsys.readouterr()
+    assert ["call.denied", "log.closed"] == [json.loads(line)["event"] for line in out.splitlines()]
+    assert 1 == error.count("BROKEN")
+
+
 def test_tail_goes_on_with_whole_records_of_any_chain(tmp_path: Path, log: FileLog) -> None:
     tail = Tail(tmp_path / "audit")
     assert ["log.opened"] == [found["event"] for found, _ in tail.last(5) if found]

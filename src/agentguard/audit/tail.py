@@ -76,8 +76,8 @@ def _last_lines(path: Path, end: int, count: int) -> tuple[int, int]:
             begin -= step
             file.seek(begin)
             block = file.read(step) + block
-    lines = block.splitlines(keepends=True)
-    return end - sum(map(len, lines[-count:] if count else [])), end
+    lines = block.split(b"\n")[:-1]  # at no other character: a line that is no record may hold any
+    return end - sum(len(line) + 1 for line in (lines[-count:] if count else [])), end
 
 
 def _lines(path: Path, begin: int, end: int) -> Iterator[Found]:
