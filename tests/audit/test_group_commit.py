@@ -198,3 +198,17 @@ def test_loops_in_several_threads_share_one_log(log: FileLog, backend: str):
 
     assert [] == failures
     assert not any(thread.is_alive() for thread in threads)
+
+
+async def test_wait_that_is_interrupted_keeps_no_later_one_waiting(monkeypatch: pytest.MonkeyPatch):
+    real, committer = commit._this_loop, commit.Committer(lambda: None)
+
+    def interrupted(call: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(commit, "_this_loop", lambda: (real()[0], interrupted))
+        with pytest.raises(KeyboardInterrupt):
+            await committer.wait()
+    with anyio.fail_after(5):
+        await committer.wait()

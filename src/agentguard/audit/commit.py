@@ -121,9 +121,11 @@ class Committer:
         with self._lock:
             batch = self._waiting.get(loop)
             if batch is None:
-                batch = self._waiting[loop] = _Batch(call_soon)
-                # At the end of this tick, so that all tasks that are ready now share one commit.
+                batch = _Batch(call_soon)
+                # At the end of this tick, so that all tasks that are ready now share one commit. INVARIANT: a batch is
+                # waited for once it will be woken: an interrupt (Ctrl-C) between the two would leave one for ever.
                 call_soon(self._wake)
+                self._waiting[loop] = batch
         await batch.done.wait()
         if batch.error:
             raise AuditUnavailable(batch.error)
