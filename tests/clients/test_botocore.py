@@ -113,14 +113,75 @@ def test_bucket_is_a_host_below_its_audience(client: Any) -> None:
     made.close()
 
 
-def _answer(request: Any) -> Any:
+def _answer(request: Any, content: bytes = b"") -> Any:
     awsrequest = pytest.importorskip("botocore.awsrequest")
 
     class Raw:
         def stream(self, *_: Any, **__: Any) -> Any:
-            return iter([b""])
+            return iter([content])
 
     return awsrequest.AWSResponse(request.url, 200, {}, Raw())
+
+
+@pytest.mark.control("5 no ambient credential")
+def test_session_of_an_s3_express_bucket_is_made_for_no_later_call() -> None:
+    module, config = pytest.importorskip("botocore.session"), pytest.importorskip("botocore.config")
+    session, audience = guard_session(module.Session()), "https://s3express-use1-az4.us-east-1.amazonaws.com"
+    sent: list[str] = []
+
+    def send(request: Any, **_: Any) -> Any:
+        sent.append(f"{request.headers['Authorization']!r} {request.url}")
+        return _answer(request, _SESSION if "?session" in request.url else b"")
+
+    def used(client: Any, key: str) -> None:
+        calling(
+            broker(AccessKeyId=key),
+            audience,
+            lambda: client.head_object(Bucket="bucket--use1-az4--x-s3", Key="k")["ResponseMetadata"],
+        )
+
+    plain = config.Config(s3={"disable_s3_express_session_auth": True})
+    kept, fresh = (session.create_client("s3", region_name="us-east-1", config=one) for one in (None, plain))
+    for client in (kept, fresh):
+        client.meta.events.register("before-send.s3", send)
+    for key in ("AKIDALICE", "AKIDBOB"):
+        with pytest.raises(CredentialUnavailable, match="disable_s3_express_session_auth"):
+            used(kept, key)
+    assert sent == []
+    used(fresh, "AKIDBOB")
+    assert ["AKIDBOB" in one for one in sent] == [True]
+    kept.close()
+    fresh.close()
+
+
+_SESSION = b"""<CreateSessionResult><Credentials><AccessKeyId>ALICES</AccessKeyId><SecretAccessKey>x</SecretAccessKey>
+<SessionToken>y</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></CreateSessionResult>"""
+
+
+@pytest.mark.control("5 no ambient credential")
+def test_token_of_the_environment_is_not_sent_in_place_of_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, config = pytest.importorskip("botocore.session"), pytest.importorskip("botocore.config")
+    monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "ambient-token")
+    sent: list[str] = []
+
+    def send(request: Any, **_: Any) -> Any:
+        sent.append(str(request.headers["Authorization"]))
+        return _answer(request, b"{}")
+
+    def used(**options: Any) -> None:
+        session = guard_session(module.Session())
+        client = session.create_client(
+            "bedrock", region_name="eu-west-1", endpoint_url="https://bedrock.test", **options
+        )
+        client.meta.events.register("before-send.bedrock", send)
+        calling(broker(), "https://bedrock.test", lambda: client.list_custom_models()["ResponseMetadata"])
+        client.close()
+
+    with pytest.raises(CredentialUnavailable, match="bearer token of the environment"):
+        used()
+    assert sent == []
+    used(config=config.Config(signature_version="v4"))
+    assert ["AKIDEXAMPLE" in one for one in sent] == [True]
 
 
 @pytest.mark.control("3 nothing presigned outlives its call")

@@ -18,6 +18,13 @@ from agentguard.model.lease import Credential
 S = TypeVar("S")
 _LARGEST: Final = 16_384
 _PRESIGNED: Final = ("-query", "-presign-post")
+# What signs otherwise than with this session's credentials, and why that is refused.
+_SIGNED_OTHERWISE: Final = {
+    "v4-s3express": "botocore keeps the session of an S3 Express bucket for whoever uses the client next; write "
+    "Config(s3={'disable_s3_express_session_auth': True})",
+    "bearer": "botocore would send a bearer token of the environment or of a login (AWS_BEARER_TOKEN_..., SSO); write "
+    "Config(signature_version='v4'), or take the token away",
+}
 
 
 class FrozenCredentials(NamedTuple):
@@ -81,7 +88,8 @@ def guard_session(session: S) -> S:
     """Make a botocore session, and every client made of it, sign with the running call's credential; return it.
 
     A request is signed only if it goes to the origin of the tool's audience or to a host below it, as S3's buckets are.
-    Presigned URLs are refused: they would outlive the call. There is no other way to a credential in this session.
+    Presigned URLs are refused: they would outlive the call. So is what botocore would sign otherwise than with these
+    values, by a bearer token or an S3 Express session: there is no other way to a credential in this session.
 
     Args:
         session: a `botocore.session.Session`, new; for boto3 `boto3.Session(botocore_session=session)`.
@@ -94,12 +102,14 @@ def guard_session(session: S) -> S:
     return session
 
 
-def _check_request(request: Any, **_: Any) -> None:
+def _check_request(request: Any, signature_version: Any = "", **_: Any) -> None:
     audience = current_credential().audience
     scheme, host, port = origin(audience)
     to_scheme, to_host, to_port = origin(request.url)
     if (to_scheme, to_port) != (scheme, port) or not (to_host == host or to_host.endswith(f".{host}")):
         raise CredentialUnavailable(f"this credential is for {audience}; the request goes to {to_host!r}: it gets none")
+    if why := _SIGNED_OTHERWISE.get(str(signature_version)):
+        raise CredentialUnavailable(f"this request would not be signed with the call's credential: {why}")
 
 
 def _check_operation(context: Any = None, **_: Any) -> None:
