@@ -582,3 +582,24 @@ def test_another_token_may_exist_after_a_retry_so_the_lease_is_never_called_revo
     assert issued.lease.expires_by >= lease.expires_by
     assert Ending.EXPIRES is drive(issuer.revoke(issued.lease, issued.handle))
     assert {} == fake.alive
+
+
+@pytest.mark.parametrize(
+    "last", [None, answered(400, {"error": "invalid_grant"}), HttpFailure("no connection", sent=False)]
+)
+def test_what_a_lost_answer_may_have_left_is_not_forgotten_when_a_nonce_is_asked_for(
+    fake: FakeServer, last: Any
+) -> None:
+    issuer, now = exchange_at(fake, dpop=True), fake.clock()
+    lease = issuer.prepare(grant(), now)
+    wants = answered(400, {"error": "use_dpop_nonce"}, dpop_nonce="next")
+    fake.script = [replace(wants, unsure=True), last]  # the answer to the attempt before it was lost
+
+    try:
+        issued = drive(issuer.issue(grant(), lease, now))
+        ended = drive(issuer.revoke(issued.lease, issued.handle))
+    except CredentialUnavailable:
+        ended = drive(issuer.revoke(lease))
+
+    assert Ending.EXPIRES is ended
+    assert {} == fake.alive

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from agentguard._dpop import DpopKey, origin_of
@@ -95,7 +96,9 @@ class AuthorizationServer:
             return found
         answer = await self._sent(url, fields, until, key, found)
         if key is not None and isinstance(answer, Response) and _wants_nonce(answer):
-            answer = await self._sent(url, fields, until, key, found)
+            again = await self._sent(url, fields, until, key, found)
+            # INVARIANT: what an attempt without an answer may have left is known of whatever the others are answered.
+            answer = _after_a_lost_answer(again) if answer.unsure else again
         return answer
 
     async def _sent(
@@ -155,6 +158,10 @@ class AuthorizationServer:
 
     def __repr__(self) -> str:
         return f"<AuthorizationServer {self.issuer} as {self.client.client_id}>"
+
+
+def _after_a_lost_answer(answer: Response | Refused) -> Response | Refused:
+    return replace(answer, may_exist=True) if isinstance(answer, Refused) else replace(answer, unsure=True)
 
 
 def _wants_nonce(answer: Response) -> bool:
