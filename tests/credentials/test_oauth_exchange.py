@@ -478,6 +478,23 @@ def test_leases_roll_back_to_nothing_when_the_server_grants_more(fake: FakeServe
     assert (0, {}) == (drive(leases.outstanding()), fake.alive)
 
 
+@not_broader
+@pytest.mark.parametrize(("differs", "before"), [({}, 0), ({}, 1), ({"scope": "pay admin"}, 0)])
+def test_a_token_whose_caller_is_stopped_before_it_has_it_is_revoked(
+    fake: FakeServer, clock: FakeClock, differs: dict[str, Any], before: int
+) -> None:
+    """Stopped while the token is introspected, while it is revoked for what introspection said, or for its scope."""
+    leases = Leases(exchange_at(fake, introspect=True), MemoryLedger(), lambda event, fields: None, clock)
+    leases.open_task("t")
+    fake.opaque, fake.answer, fake.introspection = True, differs, {"aud": "https://other.test"} if before else {}
+    fake.script = [None, *([None] * before), KeyboardInterrupt()]
+
+    with pytest.raises(KeyboardInterrupt):
+        drive(leases.obtain(grant()))
+
+    assert (0, {}) == (drive(leases.outstanding()), fake.alive)
+
+
 def errors_below(value: object, seen: set[int], depth: int = 7) -> Iterator[str]:
     if id(value) in seen or depth == 0 or isinstance(value, types.ModuleType | type | types.FrameType):
         return

@@ -8,6 +8,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,7 +64,8 @@ class TokenIssuer:
 
     def _start(self) -> None:
         self._lock = threading.Lock()
-        # How leases ended that were never handed out: the token that is still to be revoked, or that there is none.
+        # INVARIANT: what the server gave and `issue` did not return is here, whatever stopped it, so `revoke` without a
+        # handle can end it; or that there is none.
         self._failed: OrderedDict[str, Secret | None] = OrderedDict()
 
     def prepare(self, grant: Grant, now: float) -> Lease:
@@ -116,10 +118,13 @@ class TokenIssuer:
         answer = await self._answer(grant, plan, key, until)
         if isinstance(answer, Refused):
             return await self._given_up(lease, answer)
+        self._hold(lease, _handle(answer.token, unsure=answer.unsure))
         verified = await self._verified(answer, plan.asked, now, until)
         if isinstance(verified, Refused):
             return await self._given_up(lease, verified)
-        return self._issued(lease, answer, verified, key)
+        issued = self._issued(lease, answer, verified, key)
+        self._let_go(lease)
+        return issued
 
     def _is_due(self, grant: Grant, lease: Lease, now: float) -> bool:
         return now < min(grant.deadline, lease.expires_at) and lease.key == grant.key
@@ -164,20 +169,30 @@ class TokenIssuer:
 
     async def _given_up(self, lease: Lease, refused: Refused) -> Refused:
         """Revoke what was issued all the same, and remember for `revoke` what is left to do."""
-        handle, known = None, not refused.may_exist
         if refused.token is not None:
             handle = _handle(refused.token, unsure=refused.unsure)
-            try:
-                known = await self._end(handle) is Ending.REVOKED
-                handle = None
-            except CredentialUnavailable:
-                known = True
-        if known:
-            with self._lock:
-                self._failed[lease.id] = handle
-                if len(self._failed) > _MOST:
-                    self._failed.popitem(last=False)
+            self._hold(lease, handle)
+            with suppress(CredentialUnavailable):  # it is held until it is asked for again
+                self._ended(lease, await self._end(handle))
+        elif not refused.may_exist:
+            self._hold(lease, None)
         return refused
+
+    def _hold(self, lease: Lease, handle: Secret | None) -> None:
+        with self._lock:
+            self._failed[lease.id] = handle
+            if len(self._failed) > _MOST:
+                self._failed.popitem(last=False)
+
+    def _let_go(self, lease: Lease) -> None:
+        with self._lock:
+            self._failed.pop(lease.id, None)
+
+    def _ended(self, lease: Lease, ending: Ending) -> None:
+        """What is revoked stays known as that; the rest ends by itself."""
+        self._let_go(lease)
+        if ending is Ending.REVOKED:
+            self._hold(lease, None)
 
     def _issued(self, lease: Lease, answer: Answer, verified: Verified, key: DpopKey | None) -> Issued:
         # A token of an earlier attempt whose answer was lost ends by the time the prepared lease says.
@@ -212,10 +227,7 @@ class TokenIssuer:
         if handle is None:
             return Ending.REVOKED if known else Ending.EXPIRES
         ending = await self._end(handle)
-        with self._lock:
-            self._failed.pop(lease.id, None)
-            if ending is Ending.REVOKED:
-                self._failed[lease.id] = None
+        self._ended(lease, ending)
         return ending
 
     def _base(
