@@ -17,6 +17,7 @@ from agentguard._http import HttpFailure
 from agentguard.credentials.leases import Leases
 from agentguard.credentials.ledger import MemoryLedger
 from agentguard.credentials.oauth import TokenExchange, TokenRules, WorkloadActor
+from agentguard.credentials.routes import Route, Routes
 from agentguard.errors import ConfigurationError, IdentityUnavailable
 from agentguard.keys import SigningKey
 from agentguard.model.lease import Ending, Grant, Issued, Lease, Placement, Secret
@@ -476,6 +477,24 @@ def test_leases_roll_back_to_nothing_when_the_server_grants_more(fake: FakeServe
         drive(leases.obtain(grant()))
 
     assert (0, {}) == (drive(leases.outstanding()), fake.alive)
+
+
+@hidden
+@pytest.mark.parametrize("unsure", [False, True])
+def test_a_token_is_shown_to_no_other_server_that_took_the_place_of_its_own(fake: FakeServer, unsure: bool) -> None:
+    """A later process finds the lease under its broker's name, and asks another server by now."""
+    if unsure:
+        fake.script = [lambda sent: replace(fake._routes()["/token"](sent, dict(sent.form or ())), unsure=True)]
+    other, now = FakeServer(fake.clock, "https://new-as.test"), fake.clock()
+    before, after = (Routes([Route("exchange", exchange_at(one))]) for one in (fake, other))
+    issued = issued_by(before, grant(), now)
+
+    with pytest.raises(CredentialUnavailable, match=r"the token is of https://as\.test, .* https://new-as\.test now"):
+        drive(after.revoke(issued.lease, issued.handle))
+
+    assert ([], 1) == (other.seen, len(fake.alive))
+    assert (Ending.EXPIRES if unsure else Ending.REVOKED) is drive(before.revoke(issued.lease, issued.handle))
+    assert {} == fake.alive
 
 
 @not_broader

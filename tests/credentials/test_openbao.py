@@ -16,6 +16,7 @@ from agentguard.credentials.held import Use
 from agentguard.credentials.leases import Leases
 from agentguard.credentials.ledger import MemoryLedger
 from agentguard.credentials.openbao import Database, JwtLogin, OpenBaoIssuer, StaticSecret
+from agentguard.credentials.routes import Route, Routes
 from agentguard.errors import IdentityUnavailable, Unavailable
 from agentguard.model.lease import Ending, Grant, Issued, LeaseKey, Placement, Secret
 from agentguard.model.principal import Agent, Chain, Subject
@@ -294,6 +295,22 @@ def test_case_53_a_later_process_revokes_from_lease_and_handle_alone(room: Room,
 
     assert Ending.REVOKED is drive(other.revoke(issued.lease, Secret(issued.handle.reveal())))
     assert set() == room.vault.tokens
+
+
+@pytest.mark.parametrize("parent", [True, False])
+def test_a_token_is_shown_to_no_other_vault_that_took_the_place_of_its_own(room: Room, http: Http, parent: bool):
+    """A later process finds the lease under its broker's name, and asks another vault by now."""
+    with fake_vault() as vault:
+        other = Room(vault, http)
+        use = room.obtain()
+        issued = use.held.parent.issued if parent and use.held.parent is not None else use.held.issued
+        lease = replace(issued.lease, issuer="openbao")
+
+        with pytest.raises(CredentialUnavailable, match="the token is of the vault"):
+            drive(Routes([Route("openbao", other.issuer)]).revoke(lease, issued.handle))
+
+        assert ([], 1) == (vault.requests, len(room.vault.tokens))
+        assert Ending.REVOKED is drive(Routes([Route("openbao", room.issuer)]).revoke(lease, issued.handle))
 
 
 def test_a_lease_of_another_vault_is_nothing_of_ours(room: Room):

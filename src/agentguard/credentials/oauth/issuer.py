@@ -23,8 +23,7 @@ from agentguard.errors import ConfigurationError, CredentialUnavailable
 from agentguard.model.lease import LEEWAY, Ending, Grant, Issued, Lease, Placement, Secret
 
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
-# Stands before the token in a handle; no token has a space.
-_UNSURE: Final = "unsure "
+_UNSURE: Final = "unsure"
 _MOST: Final = 1000
 _LATE_LEEWAY: Final = LEEWAY + math.ceil(SEND_SECONDS)  # it may be issued as late as the request is given up
 
@@ -118,7 +117,7 @@ class TokenIssuer:
         answer = await self._answer(grant, plan, key, until)
         if isinstance(answer, Refused):
             return await self._given_up(lease, answer)
-        self._hold(lease, _handle(answer.token, unsure=answer.unsure))
+        self._hold(lease, self._handle(answer.token, unsure=answer.unsure))
         verified = await self._verified(answer, plan.asked, now, until)
         if isinstance(verified, Refused):
             return await self._given_up(lease, verified)
@@ -170,7 +169,7 @@ class TokenIssuer:
     async def _given_up(self, lease: Lease, refused: Refused) -> Refused:
         """Revoke what was issued all the same, and remember for `revoke` what is left to do."""
         if refused.token is not None:
-            handle = _handle(refused.token, unsure=refused.unsure)
+            handle = self._handle(refused.token, unsure=refused.unsure)
             self._hold(lease, handle)
             with suppress(CredentialUnavailable):  # it is held until it is asked for again
                 self._ended(lease, await self._end(handle))
@@ -203,7 +202,7 @@ class TokenIssuer:
             fingerprint=answer.token.fingerprint(), type=verified.type, jti=verified.jti,
             verifier_leeway=max(LEEWAY, slack),
         )  # fmt: skip
-        return Issued(issued, answer.token, _handle(answer.token, unsure=answer.unsure), key)
+        return Issued(issued, answer.token, self._handle(answer.token, unsure=answer.unsure), key)
 
     async def revoke(self, lease: Lease, handle: Secret | None = None) -> Ending:
         """End a token at its server (RFC 7009); one that the server cannot revoke, or nobody knows, ends by itself.
@@ -214,8 +213,13 @@ class TokenIssuer:
         return await (self._end_failed(lease) if handle is None else self._end(handle))
 
     async def _end(self, handle: Secret) -> Ending:
-        unsure = handle.reveal().startswith(_UNSURE)
-        token = Secret(handle.reveal().removeprefix(_UNSURE)) if unsure else handle
+        token, issuer, unsure = _opened(handle)
+        # INVARIANT: a token goes to the server that issued it; another one would learn it, and say that it is revoked.
+        if issuer not in ("", self._server.issuer):
+            raise CredentialUnavailable(
+                f"the token is of {issuer}, and this broker asks {self._server.issuer} now; put it back under `tokens` "
+                "until its leases have ended"
+            )
         if is_jwt(token) and not self._rules.revocable:
             return Ending.EXPIRES
         ending = await revoke_token(self._server, token)
@@ -229,6 +233,10 @@ class TokenIssuer:
         ending = await self._end(handle)
         self._ended(lease, ending)
         return ending
+
+    def _handle(self, token: Secret, *, unsure: bool) -> Secret:
+        """What `revoke` needs: the token and its server; where another one may exist, this end is not the lease's."""
+        return Secret(" ".join([*([_UNSURE] if unsure else []), self._server.issuer, token.reveal()]))
 
     def _base(
         self, grant: Grant, key: DpopKey | None, issued_type: str = "", subject: str = "", actors: tuple[str, ...] = ()
@@ -271,6 +279,7 @@ def _are_scopes(scopes: tuple[str, ...]) -> bool:
     return all(_SCOPE.fullmatch(scope) for scope in scopes)
 
 
-def _handle(token: Secret, *, unsure: bool) -> Secret:
-    """What `revoke` needs; where another token may exist, revoking this one does not end the lease."""
-    return Secret(_UNSURE + token.reveal()) if unsure else token
+def _opened(handle: Secret) -> tuple[Secret, str, bool]:
+    """Return the token of a handle, its server (or nothing, in one of before), and whether another one may exist."""
+    *said, token = handle.reveal().split(" ")
+    return Secret(token), next((word for word in said if word != _UNSURE), ""), _UNSURE in said

@@ -8,20 +8,36 @@ from agentguard.errors import CredentialUnavailable, Unavailable
 from agentguard.model.lease import Ending, Secret
 
 _DONE = (200, 204)
-_PLAIN, _BOUND = "plain ", "bound "
+_PLAIN, _BOUND = "plain", "bound"
 
 
-def sealed(token: Secret, *, provable: bool) -> Secret:
-    """Return a handle: the token, and whether a bare 403 will prove that it is gone, also to another process."""
-    return Secret((_PLAIN if provable else _BOUND) + token.reveal())
+def sealed(vault: Vault, token: Secret, *, provable: bool) -> Secret:
+    """Return a handle: whether a bare 403 will prove, to another process too, that it is gone; the vault; the token."""
+    return Secret(f"{_PLAIN if provable else _BOUND} {vault.name} {token.reveal()}")
 
 
-def opened(handle: Secret) -> tuple[Secret, bool]:
-    """Return the token of a handle, and whether a bare 403 proves that it is gone."""
-    kind, token = handle.reveal()[: len(_PLAIN)], Secret(handle.reveal()[len(_PLAIN) :])
+def opened(vault: Vault, handle: Secret) -> tuple[Secret, bool]:
+    """Return the token of a handle, and whether a bare 403 proves that it is gone.
+
+    Raises:
+        CredentialUnavailable: the handle is of no vault, or of another one, which alone may see the token.
+    """
+    token, name, kind = _parts(handle)
     if kind not in (_PLAIN, _BOUND):
         raise CredentialUnavailable("the handle in the ledger is not one of this issuer")
+    # INVARIANT: a token goes to the vault that made it; another one would learn it, and say that there is none.
+    if name not in ("", vault.name):
+        raise CredentialUnavailable(
+            f"the token is of the vault {name}, and this broker asks {vault.name} now; put it back under `tokens` "
+            "until its leases have ended"
+        )
     return token, kind == _PLAIN
+
+
+def _parts(handle: Secret) -> tuple[Secret, str, str]:
+    kind, _, rest = handle.reveal().partition(" ")
+    name, _, token = rest.rpartition(" ")  # one of before has no name
+    return Secret(token), name, kind
 
 
 async def is_free(vault: Vault, token: Secret, seconds: float) -> bool:
@@ -39,10 +55,10 @@ async def end_token(vault: Vault, handle: Secret) -> Ending:
     is said only where the vault's answer proves it; else it ends by its own time.
 
     Raises:
-        CredentialUnavailable: it lives, and the policy does not let it revoke itself.
+        CredentialUnavailable: it lives, and the policy does not let it revoke itself; or it is another vault's.
         Unavailable: nobody can tell now; ask again.
     """
-    token, provable = opened(handle)
+    token, provable = opened(vault, handle)
     response = await vault.ask("POST", "auth/token/revoke-self", token=token, seconds=ENDING, retry=True)
     if response.status in _DONE:
         return Ending.REVOKED
@@ -69,9 +85,10 @@ async def end_lease(vault: Vault, lease_id: str, handle: Secret) -> Ending:
     """Revoke one lease; where the policy does not allow that, it ends with the task's token.
 
     Raises:
+        CredentialUnavailable: it is another vault's.
         Unavailable: nobody can tell now; ask again.
     """
-    token, provable = opened(handle)
+    token, provable = opened(vault, handle)
     response = await vault.ask(
         "POST", "sys/leases/revoke", token=token, seconds=ENDING, retry=True,
         body=lambda: {"lease_id": lease_id, "sync": True},

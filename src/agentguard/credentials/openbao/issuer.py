@@ -127,10 +127,10 @@ class OpenBaoIssuer:
             raise CredentialUnavailable("what the vault gives hangs under the task's token: use issue_under")
         seconds = self._seconds(grant, lease, now)
         token = await log_in(self._vault, self._login, self._ttl, seconds=seconds, now=now)
-        self._hold(lease, "", sealed(token.secret, provable=False))
+        self._hold(lease, "", sealed(self._vault, token.secret, provable=False))
         if token.problem:
             raise CredentialUnavailable(token.problem)
-        handle = sealed(token.secret, provable=await is_free(self._vault, token.secret, seconds))
+        handle = sealed(self._vault, token.secret, provable=await is_free(self._vault, token.secret, seconds))
         lease = ended_by(lease, Received(token.secret, token.role, token.entity, token.seconds), now)
         room_in(self._deadlines)[lease.id] = grant.deadline
         self._unreturned.pop(lease.id, None)
@@ -151,7 +151,7 @@ class OpenBaoIssuer:
         if isinstance(received, Refused):
             raise received.error()
         if received.problem:
-            self._hold(lease, received.jti, parent.handle or sealed(parent.secret, provable=False))
+            self._hold(lease, received.jti, parent.handle or sealed(self._vault, parent.secret, provable=False))
             raise CredentialUnavailable(received.problem)
         lease = ended_by(lease, received, now)
         if isinstance(target, StaticSecret):

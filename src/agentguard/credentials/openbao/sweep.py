@@ -29,4 +29,4 @@ async def sweep(vault: Vault, target: Database, login: JwtLogin, ttl: int, now: 
         if response.status not in _DONE:
             raise refusal(response.status, path, f'path "{path}" with sudo and update').error()
     finally:
-        await end_token(vault, sealed(token.secret, provable=False))
+        await end_token(vault, sealed(vault, token.secret, provable=False))
