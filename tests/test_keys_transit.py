@@ -14,7 +14,7 @@ import pytest
 from agentguard._drive import drive
 from agentguard._http import Http
 from agentguard.credentials.openbao.login import JwtLogin
-from agentguard.credentials.openbao.transit import TransitKeys, TransitSigner
+from agentguard.credentials.openbao.transit import POLL, TransitKeys, TransitSigner
 from agentguard.errors import ConfigurationError, Unavailable
 from agentguard.keys import SigningKey
 from agentguard.model.lease import Secret
@@ -192,6 +192,62 @@ def test_a_login_is_shared_and_renewed_where_its_token_ended_early(vault: Transi
 
     assert drive(made.signature(b"data"))
     assert 2 == vault.count("/login")
+
+
+def test_a_login_whose_token_ended_early_is_renewed_to_read_the_key_too(vault: Transit, http: Http) -> None:
+    now, vault.auth = [0.0], {"lease_duration": 600}
+    keys = transit(vault, http, token=JwtLogin(Tokens(), "https://vault.test", "signer"), monotonic=lambda: now[0])
+    drive(keys.ready())
+    vault.tokens.clear()  # a vault that was restored, or an operator
+    now[0] += POLL + 0.001  # long before the login is due again: nobody signed in between
+
+    assert drive(drive(keys.current(time.time())).signature(b"data"))
+    assert 2 == vault.count("/login")
+
+
+@pytest.mark.anyio
+async def test_many_whose_shared_token_ended_early_log_in_once_more(vault: Transit, http: Http) -> None:
+    keys = transit(vault, http, token=JwtLogin(Tokens(), "https://vault.test", "signer"))
+    made = await keys.current(time.time())
+    vault.tokens.clear()
+    found, heard, late = list[bytes](), anyio.Event(), anyio.Event()
+    ask = keys._ask
+
+    async def slow(method: str, path: str, token: Secret, body: Any = None) -> Any:
+        answer = await ask(method, path, token, body)
+        if not heard.is_set():  # the first one is answered, and goes on last
+            heard.set()
+            await late.wait()
+        return answer
+
+    async def first() -> None:
+        found.append(await made.signature(b"data"))
+
+    keys._ask = slow  # type: ignore[method-assign]  # the network's order
+    async with anyio.create_task_group() as group:
+        group.start_soon(first)
+        await heard.wait()
+        found.append(await made.signature(b"data"))
+        late.set()
+    await http.aclose()
+
+    assert 2 == len(found)
+    assert 2 == vault.count("/login")
+
+
+def test_a_policy_that_forbids_to_sign_has_nobody_log_in_again(vault: Transit, http: Http) -> None:
+    made = signer(vault, http, token=JwtLogin(Tokens(), "https://vault.test", "signer"))
+    vault.act = _forbidding(vault.act)  # type: ignore[method-assign]  # its policy
+
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="policy"):
+            drive(made.signature(b"data"))
+    assert 1 == vault.count("/login")
+
+
+def _forbidding(act: Any) -> Any:
+    refused = 403, {"errors": ["1 error occurred:\n\t* permission denied\n\n"]}
+    return lambda method, path, *rest: refused if "/sign/" in path else act(method, path, *rest)
 
 
 def test_a_login_that_gives_an_almighty_token_signs_nothing_and_is_ended(vault: Transit, http: Http) -> None:

@@ -19,7 +19,7 @@ from agentguard._http import Http, HttpFailure, Response
 from agentguard._jwk import PublicKey
 from agentguard.credentials.openbao.kept import Kept
 from agentguard.credentials.openbao.login import TOKEN, JwtLogin, log_in
-from agentguard.credentials.openbao.vault import ASKING, ENDING, Refused, Vault, checked_path, members, refusal
+from agentguard.credentials.openbao.vault import ASKING, ENDING, Refused, Vault, checked_path, gone, members, refusal
 from agentguard.credentials.openbao.versions import Versions, read_versions, verifies
 from agentguard.errors import ConfigurationError, Unavailable
 from agentguard.keys import KeySet, Times
@@ -117,12 +117,14 @@ class TransitKeys:
 
     async def signed(self, data: bytes, public: PublicKey, version: int) -> bytes | Refused:
         """Return a signature of some bytes by a version, or why there is none."""
-        outcome = await self._asked(data, version)
-        if isinstance(outcome, Response) and outcome.status == 403 and isinstance(self._token, JwtLogin):
-            # The token may have ended before its time; a new one is had once.
-            if (old := self._login.value) is not None:
-                self._login.forget(old)
-            outcome = await self._asked(data, version)
+
+        def body() -> dict[str, Any]:
+            return {
+                "input": binascii.b2a_base64(data, newline=False).decode(), "key_version": version,
+                "hash_algorithm": "sha2-256", "marshaling_algorithm": "jws", "prehashed": False,
+            }  # fmt: skip
+
+        outcome = await self._asked("POST", self._signs, body)
         if isinstance(outcome, Refused):
             return outcome
         signature = _signature(outcome, version)
@@ -132,18 +134,16 @@ class TransitKeys:
             return Refused(f"what the vault answered to {self._signs} is not the signature of the key it published")
         return signature
 
-    async def _asked(self, data: bytes, version: int) -> Response | Refused:
+    async def _asked(self, method: str, path: str, body: Any = None) -> Response | Refused:
         token = await self._bearer()
-        if isinstance(token, Refused):
-            return token
-
-        def body() -> dict[str, Any]:
-            return {
-                "input": binascii.b2a_base64(data, newline=False).decode(), "key_version": version,
-                "hash_algorithm": "sha2-256", "marshaling_algorithm": "jws", "prehashed": False,
-            }  # fmt: skip
-
-        return await self._ask("POST", self._signs, token, body)
+        outcome = token if isinstance(token, Refused) else await self._ask(method, path, token, body)
+        dead = isinstance(outcome, Response) and gone(outcome, provable=True)
+        if dead and isinstance(token, Secret) and isinstance(self._token, JwtLogin):
+            # It ended before its time; a new one is had once.
+            self._login.forget(token)
+            token = await self._bearer()
+            outcome = token if isinstance(token, Refused) else await self._ask(method, path, token, body)
+        return outcome
 
     async def _ask(self, method: str, path: str, token: Secret, body: Any = None) -> Response | Refused:
         try:
@@ -172,10 +172,7 @@ class TransitKeys:
         return made.secret, made.seconds * 2 / 3
 
     async def _read(self) -> tuple[Versions, float] | Refused:
-        token = await self._bearer()
-        if isinstance(token, Refused):
-            return token
-        answer = await self._ask("GET", self._reads, token)
+        answer = await self._asked("GET", self._reads)
         found = answer if isinstance(answer, Refused) else read_versions(answer, self._reads)
         if isinstance(found, Refused):
             return found
