@@ -9,7 +9,8 @@ import math
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from agentguard._drive import drive, wait_for
@@ -58,15 +59,19 @@ class Kept(Generic[T]):
         """Start a fetch if the value is old, and return the one that runs; None if none is needed, or none so soon."""
         if self._pid != os.getpid():
             self._own()
-        with self._lock:
-            now = self._clock()
-            if now < self._until or self._flight is not None or now < self._try_at:
-                return self._flight
-            flight = self._flight = Future()
+        flight: Future[None] | None = None
         try:
+            with self._lock:
+                now = self._clock()
+                if now < self._until or self._flight is not None or now < self._try_at:
+                    return self._flight
+                flight = self._flight = Future()
             threading.Thread(target=self._run, args=(flight,), name="agentguard-vault", daemon=True).start()
-        except RuntimeError:
-            self._land(flight, Refused("no thread is left to ask the vault", outage=True))
+        except BaseException as error:  # a fetch that nobody ends would be waited for by everybody, for ever
+            if flight is not None:
+                self._land(flight, Refused("no thread is left to ask the vault", outage=True))
+            if not isinstance(error, RuntimeError | MemoryError):
+                raise
         return flight
 
     def forget(self, value: T) -> None:
@@ -99,4 +104,5 @@ class Kept(Generic[T]):
                 self._value, self._until = outcome[0], now + outcome[1]
             if self._flight is flight:
                 self._flight = None
-        flight.set_result(None)
+        with suppress(InvalidStateError):  # who began it was stopped, after its thread had begun
+            flight.set_result(None)
