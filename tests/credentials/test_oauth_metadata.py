@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from agentguard.credentials.oauth.metadata import Discovery, read_metadata, well
 from agentguard.errors import ConfigurationError
 from agentguard.testing import FakeClock
 from tests.credentials.oauth_server import ISSUER, FakeServer, answered, client
+from tests.credentials.test_revocation import Stopped, StopsAt
 
 same_issuer = pytest.mark.control("8 metadata is its issuer's own")
 DOCUMENT = {"issuer": ISSUER, "token_endpoint": f"{ISSUER}/token"}
@@ -164,6 +166,23 @@ def test_threads_that_ask_at_once_ask_once() -> None:
         answers = list(pool.map(lambda _: drive(found.metadata(5)), range(8)))
 
     assert (1, 1) == (len(http.asked), len(set(map(id, answers))))
+
+
+def test_whatever_line_stops_one_who_asks_the_next_one_asks_for_itself() -> None:
+    line, before = 0, sys.gettrace()
+    while True:
+        line += 1
+        found, stop = discovery(Documents()), StopsAt(line)
+        try:
+            sys.settrace(stop)
+            drive(found.metadata(5))
+        except Stopped:
+            pass
+        finally:
+            sys.settrace(before)
+        assert isinstance(drive(found.metadata(0.5)), ServerMetadata), f"stopped at line {line}"
+        if stop.left > 0:  # it came to its end
+            return
 
 
 @pytest.mark.anyio

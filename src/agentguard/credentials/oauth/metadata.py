@@ -9,14 +9,17 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from agentguard._drive import driven, loop_running, wait_for
 from agentguard._http import Http, HttpFailure, Request, checked_url
+from agentguard.credentials.flight import Flight
 from agentguard.errors import ConfigurationError
 
 LIFETIME: Final = 3600.0
 MAX_STALE: Final = 86_400.0
 COOLDOWN: Final = 5.0
+_LOOK_SECONDS: Final = 1.0  # after which one who waits for another caller looks whether there still is one
 _ENDPOINTS: Final = ("token_endpoint", "revocation_endpoint", "introspection_endpoint", "jwks_uri")
 
 
@@ -112,7 +115,8 @@ class Discovery:
     def after_fork(self) -> None:
         """Wait for nobody of the parent process."""
         self._lock = threading.Lock()
-        self._flight: Future[None] | None = None
+        # INVARIANT: who asks alone holds its flight; where it is stopped, at whatever line, nobody waits for it.
+        self._flights: WeakValueDictionary[str, Flight] = WeakValueDictionary()
 
     async def metadata(self, seconds: float) -> ServerMetadata | str:
         """Return the metadata, or why there is none.
@@ -120,39 +124,40 @@ class Discovery:
         Args:
             seconds: how long it may take.
         """
-        until = self._clock() + seconds
+        until, mine = self._clock() + seconds, Flight()
         while True:
-            kept, flight, leads = self._look()
-            if flight is None:
+            kept, other = self._look(mine)
+            if kept is not None:
                 return kept
-            if leads:
-                return await self._lead(flight, until)
+            if other is None:
+                return await self._lead(mine, until)
             if driven() and loop_running():  # whoever asks may need this very loop: it is not waited for
                 return await self._found(until)
+            left = until - self._clock()
             try:
-                await wait_for(flight, max(0.0, until - self._clock()))
+                await wait_for(other, max(0.0, min(left, _LOOK_SECONDS)))
             except TimeoutError:
-                return "its metadata did not come in time"
+                if left <= _LOOK_SECONDS:
+                    return "its metadata did not come in time"
 
-    def _look(self) -> tuple[ServerMetadata | str, Future[None] | None, bool]:
+    def _look(self, mine: Flight) -> tuple[ServerMetadata | str | None, Future[None] | None]:
+        """Return what is kept, or whom to wait for; neither where it is this caller who asks now."""
         with self._lock:
             if self._clock() < self._until:
-                return self._kept, None, False
-            if self._flight is not None:
-                return "", self._flight, False
-            self._flight = Future()
-            return "", self._flight, True
+                return self._kept, None
+            flight = self._flights.get(self._issuer)
+            if flight is None:
+                self._flights[self._issuer] = mine
+            return None, flight.future if flight is not None else None
 
-    async def _lead(self, flight: Future[None], until: float) -> ServerMetadata | str:
+    async def _lead(self, mine: Flight, until: float) -> ServerMetadata | str:
         """Ask on behalf of all who wait; a cancelled leader sends them round again."""
-        found: ServerMetadata | str | None = None
         try:
-            found = self._keep(await self._found(until))
+            return self._keep(await self._found(until))
         finally:
             with self._lock:
-                self._flight = None
-            flight.set_result(None)
-        return found
+                self._flights.clear()
+            mine.land()
 
     def _keep(self, found: ServerMetadata | str) -> ServerMetadata | str:
         now = self._clock()
