@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import agentguard
 from agentguard import Denied, Intent, guarded, step
 from agentguard._drive import drive
+from agentguard._http import Response
+from agentguard._jwks import Jwks
 from agentguard.errors import ConfigurationError, Unavailable
 from agentguard.keys import KeySet, SigningKey
 from agentguard.model.record import Event
@@ -240,6 +243,41 @@ async def test_keys_may_be_remote_and_are_asked_for_anew_where_a_kid_got_another
     assert Receipt.STOPPED == await receiver(keys=Cache(stale, KEYS)).receive(pushed())
     with pytest.raises(SetRejected, match="invalid_key"):
         await receiver(keys=Cache(stale)).receive(pushed())
+
+
+class Published:
+    """Stands in for `Http` before a transmitter's JWK set."""
+
+    networks = ()
+
+    def __init__(self) -> None:
+        self.keys, self.status = KEYS, 200
+
+    async def send(self, make: Any, *, retry: bool = True) -> Response:
+        body = json.dumps(self.keys.jwks()).encode()
+        return Response(self.status, {"content-type": "application/json"}, body)
+
+
+async def test_an_event_whose_key_cannot_be_looked_for_is_delivered_again_and_not_lost() -> None:
+    stops, http, now, new = Stopped(), Published(), [0.0], SigningKey.generate()
+    sends: Any = http
+    mine = receiver(stops, keys=Jwks(sends, "https://idp.test/jwks", clock=lambda: now[0]))
+    assert Receipt.STOPPED == await mine.receive(pushed(jti="1"))
+
+    http.keys = KeySet.of(KEY, new)  # rotated, within the cool-down
+    with pytest.raises(Unavailable, match="could not be fetched"):
+        await mine.receive(pushed(jti="2", key=new))
+    for later in (61.0, 301.0):  # its endpoint fails
+        now[0], http.status = now[0] + later, 500
+        with pytest.raises(Unavailable, match="could not be fetched"):
+            await mine.receive(pushed(jti="2", key=new))
+    now[0], http.status = now[0] + 61, 200
+    assert Receipt.STOPPED == await mine.receive(pushed(jti="2", key=new))
+    assert 2 == len(stops.subjects)
+
+    now[0] += 61
+    with pytest.raises(SetRejected, match="invalid_key"):  # it was looked for, and is nobody's
+        await mine.receive(pushed(jti="3", key=SigningKey.generate()))
 
 
 async def test_neither_reasons_nor_people_are_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -26,6 +26,7 @@ from agentguard.signals.token import (
     CREDENTIAL_CHANGE,
     SESSION_REVOKED,
     STREAM_UPDATED,
+    UNKNOWN_KEY,
     VERIFICATION,
     Fault,
     SecurityEvent,
@@ -43,7 +44,11 @@ _TYPE: Final = re.compile(r"[\x21-\x7e]{1,64}")
 
 @runtime_checkable
 class RemoteKeys(Protocol):
-    """A cache of a remote JWK set, such as `_jwks.Jwks`."""
+    """A cache of a remote JWK set, such as `_jwks.Jwks`.
+
+    Where it has `fresh` too, which returns the keys within their lifetime or None, a SET whose key is not known is
+    refused only if the keys were fetched for it; else it is to be delivered again.
+    """
 
     async def keys_for(self, token: str) -> Any: ...
     async def keys_after(self, keys: Any) -> Keys | None: ...
@@ -129,6 +134,8 @@ class SetReceiver:
             del token  # the traceback keeps this frame
         if isinstance(outcome, Fault):
             raise SetRejected(outcome.err, outcome.description)
+        if isinstance(outcome, str):
+            raise Unavailable(outcome)
         if (outcome.issuer, outcome.jti) in self._seen:
             return Receipt.DUPLICATE
         receipt = await self._acted(outcome)
@@ -142,15 +149,21 @@ class SetReceiver:
         _log.info("security event %s of %s: %s", _shown(outcome), outcome.issuer, receipt)
         return receipt
 
-    async def _examined(self, token: str) -> SecurityEvent | Fault:
+    async def _examined(self, token: str) -> SecurityEvent | Fault | str:
         try:
             if not isinstance(self._keys, RemoteKeys):
                 return examine_set(token, self._profile, self._keys, self._clock())
+            fresh = getattr(self._keys, "fresh", None)
+            before = fresh() if fresh is not None else None
             keys = await self._keys.keys_for(token)
             found = examine_set(token, self._profile, keys, self._clock())
             if isinstance(found, Fault) and found.description == BAD_SIGNATURE:
                 newer = await self._keys.keys_after(keys)  # a kid may have got a new key
                 found = examine_set(token, self._profile, newer, self._clock()) if newer is not None else found
+            if isinstance(found, Fault) and found.description == UNKNOWN_KEY and fresh is not None:
+                # Perhaps a new key of the transmitter: that it cannot be looked for now is no reason to lose a stop.
+                looked = keys is not before and keys is fresh()
+                return found if looked else "its key is not known, and the transmitter's keys could not be fetched anew"
             return found
         except TokenRejected:
             return Fault("invalid_request", "the SET is malformed, or its algorithm or kid is not accepted")

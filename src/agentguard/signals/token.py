@@ -21,9 +21,10 @@ CREDENTIAL_CHANGE: Final = f"{_CAEP}credential-change"
 VERIFICATION: Final = f"{_SSF}verification"
 STREAM_UPDATED: Final = f"{_SSF}stream-updated"
 _END_OF_TIME: Final = 253_402_300_799
+UNKNOWN_KEY: Final = "the token names no known key"
 _KEY_PROBLEMS: Final = (
     BAD_SIGNATURE,
-    "the token names no known key",
+    UNKNOWN_KEY,
     "the signature algorithm is not accepted",
     "the signature algorithm is not the one of its key",
 )
