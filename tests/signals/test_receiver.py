@@ -151,6 +151,14 @@ async def test_a_user_whose_sub_is_as_long_as_a_verified_one_may_be_is_stopped(l
     assert [f"user:{sub}"] == stops.subjects
 
 
+@pytest.mark.parametrize("sub", ["Ann Lee", "a>b", "x" * 257])
+async def test_an_event_about_a_sub_that_nobody_can_be_verified_by_is_about_nobody(sub: str) -> None:
+    stops = Stopped()
+
+    assert Receipt.NOBODY == await receiver(stops).receive(pushed(sub_id={"format": "iss_sub", "iss": IDP, "sub": sub}))
+    assert not stops.subjects
+
+
 async def test_mappings_can_be_put_together_and_a_complex_subject_stops_its_user() -> None:
     stops = Stopped()
     known = {"Ann@bank.test": ["user:ann", "user:ann.admin"]}

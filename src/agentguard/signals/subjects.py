@@ -86,7 +86,8 @@ def by_iss_sub(issuer: str) -> SubjectOf:
         user = subject.part("user")
         if user is None or user.format != "iss_sub" or user.members["iss"] != issuer:
             return None
-        return f"user:{user.members['sub']}"
+        name = user.members["sub"]
+        return f"user:{name}" if is_name(name) else None  # nobody is verified by a sub that is no name
 
     return subject_of
 
