@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -159,6 +160,20 @@ def test_stream_is_not_sent_twice(api: Api) -> None:
     with pytest.raises(CredentialUnavailable, match="send it as bytes"):
         calling(FakeIssuer(), api.url, sending(("POST", api.url, iter([b"part"]))))
     assert len(api.seen) == 1
+
+
+def test_pipe_is_sent_once_as_requests_itself_would(api: Api) -> None:
+    def body() -> list[int]:
+        reads, writes = os.pipe()
+        os.write(writes, b"from another process")
+        os.close(writes)
+        with os.fdopen(reads, "rb") as pipe:
+            return sending(("POST", api.url, pipe))()
+
+    assert calling(FakeIssuer(), api.url, body) == [200]
+    api.answers = [(401, {})]
+    with pytest.raises(CredentialUnavailable, match="cannot be sent again"):
+        calling(FakeIssuer(), api.url, body)
 
 
 def test_bound_token_goes_with_a_proof_and_the_nonce_its_target_asked_for(api: Api) -> None:

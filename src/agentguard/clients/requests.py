@@ -54,7 +54,7 @@ class _Sending:
             )
         self._headers = CaseInsensitiveDict(request.headers)
         body: Any = request.body
-        self._start = body.tell() if _is_file(body) else None
+        self._start = _place_in(body)
         self._replayable = body is None or isinstance(body, str | bytes) or self._start is not None
         self._renewed = self._nonce_given = False
         request.hooks["response"] = [*request.hooks.get("response", []), self.answered]
@@ -109,8 +109,14 @@ class _Sending:
         return CaseInsensitiveDict({name: self._headers[name] for name in self._headers if name.lower() not in hidden})
 
 
-def _is_file(body: object) -> bool:
-    return hasattr(body, "seek") and hasattr(body, "tell")
+def _place_in(body: Any) -> int | None:
+    """Where a file stands; None for what cannot be sent again, such as a pipe, which has the methods of a file too."""
+    if not (hasattr(body, "seek") and hasattr(body, "tell")):
+        return None
+    try:
+        return int(body.tell())
+    except OSError:
+        return None
 
 
 class _WireRequest(PreparedRequest):
