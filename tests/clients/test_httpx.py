@@ -270,6 +270,32 @@ def test_call_that_was_renewed_once_is_renewed_for_no_second_request(api: Api) -
     assert issuer.issued == ["lease-1", "lease-2"]
 
 
+def test_request_that_was_on_its_way_when_another_had_the_credential_renewed_is_sent_with_the_new_one(api: Api) -> None:
+    class Meanwhile(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            answer = super().handle_request(request)
+            if request.url.path == "/slow" and len(api.seen) == 1:
+                answers.append(http.get(f"{api.url}/quick").status_code)
+            return answer
+
+    def body() -> None:
+        answers.append(http.get(f"{api.url}/slow").status_code)
+
+    issuer, answers, api.answers = FakeIssuer(), list[int](), [(401, {}), (401, {})]
+    with httpx.Client(auth=GuardAuth(), trust_env=False, transport=Meanwhile()) as http:
+        calling(issuer, api.url, body)
+    assert (answers, issuer.issued) == ([200, 200], ["lease-1", "lease-2"])
+    sent = [(path, headers["authorization"].split("-")[2]) for path, headers in api.seen]
+    assert sent == [("/slow", "1"), ("/quick", "1"), ("/quick", "2"), ("/slow", "2")]
+
+    issuer, api.answers = FakeIssuer(), [(401, {}), (401, {}), (200, {}), (401, {})]
+    api.seen.clear()
+    with httpx.Client(auth=GuardAuth(), trust_env=False, transport=Meanwhile()) as http:
+        with pytest.raises(CredentialUnavailable, match="just issued"):
+            calling(issuer, api.url, body)
+    assert (4, ["lease-1", "lease-2"]) == (len(api.seen), issuer.issued)
+
+
 @pytest.mark.control("9 a refused credential is renewed once")
 def test_request_that_was_redirected_to_a_login_is_not_sent_again(api: Api) -> None:
     with Api() as elsewhere:

@@ -155,6 +155,23 @@ def test_target_that_refuses_the_other_one_too_gets_no_third(api: Api) -> None:
     assert (issuer.issued, len(api.seen), issuer.live) == (["lease-1", "lease-2"], 2, {})
 
 
+def test_request_that_was_on_its_way_when_another_had_the_credential_renewed_is_sent_with_the_new_one(api: Api) -> None:
+    class Meanwhile(requests.adapters.HTTPAdapter):
+        def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+            answer = super().send(request, *args, **kwargs)
+            if str(request.url).endswith("/slow") and len(api.seen) == 1:
+                answers.append(session.get(f"{api.url}/quick").status_code)
+            return answer
+
+    issuer, answers, api.answers = FakeIssuer(), list[int](), [(401, {}), (401, {})]
+    with requests.Session() as session:
+        session.trust_env, session.auth = False, AUTH
+        session.mount("http://", Meanwhile())
+        calling(issuer, api.url, lambda: answers.append(session.get(f"{api.url}/slow").status_code))
+    assert (answers, issuer.issued) == ([200, 200], ["lease-1", "lease-2"])
+    assert [one.split("-")[2] for one in authorization(api)] == ["1", "1", "2", "2"]
+
+
 def test_stream_is_not_sent_twice(api: Api) -> None:
     api.answers = [(401, {})]
     with pytest.raises(CredentialUnavailable, match="send it as bytes"):

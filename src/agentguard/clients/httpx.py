@@ -73,11 +73,13 @@ class _Sending:
         self._origin = origin_text(str(request.url))
         self._plain = httpx.Headers(request.headers)
         self._url = request.url
+        self._lease = ""
         self.renews = self._renewed = self._nonce_given = False
 
     def put(self) -> None:
         """Put the credential on the wire of this request, and nowhere else."""
         lease = self.credential.lease
+        self._lease = lease.id
         nonce = self._nonces.get(self._origin) if lease.placement is Placement.DPOP else ""
         self.request.headers = _WireHeaders(self._plain, self.credential, self.request.method, str(self._url), nonce)
         if lease.placement is Placement.QUERY:
@@ -104,8 +106,9 @@ class _Sending:
                 f"{self.credential.audience} refused the credential (401), and the body of this request is a stream "
                 "that cannot be sent again; send it as bytes"
             )
-        self.renews = not asks_nonce
-        self._nonce_given, self._renewed = self._nonce_given or asks_nonce, self._renewed or self.renews
+        # Where another request of the call had it renewed since this one was put together, the new one is sent now.
+        self.renews = not asks_nonce and self.credential.lease.id == self._lease
+        self._nonce_given, self._renewed = self._nonce_given or asks_nonce, self._renewed or not asks_nonce
         return True
 
 

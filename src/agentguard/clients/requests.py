@@ -56,11 +56,13 @@ class _Sending:
         body: Any = request.body
         self._start = _place_in(body)
         self._replayable = body is None or isinstance(body, str | bytes) or self._start is not None
+        self._lease = ""
         self._renewed = self._nonce_given = False
         request.hooks["response"] = [*request.hooks.get("response", []), self.answered]
 
     def put(self, request: PreparedRequest) -> None:
         nonce = self._nonces.get(self._origin)
+        self._lease = self.credential.lease.id
         request.__class__ = _WireRequest
         request.headers = _WireHeaders(self._plain(), self.credential, request.method or "", request.url or "", nonce)
 
@@ -87,7 +89,9 @@ class _Sending:
                 "that cannot be sent again; send it as bytes or as a file"
             )
         self._nonce_given, self._renewed = self._nonce_given or asks_nonce, self._renewed or not asks_nonce
-        return self._again(response, renew=not asks_nonce, sending=sending)
+        # Where another request of the call had it renewed since this one was put together, the new one is sent now.
+        renew = not asks_nonce and self.credential.lease.id == self._lease
+        return self._again(response, renew=renew, sending=sending)
 
     def _again(self, response: Response, *, renew: bool, sending: dict[str, Any]) -> Response:
         _ = response.content  # read to its end, so that the connection can be used again
