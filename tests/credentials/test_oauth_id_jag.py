@@ -140,6 +140,30 @@ def test_an_answer_that_says_another_type_is_refused(said: dict[str, Any]) -> No
     assert [] == pair.api.seen
 
 
+@two_legs
+@pytest.mark.parametrize(
+    ("said", "revoking", "left"),
+    [
+        ({"issued_token_type": f"{URN}token-type:access_token", "token_type": "Bearer"}, None, Ending.REVOKED),
+        ({"issued_token_type": ABSENT}, answered(503), Ending.EXPIRES),
+        ({"issued_token_type": ABSENT}, answered(400, {"error": "unsupported_token_type"}), Ending.EXPIRES),
+        ({"scope": "pay admin"}, answered(503), Ending.REVOKED),  # an assertion, which nothing has to end
+    ],
+)
+def test_a_token_that_the_provider_gives_instead_of_an_assertion_is_ended_there(
+    said: dict[str, Any], revoking: Any, left: Ending
+) -> None:
+    pair, now = Pair(), 1_800_000_000.0
+    pair.provider.said, pair.provider.script = said, [None, revoking]
+    lease = pair.issuer.prepare(grant(), now)
+
+    with pytest.raises(CredentialUnavailable, match="identity provider"):
+        drive(pair.issuer.issue(grant(), lease, now))
+
+    assert ("scope" not in said) == bool(pair.provider.posts("/revoke"))
+    assert (left, []) == (drive(pair.issuer.revoke(lease)), pair.api.seen)
+
+
 def test_the_token_is_held_against_what_was_asked_too() -> None:
     pair = Pair()
     pair.api.claims = {"act": {"sub": "agent:other"}}

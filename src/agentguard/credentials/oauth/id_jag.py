@@ -6,6 +6,7 @@ identity provider for an ID-JAG, then the jwt-bearer grant (RFC 7523) with it at
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -18,11 +19,12 @@ from agentguard.credentials.oauth.answer import Answer, Asked, Refused, read_ans
 from agentguard.credentials.oauth.client_auth import Fields
 from agentguard.credentials.oauth.client_credentials import rights_fields
 from agentguard.credentials.oauth.issuer import Plan, TokenIssuer
+from agentguard.credentials.oauth.revocation import revoke_token
 from agentguard.credentials.oauth.rules import TokenRules
 from agentguard.credentials.oauth.server import AuthorizationServer
 from agentguard.credentials.oauth.token_exchange import NO_SUBJECT, exchange_fields
-from agentguard.errors import ConfigurationError
-from agentguard.model.lease import Grant, Secret
+from agentguard.errors import ConfigurationError, CredentialUnavailable
+from agentguard.model.lease import Ending, Grant, Secret
 from agentguard.model.principal import Proof
 
 ID_JAG: Final = "urn:ietf:params:oauth:token-type:id-jag"
@@ -73,8 +75,7 @@ class IdJag(TokenIssuer):
     async def _answer(self, grant: Grant, plan: Plan, key: DpopKey | None, until: float) -> Answer | Refused:
         assertion = await self._assertion(plan, key, until)
         if isinstance(assertion, Refused):
-            # An assertion is no access token, so none was issued.
-            return Refused(f"the identity provider {self._provider.issuer}: {assertion.why}", may_exist=False)
+            return await self._without_assertion(assertion)
         form = [("grant_type", _GRANT), *rights_fields(grant, plan.asked, self._rules.target)]
 
         async def fields(now: float) -> Fields:
@@ -91,6 +92,14 @@ class IdJag(TokenIssuer):
         keys = await self._provider.keys_for(answer.token, until)
         why = keys if isinstance(keys, str) else self._difference(answer, plan.asked, keys, key)
         return Refused(why) if why else answer.token
+
+    async def _without_assertion(self, refused: Refused) -> Refused:
+        """An assertion is no access token, so none was issued; what else the provider gave may be one, and ends."""
+        may_exist = refused.token is not None
+        if refused.token is not None:
+            with suppress(CredentialUnavailable):
+                may_exist = await revoke_token(self._provider, refused.token) is not Ending.REVOKED
+        return Refused(f"the identity provider {self._provider.issuer}: {refused.why}", may_exist=may_exist)
 
     def _difference(self, answer: Answer, asked: Asked, keys: Keys, key: DpopKey | None) -> str:
         """Return in what the assertion differs from what was asked, or nothing."""
@@ -124,4 +133,7 @@ class IdJag(TokenIssuer):
 def _read_assertion(response: Response, asked: Asked) -> Answer | Refused:
     """Read the answer of the identity provider: an assertion, which is no access token (`N_A`)."""
     wanted = replace(asked, token_type="N_A", issued_type=ID_JAG, max_lifetime=MAX_ASSERTION)  # noqa: S106  # a type
-    return read_answer(response, wanted)
+    answer = read_answer(response, wanted)
+    if isinstance(answer, Refused) and answer.token is not None and response.json().get("issued_token_type") == ID_JAG:
+        return replace(answer, token=None)  # it is an assertion, though another one
+    return answer
