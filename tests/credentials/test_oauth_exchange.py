@@ -468,6 +468,31 @@ def test_what_could_not_be_revoked_at_once_is_revoked_when_asked_again(fake: Fak
     assert {} == fake.alive
 
 
+@not_broader
+@pytest.mark.parametrize(
+    ("revoking", "ending"),
+    [
+        ([], Ending.REVOKED),
+        ([answered(503)], Ending.EXPIRES),
+        ([answered(400, {"error": "unsupported_token_type"})], Ending.EXPIRES),
+        ([None, answered(503)], Ending.REVOKED),  # the access token, which is asked for again
+    ],
+)
+def test_a_refresh_token_that_nobody_asked_for_is_revoked_too(
+    fake: FakeServer, revoking: list[Any], ending: Ending
+) -> None:
+    issuer, now = exchange_at(fake), fake.clock()
+    lease, fake.answer = issuer.prepare(grant(), now), {"refresh_token": "a refresh token"}
+    fake.alive["a refresh token"] = {}
+    fake.script = [None, *revoking]
+
+    with pytest.raises(CredentialUnavailable, match="refresh token"):
+        drive(issuer.issue(grant(), lease, now))
+
+    assert ending is drive(issuer.revoke(lease))
+    assert (["a refresh token"] if ending is Ending.EXPIRES else []) == list(fake.alive)
+
+
 def test_leases_roll_back_to_nothing_when_the_server_grants_more(fake: FakeServer, clock: FakeClock) -> None:
     fake.opaque, fake.answer = True, {"scope": "pay admin"}
     leases = Leases(exchange_at(fake), MemoryLedger(), lambda event, fields: None, clock)

@@ -16,6 +16,7 @@ from agentguard.credentials.oauth.details import covered
 from agentguard.model.lease import Secret
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # b64token, RFC 6750 section 2.1
+_REFRESH: Final = re.compile(rf"[\x20-\x7e]{{1,{MAX_TOKEN}}}")  # RFC 6749 appendix A.17
 # RFC 6749 section 5.2, RFC 8693 section 2.2.2, RFC 8707 section 2, RFC 9396 section 5, RFC 9449 sections 5 and 8.
 _ERRORS: Final[Mapping[str, str]] = {
     "invalid_request": "it refuses the request, or the subject or actor token in it; the user may have to log in again",
@@ -44,12 +45,14 @@ class Refused:
         may_exist: a token may have been issued all the same.
         token: what was issued and has to be revoked.
         unsure: beside it another token may have been issued, by an attempt whose answer was lost.
+        refresh: the refresh token that came with it, which has to be revoked too.
     """
 
     why: str
     may_exist: bool = True
     token: Secret | None = None
     unsure: bool = False
+    refresh: Secret | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +126,9 @@ def read_answer(response: Response, asked: Asked) -> Answer | Refused:
     secret = Secret(token)
     why = _difference(document, asked)
     if why:
-        return Refused(why, token=secret, unsure=response.unsure)
+        refresh = document.get("refresh_token")
+        also = Secret(refresh) if isinstance(refresh, str) and _REFRESH.fullmatch(refresh) else None
+        return Refused(why, token=secret, unsure=response.unsure, refresh=also)
     return Answer(secret, document.get("expires_in") or 0, bool(document.get("authorization_details")), response.unsure)
 
 

@@ -169,7 +169,12 @@ class TokenIssuer:
     async def _given_up(self, lease: Lease, refused: Refused) -> Refused:
         """Revoke what was issued all the same, and remember for `revoke` what is left to do."""
         if refused.token is not None:
-            handle = self._handle(refused.token, unsure=refused.unsure)
+            left = refused.unsure or refused.refresh is not None
+            self._hold(lease, self._handle(refused.token, unsure=left))
+            if refused.refresh is not None:
+                with suppress(CredentialUnavailable):
+                    left = await revoke_token(self._server, refused.refresh) is not Ending.REVOKED or refused.unsure
+            handle = self._handle(refused.token, unsure=left)
             self._hold(lease, handle)
             with suppress(CredentialUnavailable):  # it is held until it is asked for again
                 self._ended(lease, await self._end(handle))
