@@ -155,6 +155,24 @@ def test_known_metadata_serves_for_a_day_while_a_refresh_fails() -> None:
     assert "status 500" in str(drive(found.metadata(5)))
 
 
+def test_who_had_no_time_to_ask_leaves_nobody_else_without_an_answer() -> None:
+    clock = FakeClock(0)
+
+    class Slow(Documents):
+        async def send(self, make: Any, *, deadline: float = 0, retry: bool = True) -> Response:
+            if deadline > 0.1:
+                return await super().send(make, deadline=deadline, retry=retry)
+            clock.advance(deadline)
+            raise HttpFailure("no complete answer in time", sent=True)
+
+    found = discovery(Slow(), cooldown=5, lifetime=100, clock=clock)
+
+    assert "in time" in str(drive(found.metadata(0.01)))  # a task that is about to end
+    assert isinstance(drive(found.metadata(5)), ServerMetadata)
+    clock.advance(101)
+    assert isinstance(drive(found.metadata(0.01)), ServerMetadata)  # what is known serves
+
+
 def test_threads_that_ask_at_once_ask_once() -> None:
     async def slow() -> None:
         threading.Event().wait(0.05)  # the others come meanwhile

@@ -19,6 +19,7 @@ from agentguard.errors import ConfigurationError
 LIFETIME: Final = 3600.0
 MAX_STALE: Final = 86_400.0
 COOLDOWN: Final = 5.0
+_HURRIED: Final = 1.0  # seconds; with less, as at the end of a task, a server that works may not answer in time
 _LOOK_SECONDS: Final = 1.0  # after which one who waits for another caller looks whether there still is one
 _ENDPOINTS: Final = ("token_endpoint", "revocation_endpoint", "introspection_endpoint", "jwks_uri")
 
@@ -130,7 +131,7 @@ class Discovery:
             if kept is not None:
                 return kept
             if other is None:
-                return await self._lead(mine, until)
+                return await self._lead(mine, until, hurried=seconds < _HURRIED)
             if driven() and loop_running():  # whoever asks may need this very loop: it is not waited for
                 return await self._found(until)
             left = until - self._clock()
@@ -150,10 +151,13 @@ class Discovery:
                 self._flights[self._issuer] = mine
             return None, flight.future if flight is not None else None
 
-    async def _lead(self, mine: Flight, until: float) -> ServerMetadata | str:
-        """Ask on behalf of all who wait; a cancelled leader sends them round again."""
+    async def _lead(self, mine: Flight, until: float, *, hurried: bool) -> ServerMetadata | str:
+        """Ask on behalf of all who wait; one that is cancelled, or had hardly any time, sends them round again."""
         try:
-            return self._keep(await self._found(until))
+            found = await self._found(until)
+            if hurried and isinstance(found, str) and self._good is None and self._clock() >= until:
+                return found  # that says nothing about the server
+            return self._keep(found)
         finally:
             with self._lock:
                 self._flights.clear()
