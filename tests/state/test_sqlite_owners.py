@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 
 from agentguard._drive import drive
 from agentguard.model.lease import Ending, Lease, LeaseKey, LeaseState, Secret
+from agentguard.state.budgets_sqlite import SqliteBudgets
 from agentguard.state.owner import SILENT, Owner, dead
 from agentguard.state.sqlite import SqliteLedger
 from agentguard.testing import FakeClock
@@ -302,12 +304,12 @@ def test_a_forked_child_is_another_owner_and_touches_nothing_of_its_parents(file
     def others() -> None:
         with ledger._database.turn():
             taken.set()
-            free.wait(5)
+            free.wait(0.2)
 
     thread = threading.Thread(target=others)
     thread.start()
     taken.wait(5)
-    child = os.fork()  # while another thread has its turn, which does not exist in the child
+    child = os.fork()  # while another thread has its turn: it is waited for
     if not child:
         code = 1
         try:
@@ -331,6 +333,77 @@ def test_a_forked_child_is_another_owner_and_touches_nothing_of_its_parents(file
     assert not said.startswith(ledger.instance)
     assert ["childs"] == adopted(ledger)
     assert {"parents", "childs", "after"} == {one.id for one in drive(ledger.outstanding(NOW))}
+    ledger.close()
+
+
+def in_a_child(work: Callable[[], str]) -> Callable[[], str]:
+    """Fork, work in the child, and return what waits for what it said."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writing, work().encode())
+        except BaseException as error:
+            os.write(writing, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+
+    def said() -> str:
+        os.waitpid(child, 0)
+        with open(reading, "rb") as source:
+            return source.read().decode()
+
+    return said
+
+
+@living_keep
+def test_what_a_forked_child_writes_stays_when_its_parent_closes_the_file_meanwhile(file: Path) -> None:
+    ledger, budgets = SqliteLedger(file, KEY), SqliteBudgets(file)
+    drive(ledger.pending(lease("parents")))
+    (writes, written), (closes, closed) = os.pipe(), os.pipe()
+
+    def work() -> str:
+        drive(budgets.standing(["task:t/calls"]))
+        drive(ledger.pending(lease("before")))
+        os.write(written, b"x")
+        os.read(closes, 1)
+        drive(ledger.pending(lease("after")))
+        return "done"
+
+    said = in_a_child(work)
+    os.read(writes, 1)
+    budgets.close(), ledger.close()  # SQLite removes the log of whoever closes the file last
+    os.write(closed, b"x")
+
+    assert "done" == said()
+    later = SqliteLedger(file, KEY)
+    assert {"parents", "before", "after"} == {one.id for one in drive(later.outstanding(NOW))}
+    later.close()
+
+
+def test_child_that_was_forked_in_the_middle_of_an_operation_does_not_use_the_file(file: Path) -> None:
+    ledger = SqliteLedger(file, KEY)
+    taken, free = threading.Event(), threading.Event()
+
+    def others() -> None:
+        with ledger._database.turn():
+            taken.set()
+            free.wait(30)
+
+    thread = threading.Thread(target=others)
+    thread.start()
+    taken.wait(5)
+    before = time.monotonic()
+    said = in_a_child(lambda: str(drive(ledger.outstanding(NOW))))
+    waited = time.monotonic() - before
+    free.set()
+    thread.join()
+
+    assert "forked while another thread used it" in said()
+    assert 0.5 < waited < 5
+    drive(ledger.pending(lease("parents")))
+    assert ["parents"] == [one.id for one in drive(ledger.outstanding(NOW))]
     ledger.close()
 
 

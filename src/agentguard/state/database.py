@@ -10,6 +10,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Final
 from urllib.parse import quote
 
 from agentguard.errors import ConfigurationError, Unavailable
+from agentguard.state.inherited import Inherited
 from agentguard.state.place import check_place
 
 MAX_BYTES: Final = 256 << 20
@@ -25,8 +27,8 @@ _WAL_PAGES: Final = 1000
 _PAUSE: Final = 0.005
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-# A connection that a fork copied is neither used nor closed in the child: both would touch the parent's file.
-_inherited: Final[list[sqlite3.Connection]] = []
+_FORK: Final = 1.0  # seconds that a fork waits for operations of other threads
+_inherited: Final = Inherited()
 
 
 class Database:
@@ -56,6 +58,7 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._files: tuple[int, ...] = ()
         self._closed = False
+        _databases.add(self)
         with self.turn():
             self._open()
 
@@ -137,6 +140,7 @@ class Database:
         if self._closed:
             raise Unavailable(f"{self.path} is closed; make a new ledger")
         if self._connection is None:
+            _inherited.close(self.path)
             with self._errors("open"):
                 self._connection = self._connected()
             self._files = self._found()
@@ -212,10 +216,11 @@ class Database:
 
     def after_fork(self) -> None:
         """In a child: leave the connection to the parent; the next use makes another one."""
+        quiet = self._lock.acquire(blocking=False)  # False: a thread of the parent had its turn
         self._lock = threading.RLock()
-        if self._connection is not None:
-            _inherited.append(self._connection)
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None or not quiet:
+            _inherited.add(self.path, connection, quiet=quiet)
 
     def __del__(self) -> None:
         connection = getattr(self, "_connection", None)
@@ -254,3 +259,32 @@ def _damaged(path: Path) -> Unavailable:
         f"{path} is damaged, so what credentials may be alive is not known: move it and its -wal and -shm files away, "
         "end what its servers still list, and start again with a new file"
     )
+
+
+_databases: Final[weakref.WeakSet[Database]] = weakref.WeakSet()
+_paused: Final[list[threading.RLock]] = []
+
+
+def _before_fork() -> None:
+    """Let operations of other threads end, so that a child inherits nothing that is in use."""
+    until = time.monotonic() + _FORK
+    for database in list(_databases):
+        lock = database._lock
+        if lock.acquire(timeout=max(0.0, until - time.monotonic())):
+            _paused.append(lock)
+
+
+def _after_fork_in_parent() -> None:
+    while _paused:
+        _paused.pop().release()
+
+
+def _after_fork_in_child() -> None:
+    _paused.clear()
+    _inherited.after_fork()
+    for database in list(_databases):
+        database.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
