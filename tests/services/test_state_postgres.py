@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import signal
@@ -569,6 +570,45 @@ def test_call_that_got_no_answer_leaves_no_mark_for_long(store: PostgresStore) -
         drive(suspensions.finish("first"))
 
         assert [] == drive(suspensions.running())
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio waits for its threads
+async def test_call_whose_caller_was_cancelled_while_it_was_marked_leaves_no_mark(
+    dsn: str, suspensions: PostgresSuspensions, anyio_backend: str
+) -> None:
+    await suspensions.start("first", ["all"])  # connected
+    with psycopg.connect(dsn) as stop:
+        stop.execute("SELECT pg_advisory_xact_lock(4278092, 2)")
+        starts = asyncio.ensure_future(suspensions.start("given up", ["all"]))
+        await asyncio.sleep(0.3)  # the server has been asked
+        starts.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starts
+        finishes = asyncio.ensure_future(suspensions.finish("given up"))
+        await asyncio.sleep(0.1)
+    await finishes
+
+    assert ["first"] == await suspensions.running()
+
+
+def test_call_whose_end_got_no_answer_is_not_shown_as_running_for_long(
+    suspensions: PostgresSuspensions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for call in ("first", "second"):
+        drive(suspensions.start(call, ["all"]))
+
+    def silent(*_: object) -> Any:
+        raise TimeoutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "run", silent)
+        with pytest.raises(Unavailable):
+            drive(suspensions.finish("first"))
+
+    drive(suspensions.finish("second"))
+
+    assert [] == drive(suspensions.running())
 
 
 def test_forked_child_has_connections_and_marks_of_its_own(dsn: str, store: PostgresStore) -> None:

@@ -76,7 +76,7 @@ class PostgresSuspensions:
         self._owner, self._said_at = Owner.here(time.time()), -math.inf
         self._listener = Listener(self._store, self._owner.instance)
         self._marked: set[str] = set()
-        self._doubtful: set[str] = set()  # no answer came: they may be marked, and never ran
+        self._doubtful: set[str] = set()  # no answer came: they may be marked, and do not run
 
     def after_fork(self) -> None:
         """In a child: the marks, the connection and the thread are the parent's."""
@@ -98,7 +98,14 @@ class PostgresSuspensions:
             await self._hear()
             return self._listener.mirror.stopped(keys)
         self._listen()
-        return await self._store.run(lambda session, deadline: self._start(session, deadline, call, keys), call)
+        # INVARIANT: noted before it is asked for, so the end of a call whose caller was cancelled meanwhile finds it,
+        # and waits in the lane of this call until what is under way has marked it.
+        self._marked.add(call)
+        try:
+            return await self._store.run(lambda session, deadline: self._start(session, deadline, call, keys), call)
+        except Exception:
+            self._marked.discard(call)
+            raise
 
     def _start(self, session: Session, deadline: float, call: str, keys: Sequence[str]) -> str:
         now = time.monotonic()
@@ -111,15 +118,19 @@ class PostgresSuspensions:
         try:
             found = session.run(sql.SQL("; ").join(statements), deadline)
         except (TimeoutError, psycopg.Error):
-            if len(self._doubtful) < _MOST_DOUBTFUL:
-                self._doubtful.add(call)
+            self._doubt(call)
             raise
         if says:
             self._said_at = now
         stopped = {row[0] for row in found[-3]}
-        if not stopped:
-            self._marked.add(call)
+        if stopped:
+            self._marked.discard(call)
         return next((key for key in keys if key in stopped), "")
+
+    def _doubt(self, call: str) -> None:
+        """The next call that ends drops its mark too."""
+        if len(self._doubtful) < _MOST_DOUBTFUL:
+            self._doubtful.add(call)
 
     async def finish(self, call: str) -> None:
         """The call no longer runs."""
@@ -135,7 +146,12 @@ class PostgresSuspensions:
             self._marked.discard(call)
             self._doubtful.difference_update(calls)
 
-        await self._store.run(work, call)
+        try:
+            await self._store.run(work, call)
+        except Exception:
+            self._marked.discard(call)
+            self._doubt(call)
+            raise
 
     # --- stops --------------------------------------------------------------------------------------------------
 
