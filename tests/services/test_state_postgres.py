@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -521,6 +522,46 @@ def test_lost_listener_denies_reads_and_catches_up(
     eventually(listener.mirror.fresh)
     assert "agent:bot" == drive(suspensions.start("r", ["agent:bot"], reads=True))
     assert ["agent:bot"] == [stop.key for stop in drive(suspensions.news(epoch))[1]]
+
+
+@fresh
+def test_stop_is_heard_also_where_a_restored_server_gives_it_a_revision_that_was_heard_before(
+    suspensions: PostgresSuspensions, admin: psycopg.Connection[Any]
+) -> None:
+    listener = suspensions._listener
+    drive(suspensions.suspend("agent:one", "before the failover"))
+    assert "agent:one" == drive(suspensions.suspended(["agent:one"]))
+    eventually(lambda: "agent:one" in listener.mirror._stops)
+    heard = listener.mirror.revision
+    reachable, listener._store = listener._store, Unreachable()  # type: ignore[assignment]  # see above
+    _cut_listeners(admin)
+    eventually(lambda: not listener.mirror.fresh())
+    # What a standby lacked that became the primary, and a stop that was set there.
+    admin.execute("UPDATE agentguard.stops SET key = 'agent:two'")
+
+    listener._store = reachable
+
+    eventually(listener.mirror.fresh)
+    assert heard == listener.mirror.revision
+    assert "agent:two" == drive(suspensions.start("r", ["agent:two"], reads=True))
+    assert "" == drive(suspensions.start("r", ["agent:one"], reads=True))
+
+
+def test_listener_whose_thread_could_not_begin_begins_later(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with closing(PostgresSuspensions(store)) as suspensions:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", full)
+            with pytest.raises(RuntimeError):
+                drive(suspensions.start("r", ["all"], reads=True))
+            suspensions._listener.stop()
+            suspensions._listener._stopped.clear()
+
+        assert "" == drive(suspensions.start("r", ["all"], reads=True))
 
 
 @fresh

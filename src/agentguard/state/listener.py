@@ -22,6 +22,7 @@ TRUST: Final = 1.0  # seconds for which what was heard is trusted
 INTERVAL: Final = 0.25  # seconds between two questions on the listening connection
 BEAT: Final = 10.0
 _SHORTEST, _LONGEST = 0.05, 2.0  # between two attempts to connect
+_NONE: Final = -1  # no revision of a store
 _CHANGED: Final[LiteralString] = (
     "SELECT e.epoch, e.revision, s.key, s.why, s.since, s.epoch FROM agentguard.epochs AS e "
     "LEFT JOIN agentguard.stops AS s ON e.revision <> {known} ORDER BY s.epoch"
@@ -46,7 +47,7 @@ class Mirror:
     def __init__(self, clock: Callable[[], float] = elapsed) -> None:
         self._lock, self._clock = threading.Lock(), clock
         self._stops: dict[str, Stop] = {}
-        self._epoch, self.revision = 0, -1
+        self._epoch, self.revision = 0, _NONE
         self._at = -math.inf
         self.first = threading.Event()
 
@@ -60,9 +61,13 @@ class Mirror:
         self.first.set()
 
     def lost(self) -> None:
-        """The connection is gone: nothing is trusted until the next answer."""
+        """The connection is gone: nothing is trusted until the next answer, which brings every stop.
+
+        INVARIANT: revisions are compared on one connection only. After a failover or a restore the server may have
+        gone back, and give a revision that was heard before to other stops.
+        """
         with self._lock:
-            self._at = -math.inf
+            self._at, self.revision = -math.inf, _NONE
 
     def fresh(self) -> bool:
         """Whether it may be trusted."""
@@ -102,7 +107,7 @@ class Listener:
     """One connection that listens, in a thread of its own.
 
     A lost connection is made again, after 0.05 to 2 seconds. Notifications that were missed do no harm: each answer
-    compares revisions, and a new one brings every stop.
+    compares revisions, and a new one brings every stop, as the first answer on a connection does.
 
     Args:
         store: where connections come from; this one does not count against its few.
@@ -120,8 +125,11 @@ class Listener:
         """Start the thread, once."""
         with self._lock:
             if self._thread is None and not self._stopped.is_set():
-                self._thread = threading.Thread(target=self._keep, name="agentguard-listener", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._keep, name="agentguard-listener", daemon=True)
+                thread.start()
+                self._thread = (
+                    thread  # INVARIANT: one that could not begin is tried again, and nobody waits for its end
+                )
 
     def stop(self, *, wait: bool = True) -> None:
         """End the thread and close its connection."""
