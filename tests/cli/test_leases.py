@@ -209,6 +209,17 @@ def test_exactly_one_way_to_name_credentials_is_taken(words: list[str], capsys: 
     assert 2 == main(["leases", "revoke", *words])
 
 
+@pytest.mark.parametrize("words", [[""], ["--task", ""]])
+def test_an_empty_name_revokes_nothing(
+    words: list[str], owner: SqliteLedger, room: Room, file: Path, capsys: Captured
+) -> None:
+    room.issued(owner, lease("one"), lease("nobodys", task=""))
+
+    assert 2 == main(["leases", "revoke", *words])
+    assert "the name is empty" in capsys.readouterr().err
+    assert {"one", "nobodys"} == set(room.issuer.live)
+
+
 @pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "soon"])
 def test_a_time_that_never_ends_is_none(seconds: str, capsys: Captured) -> None:
     assert 2 == main(["leases", "recover", "--timeout", seconds])
@@ -290,23 +301,30 @@ def test_recover_says_what_could_not_be_ended(room: Room, file: Path, capsys: Ca
 # with a configuration -------------------------------------------------------------------------------------------
 
 
-def test_a_configuration_without_a_durable_ledger_is_refused(tmp_path: Path) -> None:
+def configured(folder: Path, state: str = "") -> Path:
+    """A configuration with local tokens."""
     from agentguard.keys import SigningKey
 
-    SigningKey.generate().write_pem_file(tmp_path / "token.pem")
-    (tmp_path / "pseudonym").write_text("5ec2e7" * 8)
-    (tmp_path / "pseudonym").chmod(0o600)
-    (tmp_path / "agentguard.yaml").write_text(
+    folder.chmod(0o700)
+    SigningKey.generate().write_pem_file(folder / "token.pem")
+    (folder / "pseudonym").write_text(KEY.hex())
+    (folder / "pseudonym").chmod(0o600)
+    file = folder / "agentguard.yaml"
+    file.write_text(
         textwrap.dedent("""
             version: 1
             agents: {bot: {owners: {business: ann@bank.test}, purpose: Refunds}}
             tokens: {local: {issuer: "https://guard.bank.test", key: token.pem}}
             audit: {dir: audit, pseudonym_key: {file: pseudonym}}
         """)
+        + state
     )
+    return file
 
+
+def test_a_configuration_without_a_durable_ledger_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="has no `state"):
-        command.room_of(tmp_path / "agentguard.yaml")
+        command.room_of(configured(tmp_path))
 
 
 def test_the_commands_are_found_without_loading_a_database(tmp_path: Path) -> None:

@@ -26,11 +26,14 @@ import psycopg
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
+from msgspec import structs
 from psycopg import sql
 
 from agentguard import ConfigurationError
 from agentguard._drive import drive
+from agentguard.cli.main import main
 from agentguard.errors import Unavailable
+from agentguard.keys import SigningKey
 from agentguard.model.lease import Ending, Lease, LeaseKey, LeaseState, Secret
 from agentguard.ports import Candidate, Charge, Exhausted, Ledger, Parked, Reservation, waits
 from agentguard.state.approvals_postgres import PostgresApprovals
@@ -1009,6 +1012,36 @@ def test_handle_under_another_key_is_not_known_and_its_row_stays(
 
     assert owed.handle is None
     assert "sealed under another key" in caplog.text
+
+
+def test_leases_in_postgresql_are_ended_from_a_terminal(
+    dsn: str, ledger: PostgresLedger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "agentguard.yaml").write_text(
+        textwrap.dedent("""
+            version: 1
+            agents: {bot: {owners: {business: ann@bank.test}, purpose: Refunds}}
+            tokens: {local: {issuer: "https://guard.bank.test", key: token.pem}}
+            audit: {dir: audit, pseudonym_key: {file: key}}
+            state: {postgres: {dsn: {file: dsn}}, key: {file: key}}
+        """)
+    )
+    SigningKey.generate().write_pem_file(tmp_path / "token.pem")
+    for name, text in (("key", KEY.hex()), ("dsn", dsn)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o600)
+    mine = [structs.replace(lease(name), issuer="https://guard.bank.test") for name in ("living", "left")]
+    drive(ledger.pending(mine[0]))
+    with closing(PostgresStore(dsn)) as store, closing(PostgresLedger(store, KEY)) as dead:
+        drive(dead.pending(mine[1]))
+    said = ["--config", str(tmp_path / "agentguard.yaml")]
+
+    assert 0 == main(["leases", "recover", *said])
+    assert "1 credential of dead processes found" in capsys.readouterr().out
+    assert ["living"] == [one.id for one in drive(ledger.outstanding(time.time()))]
+
+    assert 1 == main(["leases", "revoke", "--task", "t", *said])
+    assert "living: only the process that issued it can revoke it" in capsys.readouterr().out
 
 
 def test_closed_ledger_leaves_its_rows_to_the_next(dsn: str, ledger: PostgresLedger) -> None:

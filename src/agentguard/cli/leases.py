@@ -21,6 +21,7 @@ from agentguard.model.lease import LeaseState
 if TYPE_CHECKING:
     from agentguard.guard import Guard
     from agentguard.model.lease import Lease
+    from agentguard.state.ledger_postgres import PostgresLedger
     from agentguard.state.rows import Row
     from agentguard.state.sqlite import SqliteLedger
 
@@ -29,8 +30,8 @@ _MOST_SECONDS: Final = 86_400
 _PAUSE: Final = 0.5
 _COLUMNS: Final = ("id", "state", "broker", "task", "tool", "audience", "age", "ends by", "owner")
 _NO_STATE: Final = (
-    "{} has no `state: {{sqlite: FILE, key: ...}}`, so no ledger outlives a process; "
-    "the credentials of its issuer end by themselves"
+    "{} has no `state: {{sqlite: FILE, key: ...}}` or `state: {{postgres: ..., key: ...}}`, so no ledger outlives a "
+    "process; the credentials of its issuer end by themselves"
 )
 
 
@@ -147,7 +148,7 @@ class Room:
     """A guard of the configuration, with its durable ledger."""
 
     guard: Guard
-    ledger: SqliteLedger
+    ledger: SqliteLedger | PostgresLedger
 
 
 def room_of(config: Path) -> Room:
@@ -157,11 +158,10 @@ def room_of(config: Path) -> Room:
         ConfigurationError: it is wrong, or has no durable ledger.
     """
     from agentguard.config import load
-    from agentguard.state.sqlite import SqliteLedger
 
     guard = load(config)
-    ledger = guard.leases.ledger if guard.leases is not None else None
-    if not isinstance(ledger, SqliteLedger):
+    ledger: Any = guard.leases.ledger if guard.leases is not None else None
+    if not hasattr(ledger, "take"):  # which a ledger has that others share; the one in PostgreSQL loads its driver
         guard.close()
         raise ConfigurationError(_NO_STATE.format(config))
     return Room(guard, ledger)
@@ -169,6 +169,8 @@ def room_of(config: Path) -> Room:
 
 def run_revoke(arguments: argparse.Namespace) -> int:
     """End what was named, whoever owns it."""
+    if not (arguments.all or arguments.task or arguments.id):  # an empty id is the parent of all that have none
+        raise ConfigurationError("name a credential by its ID, or write --task TASK or --all; the name is empty")
     room = room_of(arguments.config)
     try:
         rows = [row for row in drive(room.ledger.rows(time.time())) if _named(arguments, row)]
