@@ -327,6 +327,23 @@ def test_a_configuration_without_a_durable_ledger_is_refused(tmp_path: Path) -> 
         command.room_of(configured(tmp_path))
 
 
+def test_what_a_broker_of_another_configuration_issued_is_not_called_revoked(
+    tmp_path: Path, file: Path, capsys: Captured
+) -> None:
+    config = configured(tmp_path, "state: {sqlite: state.db, key: {file: pseudonym}}\n")
+    dead = SqliteLedger(file, KEY)
+    drive(dead.pending(lease("a-role", issuer="postgresql://db.bank.test/app", lasts=True)))
+    dead.close()
+
+    assert 1 == main(["leases", "recover", "--config", str(config), "--timeout", "0"])
+
+    assert "0 of 1 credential revoked" in capsys.readouterr().out
+    assert ["a-role"] == [row["id"] for row in listed(file, capsys)["leases"]]
+    written = "".join(log.read_text() for log in (tmp_path / "audit").glob("*.jsonl"))
+    assert "credential.revoke_failed" in written
+    assert "credential.revoked" not in written
+
+
 def test_the_commands_are_found_without_loading_a_database(tmp_path: Path) -> None:
     code = "import sys; from agentguard.cli import leases; sys.exit('sqlite3' in sys.modules or 'httpx' in sys.modules)"
 

@@ -182,11 +182,12 @@ def test_a_lease_revoked_before_it_was_issued_is_never_issued() -> None:
     assert issuer.revoked("agentguard", lease.id)
 
 
-def test_revoking_a_lease_of_another_issuer_changes_nothing() -> None:
+def test_revoking_a_lease_of_another_issuer_changes_nothing_and_is_never_called_done() -> None:
     issuer = LocalIssuer(KEY)
     issued = minted(issuer, grant())
 
-    drive(issuer.revoke(structs.replace(issued.lease, issuer="other")))
+    with pytest.raises(CredentialUnavailable, match="issued by other, not by agentguard"):
+        drive(issuer.revoke(structs.replace(issued.lease, issuer="other")))
 
     assert not issuer.revoked("agentguard", issued.lease.id)
 

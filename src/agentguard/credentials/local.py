@@ -163,9 +163,14 @@ class LocalIssuer:
         return issued
 
     async def revoke(self, lease: Lease, handle: Secret | None = None) -> Ending:
-        """End a lease, issued or only prepared; once more changes nothing."""
-        if lease.issuer == self._issuer:
-            self._alive.end(lease.id)
+        """End a lease, issued or only prepared; once more changes nothing.
+
+        Raises:
+            CredentialUnavailable: somebody else issued it, so it may be alive: a state that is shared holds such rows.
+        """
+        if lease.issuer != self._issuer:
+            raise CredentialUnavailable(f"lease {lease.id} was issued by {lease.issuer}, not by {self._issuer}")
+        self._alive.end(lease.id)
         return _REVOKED
 
     def revoked(self, iss: str, jti: str) -> bool:
