@@ -10,7 +10,8 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anyio
@@ -18,8 +19,10 @@ import pytest
 
 from agentguard._drive import drive
 from agentguard.model.lease import Ending, Lease, LeaseKey, LeaseState, Secret
+from agentguard.ports import Owed
 from agentguard.state.budgets_sqlite import SqliteBudgets
 from agentguard.state.owner import SILENT, Owner, dead
+from agentguard.state.rows import Columns
 from agentguard.state.sqlite import SqliteLedger
 from agentguard.testing import FakeClock
 
@@ -264,6 +267,39 @@ async def test_rows_taken_over_for_a_caller_that_was_cancelled_go_to_the_next_on
     second.close()
 
 
+@taken_once
+def test_of_two_threads_that_recover_at_once_exactly_one_gets_each_row(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, left = SqliteLedger(file, KEY), SqliteLedger(file, KEY)
+    drive(ledger.pending(lease("own")))
+    drive(left.pending(lease("first")))
+    left.close()
+    took, got, reads = threading.Event(), threading.Event(), ledger._owed
+
+    def slowly(found: Iterable[Columns]) -> list[Owed]:
+        rows = reads(found)
+        if any(row.lease.id == "second" for row in rows):
+            took.set()
+            got.wait(5)
+        return rows
+
+    monkeypatch.setattr(ledger, "_owed", slowly)
+    ledger._adopt(NOW)  # of a caller who has not got it yet
+    later = SqliteLedger(file, KEY)
+    drive(later.pending(lease("second")))
+    later.close()
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(adopted, ledger)
+        took.wait(5)
+        monkeypatch.setattr(ledger, "_adopt", lambda now: None)
+        mine = adopted(ledger)
+        got.set()
+
+        assert ["first", "second"] == sorted([*mine, *other.result(5)])
+    ledger.close()
+
+
 def test_an_owner_that_was_taken_for_dead_loses_its_rows_and_may_make_new_ones(file: Path) -> None:
     clock = FakeClock(NOW)
     one, two = SqliteLedger(file, KEY, clock=clock), SqliteLedger(file, KEY, clock=clock)
@@ -373,7 +409,8 @@ def test_what_a_forked_child_writes_stays_when_its_parent_closes_the_file_meanwh
 
     said = in_a_child(work)
     os.read(writes, 1)
-    budgets.close(), ledger.close()  # SQLite removes the log of whoever closes the file last
+    budgets.close()
+    ledger.close()  # SQLite removes the log of whoever closes the file last
     os.write(closed, b"x")
 
     assert "done" == said()

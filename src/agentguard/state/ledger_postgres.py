@@ -22,7 +22,7 @@ from agentguard.state.owner import Owner, dead
 from agentguard.state.postgres import PostgresStore
 from agentguard.state.postgres_schema import COMMIT, DURABLE
 from agentguard.state.postgres_session import Rows, Session, query
-from agentguard.state.rows import Columns, Row, read, written
+from agentguard.state.rows import Columns, Row, Undelivered, read, written
 from agentguard.state.schema import KEPT
 from agentguard.state.sealed import Sealer
 
@@ -111,7 +111,7 @@ class PostgresLedger:
     def _renew(self) -> None:
         self._owner, self._pid = Owner.here(self._clock()), os.getpid()
         self._beat_at = -math.inf
-        self._undelivered: list[Owed] = []
+        self._undelivered = Undelivered()
         self.adopted = 0  # rows taken over from dead owners, in all
 
     @property
@@ -199,8 +199,7 @@ class PostgresLedger:
         self.after_fork()
         await self._store.run(lambda session, deadline: self._adopt(session, deadline, now), "adopt")
         # A caller that was cancelled while its rows were taken over has not got them: the next one gets them too.
-        owed, self._undelivered = self._undelivered, []
-        return sorted(owed, key=lambda row: bool(row.lease.parent))
+        return sorted(self._undelivered.all(), key=lambda row: bool(row.lease.parent))
 
     async def take(self, lease: str, now: float) -> Sequence[Owed]:
         """Take over one row, whoever owns it, alive or dead: for a person who ends it by hand.
@@ -227,7 +226,7 @@ class PostgresLedger:
             deadline,
         )[2]  # fmt: skip
         self.adopted += len(found)
-        self._undelivered += self._owed(_columns(found))
+        self._undelivered.put(self._owed(_columns(found)))
 
     def _pruning(self, now: float) -> sql.Composed:
         """Keep the table bounded: own rows that expired long ago, and owners who have nothing left and are silent."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -10,6 +13,7 @@ import msgspec
 
 from agentguard.errors import Unavailable
 from agentguard.model.lease import Lease, LeaseState
+from agentguard.ports import Owed
 from agentguard.state.owner import Owner
 
 Columns: TypeAlias = tuple[Any, ...]
@@ -35,6 +39,28 @@ class Row:
     instance: str
     attempts: int
     since: float
+
+
+class Undelivered:
+    """Rows that were taken over and that nobody has got yet.
+
+    INVARIANT: each is given out by one atomic `popleft`, so callers of two threads never get the same one.
+    """
+
+    def __init__(self) -> None:
+        self._rows: deque[Owed] = deque()
+
+    def put(self, rows: Iterable[Owed]) -> None:
+        """Keep them until somebody asks."""
+        self._rows.extend(rows)
+
+    def all(self) -> list[Owed]:
+        """Give out what is kept."""
+        given: list[Owed] = []
+        with suppress(IndexError):
+            while True:
+                given.append(self._rows.popleft())
+        return given
 
 
 def written(lease: Lease) -> bytes:

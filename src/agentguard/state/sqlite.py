@@ -21,7 +21,7 @@ from agentguard.model.lease import Ending, Lease, LeaseState, Secret
 from agentguard.ports import Owed
 from agentguard.state.database import MAX_BYTES, Database
 from agentguard.state.owner import Owner, dead
-from agentguard.state.rows import Columns, Row, read, written
+from agentguard.state.rows import Columns, Row, Undelivered, read, written
 from agentguard.state.schema import (
     ALIVE,
     APPLICATION,
@@ -79,7 +79,7 @@ class SqliteLedger:
         self._owner = Owner.here(self._clock())
         self._beat_at = -math.inf
         self._pid = os.getpid()
-        self._undelivered: list[Owed] = []
+        self._undelivered = Undelivered()
         self.adopted = 0  # rows taken over from dead owners, in all
 
     @property
@@ -212,8 +212,7 @@ class SqliteLedger:
         """Take over the rows of dead owners, each exactly once among all who ask, and return them, parents first."""
         await self._run(lambda: self._adopt(now))
         # A caller that was cancelled while its rows were taken over has not got them: the next one gets them too.
-        owed, self._undelivered = self._undelivered, []
-        return sorted(owed, key=lambda row: bool(row.lease.parent))
+        return sorted(self._undelivered.all(), key=lambda row: bool(row.lease.parent))
 
     async def take(self, lease: str, now: float) -> Sequence[Owed]:
         """Take over one row, whoever owns it, alive or dead: for a person who ends it by hand.
@@ -239,7 +238,7 @@ class SqliteLedger:
             database.execute(f"DELETE FROM owners WHERE instance IN ({marks})", gone)  # noqa: S608  # question marks
             prune(database, self._owner.instance, now)
         self.adopted += len(found)
-        self._undelivered += self._owed(found)
+        self._undelivered.put(self._owed(found))
 
     def _owed(self, found: Iterable[Columns]) -> list[Owed]:
         """What can be read; the rest stays in the file, and is said."""
