@@ -146,7 +146,11 @@ def test_an_agent_without_purposes_opens_any() -> None:
         ({"status": "paused"}, "status 'paused': write active, suspended, retired"),
         ({"tools": frozenset({"a*"})}, "'a*' is no pattern"),
         ({"hand_on": {"x": frozenset({"a*"})}}, "'a*' is no pattern"),
+        ({"tools": "pay"}, "'pay' is one text"),
+        ({"hand_on": {"x": "pay"}}, "'pay' is one text"),
         ({"not_before": 2.0, "expires": 1.0}, "not_before must be earlier"),
+        ({"expires": float("nan")}, "must be numbers"),
+        ({"not_before": float("nan"), "expires": 1.0}, "must be numbers"),
     ],
 )
 def test_a_wrong_registration_is_refused(changes: dict[str, Any], expected: str) -> None:
@@ -157,11 +161,16 @@ def test_a_wrong_registration_is_refused(changes: dict[str, Any], expected: str)
 
 
 def test_a_registration_cannot_be_changed_through_what_it_was_made_from() -> None:
-    hand_on = {"researcher": frozenset({"crm.*"})}
-    entry = registered(tools=frozenset(), hand_on=hand_on)
-    hand_on["stranger"] = frozenset({"*"})
+    tools, handed = {"crm.read"}, {"crm.*"}
+    hand_on = {"researcher": handed}
+    entry = registered(tools=tools, hand_on=hand_on)
+    hand_on["stranger"] = {"*"}
+    tools.add("*")
+    handed.add("*")
 
     assert not entry.allows("mail.send", "stranger")
+    assert not entry.allows("mail.send", "researcher")
+    assert not entry.allows("mail.send", None)
 
 
 def test_the_registry_knows_its_agents_and_nobody_else() -> None:

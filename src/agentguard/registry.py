@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from math import isnan
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -77,8 +78,12 @@ class RegisteredAgent:
         checked_name(self.agent.name, "agent")
         if problems := tuple(problem for problem in self._problems() if problem):
             raise ConfigurationError(f"agent {self.agent.name!r} is registered wrongly:", problems)
-        for name in ("owners", "purposes", "hand_on"):
+        for name in ("owners", "purposes"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+        if self.tools is not None:
+            object.__setattr__(self, "tools", frozenset(self.tools))
+        handed = {heir: frozenset(patterns) for heir, patterns in self.hand_on.items()}
+        object.__setattr__(self, "hand_on", MappingProxyType(handed))
         dated = self.not_before is not None or self.expires is not None
         object.__setattr__(self, "bounded", dated or self.status != "active" or bool(self.environments))
 
@@ -87,7 +92,10 @@ class RegisteredAgent:
         yield limits_problem(self.task_ttl, self.max_depth, self.calls)
         yield dates_problem(self.not_before, self.expires)
         for patterns in (self.tools or (), *self.hand_on.values()):
-            yield from map(pattern_problem, sorted(patterns))
+            if isinstance(patterns, str):  # of which every piece would be a pattern
+                yield f"{patterns!r} is one text: write the patterns as a set"
+            else:
+                yield from map(pattern_problem, sorted(patterns))
 
     def refusal(self, now: float, environment: str) -> tuple[Reason, str] | None:
         """Return why the agent may not act now and here, or None.
@@ -144,6 +152,9 @@ def limits_problem(task_ttl: float, max_depth: int, calls: tuple[int, float] | N
 
 def dates_problem(not_before: float | None, expires: float | None) -> str:
     """Return what is wrong with the time an agent is valid, or nothing."""
+    # A date that is no number is never reached, so its agent would be valid for ever.
+    if any(date is not None and isnan(date) for date in (not_before, expires)):
+        return "not_before and expires must be numbers, or left out"
     if not_before is not None and expires is not None and not not_before < expires:
         return "not_before must be earlier than expires"
     return ""
