@@ -258,6 +258,7 @@ def test_revoked_role_is_gone_and_so_is_its_open_session(database: Database, mak
         "BEGIN; ALTER ROLE CURRENT_USER PASSWORD 'another'",
         "BEGIN; SELECT lo_create(0)",
         "SELECT lo_create(0)",
+        "SELECT count(lo_create(0)) FROM generate_series(1, 30000)",  # more than the server has locks for
         "CREATE TEMPORARY TABLE mine AS SELECT * FROM billing.invoices",
         "BEGIN; UPDATE billing.invoices SET amount = amount",
         "BEGIN; LOCK TABLE billing.invoices IN ROW EXCLUSIVE MODE",

@@ -132,7 +132,9 @@ class Roles:
             if oid is None and not early:
                 admin.run(statements.probe(role, _left(deadline)), deadline)
             elif oid is not None:
-                admin.run(statements.lock_out(role, _WAIT, _left(deadline)), deadline)
+                more = admin.run(statements.lock_out(role, _WAIT, _left(deadline)), deadline)
+                while more[0][0] == "t":  # each round is committed, so whoever is out of time goes on from there
+                    more = admin.run(statements.unlink(role, _left(deadline)), deadline)
                 with Turn(self._rights, deadline):
                     admin.run(statements.drop(role, _left(deadline)), deadline)
 

@@ -35,6 +35,10 @@ def _transaction(body: sql.Composable, milliseconds: int, after: sql.Composable 
     return _BEGIN.format(lock=lock, time=sql.Literal(milliseconds), body=body, after=after)
 
 
+def _joined(*statements: sql.Composable) -> sql.Composed:
+    return sql.SQL("; ").join(statements)
+
+
 def _block(code: sql.Composable) -> sql.Composed:
     return sql.SQL("DO {}").format(sql.Literal(code.as_string(None)))
 
@@ -154,9 +158,33 @@ def stop(role: str, milliseconds: int) -> sql.Composed:
 
 
 def lock_out(role: str, wait: int, milliseconds: int) -> sql.Composed:
-    """Let nobody log in any more; then end the sessions that began meanwhile, and wait until they are gone."""
+    """Let nobody log in any more; then end the sessions that began meanwhile, and wait until they are gone.
+
+    Tell at last whether the role owns large objects.
+    """
     locked = _block(_if_there(role, sql.SQL("ALTER ROLE {} NOLOGIN;").format(sql.Identifier(role))))
-    return _transaction(locked, milliseconds, _terminate(role, wait))
+    return _transaction(locked, milliseconds, _joined(_terminate(role, wait), _owns_large_objects(role)))
+
+
+# Every role may make any number of large objects, and each that is dropped needs a lock to its transaction's end.
+_LARGE_OBJECTS: Final = sql.SQL("""
+SELECT d.objid FROM pg_catalog.pg_roles AS r
+  JOIN pg_catalog.pg_shdepend AS d ON d.refobjid = r.oid AND d.refclassid = 'pg_catalog.pg_authid'::regclass
+WHERE r.rolname = {} AND d.classid = 'pg_catalog.pg_largeobject'::regclass AND d.deptype = 'o'
+  AND d.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) LIMIT {}
+""")
+_AT_ONCE: Final = 1000
+
+
+def _owns_large_objects(role: str) -> sql.Composed:
+    return sql.SQL("SELECT EXISTS ({})").format(_LARGE_OBJECTS.format(role, 1))
+
+
+def unlink(role: str, milliseconds: int) -> sql.Composed:
+    """Drop some of the role's large objects, and tell whether there are more."""
+    some = _LARGE_OBJECTS.format(role, _AT_ONCE)
+    body = sql.SQL("PERFORM pg_catalog.lo_unlink(objid) FROM ({}) AS mine;").format(some)
+    return _transaction(_block(_if_there(role, body)), milliseconds, _owns_large_objects(role))
 
 
 # DROP OWNED revokes ALL, columns included, which an admin may not who has no grant option for one of them. So each
