@@ -13,6 +13,7 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -602,6 +603,17 @@ def test_a_symbolic_link_is_refused(tmp_path: Path, file: Path) -> None:
 
     with pytest.raises(ConfigurationError, match="no regular file"):
         SqliteLedger(tmp_path / "link.db", KEY)
+
+
+@pytest.mark.parametrize("name", [b"what?is#this%41.db", b"caf\xe9.db", "na\u00efve \u4e2d.db".encode()])
+def test_the_name_of_a_file_may_have_any_bytes(tmp_path: Path, name: bytes) -> None:
+    file = tmp_path / os.fsdecode(name)
+    with closing(SqliteLedger(file, KEY)) as ledger:
+        drive(ledger.pending(lease("one")))
+
+    assert name in os.listdir(os.fsencode(tmp_path))
+    with closing(SqliteLedger(file, KEY)) as ledger:
+        assert ["one"] == [found.id for found in drive(ledger.outstanding(NOW))]
 
 
 def test_a_missing_folder_is_said(tmp_path: Path) -> None:

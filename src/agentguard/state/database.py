@@ -156,7 +156,7 @@ class Database:
 
     def _connected(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            f"file:{quote(str(self.path))}?mode=rw", uri=True, timeout=self._timeout, isolation_level=None,
+            f"file:{quote(os.fsencode(self.path))}?mode=rw", uri=True, timeout=self._timeout, isolation_level=None,
             check_same_thread=False,
         )  # fmt: skip
         try:
