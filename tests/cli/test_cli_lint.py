@@ -118,6 +118,15 @@ def test_every_load_error_of_every_file_is_shown(folder: Path, capsys: Captured)
     assert "3 files checked: 5 errors" in out
 
 
+def test_number_of_more_digits_than_python_reads_is_a_mistake(folder: Path, capsys: Captured) -> None:
+    (folder / "n.yaml").write_text(
+        "version: 1\nintent: x\npurpose: p\nparams: {n: integer}\nsteps: [{tool: pay, args: {n: {eq: '${n}'}}}]\n"
+    )
+
+    assert 1 == main(["lint", str(folder / "n.yaml"), "--param", f"n={'9' * 5000}"])
+    assert "n.yaml" in capsys.readouterr().out
+
+
 def test_parameters_need_no_value_but_examples_do(folder: Path, capsys: Captured) -> None:
     text = (
         "version: 1\nintent: x\npurpose: p\nparams: {to: string, limit: {type: decimal, max: 100}}\nsteps:\n"

@@ -16,6 +16,7 @@ from agentguard.intent.literal import FrozenMapping
 from agentguard.intent.params import HOLE
 from agentguard.intent.sets import ResolvedSet, SetSource, ValueSet
 
+_DIGITS: Final = 1000  # more than any number of an intent has; Python reads no more than 4300
 _NOT_GIVEN: Final = "no value was given; give one when you load the file"
 _STAND_INS: Final[Mapping[str, Any]] = {
     "string": "unknown", "integer": 1, "decimal": 1, "bool": False, "date": "2000-01-01", "list": ["unknown"],
@@ -67,7 +68,7 @@ def _typed(text: str, kind: str) -> Any:
         return _members(text)
     if kind == "bool" and text in ("true", "false"):
         return text == "true"
-    if kind == "integer" and text.removeprefix("-").isdecimal() and text.isascii():
+    if kind == "integer" and text.removeprefix("-").isdecimal() and text.isascii() and len(text) <= _DIGITS:
         return int(text)
     return text
 
