@@ -122,6 +122,17 @@ def test_listing_takes_over_nothing(file: Path, capsys: Captured) -> None:
     later.close()
 
 
+def test_a_file_that_is_no_ledger_is_not_called_a_damaged_one(tmp_path: Path, capsys: Captured) -> None:
+    config = tmp_path / "agentguard.yaml"
+    config.write_text("version: 1\n")
+
+    assert main(["leases", "list", str(config)]) == 2
+    said = capsys.readouterr().err
+    assert "agentguard.yaml: this is no file of SQLite, so no ledger; name the one of `state: {sqlite: FILE}`" in said
+    assert "damaged" not in said
+    assert config.read_text() == "version: 1\n"
+
+
 def test_a_missing_file_is_not_created(file: Path, capsys: Captured) -> None:
     assert 2 == main(["leases", "list", str(file)])
     assert "there is no such file" in capsys.readouterr().err

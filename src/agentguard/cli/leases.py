@@ -29,6 +29,8 @@ TIMEOUT: Final = 30.0
 _MOST_SECONDS: Final = 86_400
 _PAUSE: Final = 0.5
 _COLUMNS: Final = ("id", "state", "broker", "task", "tool", "audience", "age", "ends by", "owner")
+_NAME_IT: Final = "name the one of `state: {sqlite: FILE}`"
+_SQLITE: Final = b"SQLite format 3\0"  # the first bytes of each of its files
 _NO_STATE: Final = (
     "{} has no `state: {{sqlite: FILE, key: ...}}` or `state: {{postgres: ..., key: ...}}`, so no ledger outlives a "
     "process; the credentials of its issuer end by themselves"
@@ -89,7 +91,9 @@ def run_list(arguments: argparse.Namespace) -> int:
     from agentguard.state.sqlite import SqliteLedger
 
     if not arguments.file.is_file():
-        raise ConfigurationError(f"{arguments.file}: there is no such file; name the one of `state: {{sqlite: FILE}}`")
+        raise ConfigurationError(f"{arguments.file}: there is no such file; {_NAME_IT}")
+    if not _is_sqlite(arguments.file):  # not "damaged": nobody should move a configuration away
+        raise ConfigurationError(f"{arguments.file}: this is no file of SQLite, so no ledger; {_NAME_IT}")
     now, ledger = time.time(), SqliteLedger(arguments.file, os.urandom(32))
     try:
         rows, living = drive(ledger.rows(now)), drive(ledger.living(now))
@@ -102,6 +106,12 @@ def run_list(arguments: argparse.Namespace) -> int:
     else:
         _say_table([_cells(row, row.instance in living, now) for row in rows])
     return OK if healthy else FAILED
+
+
+def _is_sqlite(file: Path) -> bool:
+    """Whether it begins as SQLite's files do, or is empty as one that nobody has written to."""
+    with file.open("rb") as opened:
+        return opened.read(len(_SQLITE)) in (_SQLITE, b"")
 
 
 def _members(row: Row, alive: bool) -> dict[str, Any]:
