@@ -260,6 +260,23 @@ def test_wrong_question_is_status_2(directory: Path, capsys: Captured, options: 
     assert "no audit log" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("action", ["query", "tail"])
+def test_directory_that_is_not_there_is_named_and_no_other_is_read(
+    directory: Path, capsys: Captured, action: str
+) -> None:
+    assert main(["audit", action, str(directory / "audti")]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "audti: there is no such directory" in said.err
+
+
+def test_question_about_a_name_that_finds_nothing_says_what_a_name_takes(directory: Path, capsys: Captured) -> None:
+    assert main(["audit", "query", str(directory), "--subject", "alice"]) == 0
+    assert "--pseudonym-key FILE" in capsys.readouterr().err
+    assert main(["audit", "query", str(directory), "--subject", "u:0000"]) == 0
+    assert "--pseudonym-key" not in capsys.readouterr().err
+
+
 def test_tail_shows_the_last_records_of_all_chains_by_time(directory: Path, capsys: Captured) -> None:
     clock = Clock()
     clock.now += SECOND // 2

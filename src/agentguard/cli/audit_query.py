@@ -74,7 +74,7 @@ def moment(text: str) -> int:
 
 def run_query(arguments: argparse.Namespace) -> int:
     """Find records, and print them."""
-    directory = watched(arguments.path).absolute()
+    directory = _directory(arguments.path).absolute()
     names = ("agent", "subject", "chain", "tool", "outcome", "event", "since", "until")
     one = parsed_id(arguments.id) if arguments.id else None
     question = Question(**{name: getattr(arguments, name) for name in names}, id=one)
@@ -98,7 +98,20 @@ def run_query(arguments: argparse.Namespace) -> int:
         what = f"{count(found.broken, 'record')} of the log no longer matches its hash"
         complain(f"BROKEN: {what}; see: agentguard audit verify")
         return FAILED
+    if not found.records and _is_name(arguments):
+        complain("agentguard: users stand in a log as pseudonyms; to find one by name give --pseudonym-key FILE")
     return OK
+
+
+def _directory(path: Path) -> Path:
+    if not path.exists():  # a name that was misspelt must not become a question about the folder it would lie in
+        raise ConfigurationError(f"{path}: there is no such directory of logs")
+    return watched(path)
+
+
+def _is_name(arguments: argparse.Namespace) -> bool:
+    subject: str = arguments.subject
+    return bool(subject) and arguments.pseudonym_key is None and not subject.startswith(("u:", "agent:"))
 
 
 def _subjects(arguments: argparse.Namespace) -> Sequence[str]:
@@ -135,7 +148,7 @@ def _asked(directory: Path, place: Path, questions: Sequence[Question], limit: i
 
 def run_tail(arguments: argparse.Namespace) -> int:
     """Print the last records, and those that come."""
-    tail = Tail(watched(arguments.path))
+    tail = Tail(_directory(arguments.path))
     found = tail.last(max(0, arguments.count))
     try:
         while True:
