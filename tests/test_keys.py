@@ -295,6 +295,13 @@ def test_a_file_of_keys_is_a_jwk_set_or_a_pem_key(tmp_path: Path) -> None:
         assert KeySet.from_file(tmp_path / name).find(key.kid) == key.public
 
 
+def test_a_signing_key_that_is_not_there_is_told_how_to_make(tmp_path: Path) -> None:
+    missing = tmp_path / "tokens.pem"
+    with pytest.raises(ConfigurationError) as wrong:
+        SigningKey.from_pem_file(missing)
+    assert str(wrong.value).endswith(f"genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out {missing}")
+
+
 def test_a_file_without_usable_keys_is_refused(tmp_path: Path) -> None:
     jwk = json.dumps(SigningKey.generate().public_jwk())
     files = {

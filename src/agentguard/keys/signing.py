@@ -64,7 +64,8 @@ class SigningKey:
         """
         private = read_private(path)
         if isinstance(private, str):
-            raise ConfigurationError(f"signing key {os.fspath(path)!r}: {private}")
+            how = "" if os.path.exists(path) else f"; {_MAKE_ONE} {os.fspath(path)}"
+            raise ConfigurationError(f"signing key {os.fspath(path)!r}: {private}{how}")
         return cls(private)
 
     def write_pem_file(self, path: Path) -> None:
@@ -146,4 +147,5 @@ def _signs(key: object) -> bool:
     return p256 or isinstance(key, ed25519.Ed25519PrivateKey)
 
 
+_MAKE_ONE: Final = "make one with: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out"
 _OTHER: Final = "a signing key is a P-256 (ES256) or Ed25519 (EdDSA) key; this is another"
