@@ -260,7 +260,7 @@ DECLARED: list[tuple[str, dict[str, Any], str]] = [
     ("pay", {"record": ["token"], "secret": ["token"]}, "secret hides it"),
     ("pay", {"lease": "once"}, "'task' or 'call'"),
     ("pay", {"hidden": ["session"]}, "does not take"),
-    ("pay", {"efect": "read"}, "unknown efect"),
+    ("pay", {"efect": "read"}, "did you mean 'effect'?"),
     ("pay", {"name": "x"}, "unknown name"),
     ("pay", {"defaults": {}}, "unknown defaults"),
     ("pay", {"scopes": "a b", "audience": API}, 'scopes=["a", "b"]'),
@@ -291,6 +291,15 @@ def test_guarding_twice_is_an_error(again: Any) -> None:
 def test_only_callables_can_be_guarded(thing: Any) -> None:
     with pytest.raises(ConfigurationError, match="callables"):
         guard_tool(thing)
+
+
+def test_tool_of_a_framework_is_told_to_stand_above_guarded() -> None:
+    def shown(a: str) -> str:
+        """Shown."""
+        return a
+
+    with pytest.raises(ConfigurationError, match="below a framework's decorator such as @tool"):
+        guarded(tool(shown))
 
 
 def test_callable_that_nobody_guarded_has_no_declaration() -> None:

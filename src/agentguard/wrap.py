@@ -55,7 +55,10 @@ def guard_tool(fn: Any, name: str = "", /, **declared: Any) -> Any:
     if spec_of(fn) is not None:
         raise ConfigurationError(f"{_name_of(fn)!r} is guarded already; one guard decides once")
     if not callable(fn):
-        raise ConfigurationError(f"@guarded is for callables, not for a {type(fn).__name__}")
+        raise ConfigurationError(
+            f"@guarded is for callables, not for a {type(fn).__name__}; put it directly above the function, "
+            "below a framework's decorator such as @tool"
+        )
     binder = Binder(fn, frozenset(_words(declared.pop("hidden", ()), "hidden")))
     spec = _spec(name or _name_of(fn), binder, declared)
     return _dressed(Tool(fn, spec, binder))
@@ -71,8 +74,11 @@ def _spec(name: str, binder: Binder, declared: dict[str, Any]) -> ToolSpec:
     known = set(ToolSpec.__struct_fields__) - {"name", "defaults", "parameters", "credential", "hidden"} | {"args"}
     unknown = sorted(set(declared) - known)
     if unknown:
+        from agentguard.intent.document import nearest
+
         raise ConfigurationError(
-            f"tool {name!r}: unknown {', '.join(unknown)}; a tool declares {', '.join(sorted(known))}"
+            f"tool {name!r}: unknown {', '.join(unknown)} (a tool declares {', '.join(sorted(known))})"
+            f"{nearest(unknown[0], known)}"
         )
     defaults = {**binder.defaults, **_declared_defaults(name, declared.pop("args", {}))}
     effect = declared.pop("effect", "write")
