@@ -213,7 +213,10 @@ def scope_id(issuer: str, jti: str) -> str:
 
 def _parties(guard: Guard) -> Handovers:
     if guard.handovers is None:
-        raise ConfigurationError("this guard hands no tasks on: Guard(handovers=Handovers(issuer=..., key=...))")
+        raise ConfigurationError(
+            "this guard hands no tasks on; configure `handovers` with a key in agentguard.yaml, or "
+            "Guard(handovers=Handovers(issuer=..., key=...))"
+        )
     return guard.handovers
 
 

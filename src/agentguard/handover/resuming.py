@@ -32,7 +32,10 @@ def resume(guard: Guard, token: Secret, agent: str = "") -> Task:
     """Return the task that a handover describes; `Guard.resume` says what is checked."""
     parties = guard.handovers
     if parties is None or not parties.peers:
-        raise ConfigurationError("this guard takes no tasks: Guard(handovers=Handovers(peers={issuer: KeySet...}))")
+        raise ConfigurationError(
+            "this guard takes no tasks; configure `handovers` with peers in agentguard.yaml, or "
+            "Guard(handovers=Handovers(peers={issuer: KeySet...}))"
+        )
     outcome = _verified(parties, token.reveal(), agent, guard.now())
     if isinstance(outcome, Rejection):
         raise rejected(guard, outcome)

@@ -50,7 +50,10 @@ class ResumeTask:
 
     def __init__(self, app: App, guard: Guard, *, agent: str, trusted: Collection[str] = ()) -> None:
         if guard.handovers is None or not guard.handovers.peers:
-            raise ConfigurationError("this guard takes no tasks: Guard(handovers=Handovers(peers={issuer: KeySet...}))")
+            raise ConfigurationError(
+                "this guard takes no tasks; configure `handovers` with peers in agentguard.yaml, or "
+                "Guard(handovers=Handovers(peers={issuer: KeySet...}))"
+            )
         if isinstance(trusted, str) or (unknown := sorted(set(trusted) - set(guard.handovers.peers))):
             named = trusted if isinstance(trusted, str) else ", ".join(unknown)
             raise ConfigurationError(f"trusted lists issuers that are among the guard's peers; {named!r} is not")
