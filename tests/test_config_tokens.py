@@ -93,6 +93,13 @@ def test_each_broker_is_made_from_the_file(folder: Path, text: str, shown: str) 
         assert not guard.suspends
 
 
+@pytest.mark.parametrize("said", [True, False])
+def test_steps_are_asked_for_in_tokens_where_the_file_says_so(folder: Path, said: bool) -> None:
+    text = f"tokens: {{exchange: {{{EXCHANGE}, details: {str(said).lower()}}}}}\n"
+    with load(folder, text + STATE) as guard:
+        assert guard.details is said
+
+
 def test_several_brokers_stand_side_by_side_with_audiences_of_their_own(folder: Path) -> None:
     text = f"tokens: {{local: {{key: client.pem}}, exchange: {{{EXCHANGE}, audiences: ['https://pay.test']}}, grace: 20s}}\n"  # noqa: E501  # a line of the file
     with load(folder, text + STATE) as guard:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,32 @@ def test_configuration_of_the_credentials_page_loads(tmp_path: Path, monkeypatch
         monkeypatch.setenv(name, "0123456789abcdef" * 4)
     with agentguard.load(tmp_path / "agentguard.yaml") as guard:
         assert repr(guard.issuer) == "<Routes exchange, openbao, postgres, local>"
+
+
+def test_configuration_page_shows_every_key_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from agentguard.config_file import read_settings
+    from agentguard.intent.node import Node
+    from agentguard.intent.strict_file import Problems, read_strict_file
+
+    known: set[str] = set()
+    read = Node.fields
+
+    def noted(node: Node, *needed: str, **more: Any) -> dict[str, Node]:
+        if node.path[:1] not in {("tokens",), ("policy",)}:  # brokers and decision points have pages of their own
+            known.update(needed, more.get("optional", ()))
+        return read(node, *needed, **more)
+
+    page = ROOT / "docs" / "configuration.md"
+    (text,) = blocks(page, "yaml")
+    (tmp_path / "agentguard.yaml").write_text(text)
+    document = read_strict_file(tmp_path / "agentguard.yaml")
+    problems = Problems(document)
+    monkeypatch.setattr(Node, "fields", noted)
+    read_settings(document, problems)
+    problems.raise_if_any("the page shows what is wrong:")
+    written = set(re.findall(r"\w+", page.read_text() + (ROOT / "docs" / "approvals.md").read_text()))
+    assert known >= {"agents", "purposes", "checkpoints", "not_by", "networks"}
+    assert known <= written
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: os.path.relpath(page, ROOT))

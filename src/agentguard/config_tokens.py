@@ -104,6 +104,7 @@ _RULES: Final[Fields] = {
     "target": word("resource", "audience"),
     "targets": strings,
     "subject": word("same", "any"),
+    "details": flag,
     "enrichment": flag,
     "introspect": flag,
     "revocable": flag,
