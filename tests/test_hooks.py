@@ -72,6 +72,18 @@ def test_tools_file_is_read_strictly_with_all_mistakes_in_one_error(tmp_path: Pa
         load_tools(path)
 
 
+def test_values_of_a_tools_file_that_no_tool_takes_are_named_at_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "tools.yaml"
+    path.write_text("version: 1\ntools:\n  look: {effect: reads}\n  send:\n    scopes: a b\n    audience: 5\n")
+    with pytest.raises(ConfigurationError) as error:
+        load_tools(path)
+    assert [problem.removeprefix(str(path)) for problem in error.value.problems] == [
+        ":3: tools.look.effect: write read, write, destructive",
+        ":5: tools.send.scopes: write a list of names: scopes: [a, b]",
+        ":6: tools.send.audience: write text",
+    ]
+
+
 def test_tools_file_may_hold_the_hash_of_a_reviewed_tool(tmp_path: Path) -> None:
     from agentguard.cli.tools_file import read_tools
 

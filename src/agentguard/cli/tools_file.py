@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,14 +13,11 @@ from agentguard.intent.document import Document, Problems, nearest
 from agentguard.intent.strict_file import read_strict_file
 from agentguard.model.call import Effect, ToolSpec
 from agentguard.model.canonical import canonical
+from agentguard.tools_file import REVIEWED, SETS, TEXTS, TUPLES, field_problem
 
 TOOLS_FILE: Final = "tools.yaml"
 _TOOLS_FORM: Final = "{version: 1, tools: {refund.create: {effect: write}}}"
-_TUPLES: Final = ("scopes", "untrusted", "record")
-_SETS: Final = ("data", "tags", "secret", "hidden", "null_is_empty", "parameters")
-_TEXTS: Final = ("name", "audience", "resource", "lease", "returns", "credential")
-_REVIEWED: Final = "reviewed_s256"  # of the tool as a model sees it; looked at where tools are wrapped
-_FIELDS: Final = (*_TEXTS, "effect", *_TUPLES, *_SETS, "bytes", "defaults", "args", _REVIEWED)
+_FIELDS: Final = (*TEXTS, "effect", *TUPLES, *SETS, "bytes", "defaults", "args", REVIEWED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +75,7 @@ def _spec(tool: str, fields: Any, problems: Problems) -> ToolSpec | None:
     for key, value in fields.items():
         if key not in _FIELDS:
             problems.add((*path, key), f"unknown field {key!r}{nearest(key, _FIELDS)}")
-        elif (why := _field_problem(key, value)) != "":
+        elif (why := field_problem(key, value)) != "":
             problems.add((*path, key), why)
         else:
             made |= _field(key, value)
@@ -92,30 +88,12 @@ def _spec(tool: str, fields: Any, problems: Problems) -> ToolSpec | None:
         return None
 
 
-def _field_problem(key: str, value: Any) -> str:
-    if key == "effect" and value not in tuple(Effect):
-        return f"write {', '.join(Effect)}"
-    if key in (*_TUPLES, *_SETS) and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
-        return f"write a list of names: {key}: [a, b]"
-    if key in _TEXTS and not isinstance(value, str):
-        return "write text"
-    if key == _REVIEWED:
-        found = re.fullmatch(r"[0-9a-f]{64}", value, re.ASCII) if isinstance(value, str) else None
-        return "" if found else "write the 64 digits that tool_s256(tool) gives, in quotes"
-    if key == "bytes" and not isinstance(value, bool):
-        return "write true or false"
-    if key == "args":
-        fits = isinstance(value, dict) and all(isinstance(e, dict) and set(e) == {"default"} for e in value.values())
-        return "" if fits else "write each argument's default: args: {limit: {default: 10}}"
-    return "write a mapping of argument and value" if key == "defaults" and not isinstance(value, dict) else ""
-
-
 def _field(key: str, value: Any) -> dict[str, Any]:
     if key == "args":
         return _field("defaults", {name: entry["default"] for name, entry in value.items()})
-    if key == _REVIEWED:
+    if key == REVIEWED:
         return {}
     if key == "defaults":
         return {key: {name: canonical(default, name) for name, default in value.items()}}
-    makers = {"effect": Effect, **dict.fromkeys(_TUPLES, tuple), **dict.fromkeys(_SETS, frozenset)}
+    makers = {"effect": Effect, **dict.fromkeys(TUPLES, tuple), **dict.fromkeys(SETS, frozenset)}
     return {key: partial(makers[key], value)() if key in makers else value}
