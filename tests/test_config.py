@@ -286,6 +286,12 @@ def test_local_needs_nothing_and_admits_every_agent() -> None:
         assert (guard.environment, guard.users) == ("local", None)
 
 
+@pytest.mark.parametrize("approver", ["prompt", print])
+def test_local_refuses_what_asks_nobody_and_says_what_to_write(approver: Any) -> None:
+    with pytest.raises(ConfigurationError, match="write Callback"):
+        local(approver=approver)
+
+
 def test_two_local_guards_share_no_key() -> None:
     with local() as one, local() as other:
         assert one.pseudonym("a") != other.pseudonym("a")
