@@ -83,6 +83,15 @@ def test_denial_reaches_the_model_as_an_error_without_constraint_or_advice(guard
     assert ran == []
 
 
+def test_call_without_a_task_is_in_the_developers_log_as_it_is_in_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    agent = create_agent(ScriptedModel([("look", {"q": "x"})], "done"), [look])
+
+    answer = agent.invoke(HI)["messages"][-2]
+    assert answer.content == "Tool 'look' was not run: no task is active. Do not call it again for this."
+    assert [record.levelname for record in caplog.records if record.name == "agentguard"] == ["WARNING"]
+    assert "open one: `with guard.task(" in caplog.text
+
+
 def test_caller_is_recorded_and_never_decides(guard: Guard, run: Any) -> None:
     agent = create_agent(ScriptedModel([("look", {"q": "a"})], "done"), [look], name="alpha")
     with guard.task("bot", on_behalf_of="alice", intent=reads("look")):

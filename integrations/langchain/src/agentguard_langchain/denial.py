@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import Any, Final
 
 from langchain_core.messages import ToolMessage
 
 from agentguard import Denied, Reason, current_task
+
+_log: Final = logging.getLogger("agentguard")
 
 
 def denied(tool: str, reason: Reason, text: str) -> Denied:
@@ -26,6 +29,8 @@ def denied(tool: str, reason: Reason, text: str) -> Denied:
 
 def message_of(denial: Denied, tool_call: Any) -> ToolMessage:
     """What the model reads about a denial: no constraint, and nothing that invites another try."""
+    if denial.reason == Reason.NO_TASK:  # no guard was there to record it, and the model's answer may hide it
+        _log.warning("%s", denial)
     return ToolMessage(
         content=denial.public, name=tool_call["name"], tool_call_id=tool_call["id"] or "", status="error"
     )
