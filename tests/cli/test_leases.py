@@ -265,6 +265,7 @@ def test_a_local_token_of_a_living_process_is_left_to_it_and_never_called_revoke
 
     assert 1 == status
     assert "only the process that issued it can revoke it" in printed.out
+    assert f"agentguard suspend --task {lease('mine').task} --why" in printed.out
     assert "0 of 1 credential revoked" in printed.out
     assert ["mine"] == [each.id for each in drive(owner.outstanding(time.time(), instance=owner.instance))]
 

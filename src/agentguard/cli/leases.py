@@ -273,6 +273,7 @@ def _said(room: Room, leases: Sequence[str]) -> int:
             say(f"{lease.id} of {lease.issuer} cannot be revoked; it ends by {_time(lease.expires_by)}")
         elif is_local(room.guard, lease):
             say(f"{lease.id}: only the process that issued it can revoke it; it ends by {_time(lease.expires_by)}")
+            say(f"have it do so: agentguard suspend --task {lease.task} --why ...")
         else:
             complain(f"{lease.id} of {lease.issuer} is not revoked yet; it stays in the ledger: recover again")
     say(f"{len(leases) - len(left)} of {count(len(leases), 'credential')} revoked")
