@@ -89,7 +89,8 @@ def current_credential() -> Credential:
     """Return the credential of the call that runs now; read its `token` where it is sent, and keep it nowhere.
 
     Raises:
-        CredentialUnavailable: outside a guarded call, after it ended, or in a tool that declares no audience.
+        CredentialUnavailable: outside a guarded call, after it ended, once the credential was revoked, or in a tool
+            that declares no audience.
     """
     call = current_call()
     if call.credential is None:
@@ -98,5 +99,8 @@ def current_credential() -> Credential:
             '@guarded(..., audience="https://api.example.com", scopes=["..."])'
         )
     if not call.credential.live:
-        raise CredentialUnavailable(f"the call of {call.tool!r} has ended, and its credential with it")
+        why = "has ended, and its credential with it"
+        if call.credential.revoked:
+            why = "runs on without its credential: its task has ended or was stopped, or the credential leaked"
+        raise CredentialUnavailable(f"the call of {call.tool!r} {why}")
     return call.credential

@@ -12,8 +12,18 @@ from typing import Any
 import httpx
 import pytest
 
-from agentguard import CredentialUnavailable, GuardAuth, Intent, guard_tool, step
+from agentguard import (
+    CredentialUnavailable,
+    GuardAuth,
+    Intent,
+    current_credential,
+    current_task,
+    guard_tool,
+    step,
+)  # fmt: skip
+from agentguard._drive import drive
 from agentguard.model.lease import Grant, Issued, Lease, Placement, Secret
+from agentguard.task import TaskState
 from agentguard.testing import FakeIssuer, fake_guard
 
 not_shown = pytest.mark.control("6 a credential is never seen (case 66)")
@@ -333,11 +343,37 @@ def test_task_that_was_suspended_meanwhile_gets_no_other_credential(api: Api) ->
     guard = fake_guard(issuer=issuer)
 
     def body() -> None:
-        guard.suspend(agent="bot", why="test")
         with client() as http:
+            http.event_hooks = {"response": [lambda response: guard.suspend(agent="bot", why="test")]}
             http.get(api.url)
 
     with guard, guard.task("bot", on_behalf_of="ann", intent=Intent("x", step("call"))):
         with pytest.raises(CredentialUnavailable, match="suspended"):
             guard_tool(body, "call", audience=api.url)()
     assert issuer.issued == ["lease-1"]
+
+
+@pytest.mark.control("9 a stopped call sends nothing")
+@pytest.mark.parametrize("stop", ["suspend", "end"])
+def test_call_that_is_stopped_while_it_runs_sends_its_credential_no_more(api: Api, stop: str) -> None:
+    guard = fake_guard(issuer=FakeIssuer())
+
+    def body() -> None:
+        kept, task = current_credential(), current_task()
+        with client() as http:
+            http.get(api.url)
+            if stop == "suspend":
+                guard.suspend(task=task.id, why="test")
+            else:
+                drive(guard.close_task(task, TaskState.ENDED, "test"))
+            assert not kept.live
+            with pytest.raises(CredentialUnavailable, match="revoked"):
+                kept.proof("GET", api.url)
+            with pytest.raises(CredentialUnavailable, match="runs on without its credential"):
+                http.get(api.url)
+        raise LookupError(kept.token)
+
+    with guard, guard.task("bot", on_behalf_of="ann", intent=Intent("x", step("call"))):
+        with pytest.raises(CredentialUnavailable, match="was revoked while its call runs"):
+            guard_tool(body, "call", audience=api.url)()
+    assert len(api.seen) == 1

@@ -44,7 +44,7 @@ class Obtaining(Endings):
         while True:
             held, other = self._look(key, grant.task, mine)
             if held is not None:
-                return Use(held, Credential(held.issued), cached=True)
+                return Use(held, Credential(held.issued, held), cached=True)
             if other is None:
                 return await self._lead(grant, key, mine)
             if driven() and loop_running():  # whoever asks may need this very loop: it is not waited for
@@ -62,7 +62,7 @@ class Obtaining(Endings):
             if held is None or held.revoked or self._clock() >= held.refresh_at:
                 return None
             held.users += 1
-        return Use(held, Credential(held.issued), cached=True)
+        return Use(held, Credential(held.issued, held), cached=True)
 
     def _look(self, key: Key, task: str, mine: Flight) -> tuple[Held | None, Future[None] | None]:
         """Return what is kept, or whom to wait for; neither where it is this caller who asks now."""
@@ -85,12 +85,12 @@ class Obtaining(Endings):
         try:
             renewed = await self._renewed(key, grant.task, grant.deadline) if grant.parent else None
             if renewed is not None:
-                return Use(renewed, Credential(renewed.issued), cached=False)
+                return Use(renewed, Credential(renewed.issued, renewed), cached=False)
             return await self._issue(grant, key)
         except Exception as error:
             kept = self._still_good(grant, key, error)
             if kept is not None:
-                return Use(kept, Credential(kept.issued), cached=True)
+                return Use(kept, Credential(kept.issued, kept), cached=True)
             failure = CredentialUnavailable(str(error) or type(error).__name__)
             raise
         finally:
@@ -193,7 +193,7 @@ class Obtaining(Endings):
         except BaseException:  # its caller does not get it; who comes next does
             await self._shielded(partial(self._let_go, held))
             raise
-        return Use(held, Credential(issued), cached=False)
+        return Use(held, Credential(issued, held), cached=False)
 
     async def _parent(self, grant: Grant) -> Held | None:
         """The credential that this one is to hang under; the lease is one more user of it."""
@@ -232,10 +232,10 @@ class Obtaining(Endings):
             late = not use.credential.live
             if not late:
                 use.held = fresh.held
-                use.credential.take(fresh.held.issued)
+                use.credential.take(fresh.held.issued, fresh.held)
         await self._shielded(partial(self._let_go, fresh.held if late else refused))
         if late:
-            raise CredentialUnavailable("the call ended while another credential was being obtained for it")
+            raise CredentialUnavailable("the call ended, or was stopped, while another credential was being obtained")
         return fresh.cached
 
 

@@ -207,26 +207,41 @@ class Issued(Struct, frozen=True):
     prover: Prover | None = None
 
 
+class Shared(Protocol):
+    """What holds a lease for the calls that share it."""
+
+    revoked: bool
+
+
+class _Alone:
+    revoked = False
+
+
+_ALONE: Final[Shared] = _Alone()
+
+
 class Credential:
     """The credential of the running call; after the call it holds nothing.
 
-    `token` raises `CredentialUnavailable` once the call has ended, also in a thread that outlived it.
+    `token` raises `CredentialUnavailable` once the call has ended, also in a thread that outlived it, and once the
+    lease was revoked, as when its task is suspended while the call runs.
     """
 
-    __slots__ = ("_prover", "_secret", "lease", "renewed_by")
+    __slots__ = ("_prover", "_secret", "_shared", "lease", "renewed_by")
 
     renewed_by: Callable[[], Coroutine[Any, Any, None]] | None
     """How another is obtained; the guard says so."""
 
-    def __init__(self, issued: Issued) -> None:
+    def __init__(self, issued: Issued, shared: Shared = _ALONE) -> None:
         self.renewed_by = None
+        self._shared = shared
         self.lease = issued.lease
         self._secret: Secret | None = issued.secret
         self._prover = issued.prover
 
-    def take(self, issued: Issued) -> None:
+    def take(self, issued: Issued, shared: Shared = _ALONE) -> None:
         """Stand for this one from now on; the guard calls it."""
-        self.lease = issued.lease
+        self.lease, self._shared = issued.lease, shared
         self._secret = issued.secret
         self._prover = issued.prover
 
@@ -235,7 +250,7 @@ class Credential:
         """The bearer token; never put it into a message, a result or a log.
 
         Raises:
-            CredentialUnavailable: the call it was obtained for has ended.
+            CredentialUnavailable: the call it was obtained for has ended, or it was revoked.
         """
         return self._revealed().reveal()
 
@@ -249,7 +264,7 @@ class Credential:
         """The password of a login; never put it into a message, a result or a log.
 
         Raises:
-            CredentialUnavailable: the call it was obtained for has ended, or it is no login.
+            CredentialUnavailable: the call it was obtained for has ended, or it was revoked, or it is no login.
         """
         if self.lease.placement not in (Placement.LOGIN, Placement.BASIC):
             raise CredentialUnavailable(f"a credential of type {self.lease.type} has no password; read its token")
@@ -261,13 +276,17 @@ class Credential:
             raise CredentialUnavailable(
                 "the call this credential was obtained for has ended; obtain it inside the call"
             )
+        if self._shared.revoked:
+            raise CredentialUnavailable(
+                "this credential was revoked while its call runs: its task has ended or was stopped, or it leaked"
+            )
         return secret
 
     def proof(self, method: str, url: str, nonce: str = "") -> str:
         """Return a DPoP proof for one request with this token, or "" for one that is bound to no key (RFC 9449).
 
         Raises:
-            CredentialUnavailable: the call it was obtained for has ended.
+            CredentialUnavailable: the call it was obtained for has ended, or it was revoked.
         """
         token = self.token
         return self._prover.proof(method, url, token, nonce) if self._prover is not None else ""
@@ -289,8 +308,13 @@ class Credential:
 
     @property
     def live(self) -> bool:
-        """Whether the call it belongs to is still running."""
-        return self._secret is not None
+        """Whether the call it belongs to is still running, and nobody revoked it."""
+        return self._secret is not None and not self._shared.revoked
+
+    @property
+    def revoked(self) -> bool:
+        """Whether it was revoked while its call runs: its task has ended or was stopped, or it leaked."""
+        return self._secret is not None and self._shared.revoked
 
     def release(self) -> None:
         """Forget the secret."""
