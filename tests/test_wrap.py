@@ -299,7 +299,7 @@ def test_tool_of_a_framework_is_told_to_stand_above_guarded() -> None:
         return a
 
     with pytest.raises(ConfigurationError, match="below a framework's decorator such as @tool"):
-        guarded(tool(shown))
+        guard_tool(tool(shown))
 
 
 def test_callable_that_nobody_guarded_has_no_declaration() -> None:

@@ -82,7 +82,7 @@ def decided(point: DecisionPoint) -> list[tuple[str, bool]]:
 
 
 def test_call_that_waits_goes_on_as_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (config,) = blocks(APPROVALS, "yaml")
+    config = next(block for block in blocks(APPROVALS, "yaml") if "version: 1" in block)
     program = next(block for block in blocks(APPROVALS, "python") if "guard.resume" in block)
     tmp_path.chmod(0o700)
     (tmp_path / "agentguard.yaml").write_text(config)
