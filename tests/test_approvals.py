@@ -11,6 +11,7 @@ import pytest
 
 from agentguard import ITSELF, ApprovalRequired, Denied, Guard, Intent, User, any_, at_most, from_, guarded, step
 from agentguard._drive import drive
+from agentguard.approval.refuse import RefuseAll
 from agentguard.audit.memory import MemoryLog
 from agentguard.model.decision import AccessRequest, Decision, Reason
 from agentguard.model.record import Event
@@ -500,3 +501,13 @@ def test_store_that_fails_leaves_the_task_in_its_own_process(shared: Processes, 
         with task:
             refund("acme", Decimal(40))
     assert len(ran) == 1
+
+
+def test_record_and_explanation_say_in_words_that_nobody_answered() -> None:
+    guard = fake_guard(approver=RefuseAll())
+    with guard, guard.task("bot", on_behalf_of="alice", intent=ASKS), pytest.raises(Denied):
+        refund("acme", Decimal(40))
+    assert isinstance(guard.audit, MemoryLog)
+    (record,) = (record for record in guard.audit.records if record["event"] == Event.APPROVAL_ANSWERED)
+    assert record["by"] == "nobody: this guard has no approver"
+    assert "the call was not approved (nobody: this guard has no approver)" in str(guard.explain())

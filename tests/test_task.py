@@ -820,3 +820,14 @@ def test_call_that_runs_can_be_neither_copied_nor_shown() -> None:
         for copied in (copy.copy, copy.deepcopy, pickle.dumps):
             with pytest.raises(TypeError):
                 copied(call)
+
+
+def test_task_that_was_refused_stands_in_the_explanation_and_names_nobody_where_names_are_not_kept() -> None:
+    for recall, line in (
+        (True, "deny task: bot is in the chain already: user:alice > bot"),
+        (False, "deny task: cycle"),
+    ):
+        with fake_guard(recall=recall) as guard, guard.task("bot", on_behalf_of="alice", intent=Intent("x")) as task:
+            with pytest.raises(Denied):
+                task.delegate("bot", intent=Intent("y"))
+            assert str(guard.explain()) == line

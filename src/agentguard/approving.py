@@ -15,7 +15,7 @@ from agentguard.levels import counted, levels_of
 from agentguard.model.decision import Reason
 from agentguard.model.record import Event
 from agentguard.pipeline.record import append
-from agentguard.ports import Answer, Approval, ApprovalRequest, Exhausted, Question, Reservation, Verdict
+from agentguard.ports import Answer, Approval, ApprovalRequest, Approver, Exhausted, Question, Reservation, Verdict
 from agentguard.refusal import Refusal
 from agentguard.waiting import CallKey, Waiting, give_back
 
@@ -34,6 +34,16 @@ def checked_wait(seconds: float) -> float:
     if not 0 < seconds <= _LONGEST:
         raise ConfigurationError(f"ask_for {seconds!r} is not above 0 and at most {_LONGEST:.0f} seconds (a day)")
     return seconds
+
+
+def checked_approver(approver: Approver) -> Approver:
+    """Return who asks, or raise ConfigurationError for what cannot be asked."""
+    if not hasattr(approver, "ask"):
+        raise ConfigurationError(
+            f"approver is a {type(approver).__name__}; write Callback(function) or Prompt() of agentguard.approval, "
+            "as docs/approvals.md shows"
+        )
+    return approver
 
 
 def checked_roles(roles: Sequence[str]) -> tuple[str, ...]:
@@ -207,10 +217,12 @@ def _judged(call: Running, request: ApprovalRequest, approval: Approval, event: 
     """
     guard, approved = call.guard, approval.answer is Answer.APPROVED
     why = not_allowed(approval, request, guard.not_by) if approved else ""
-    fields = {"answer": str(approval.answer), "by": guard.pseudonym(approval.by), "question": approval.id}
+    # An approver's own words for why nobody answered, which are no name.
+    nobody = approval.by if not approved and approval.by.startswith(("nobody:", "error:")) else ""
+    fields = {"answer": str(approval.answer), "by": nobody or guard.pseudonym(approval.by), "question": approval.id}
     append(call, event, {**fields, **({"refused": why} if why else {})})
     if why or not approved:
-        raise Refusal(Reason.APPROVAL_REJECTED, why or "the call was not approved")
+        raise Refusal(Reason.APPROVAL_REJECTED, why or "the call was not approved" + (f" ({nobody})" if nobody else ""))
     return approval.by
 
 

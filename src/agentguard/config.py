@@ -44,16 +44,10 @@ def local(
         environment: the environment's name, for decision points and records.
     """
     from agentguard.credentials.local import LocalIssuer
-    from agentguard.errors import ConfigurationError
     from agentguard.guard import Guard
     from agentguard.keys import SigningKey
     from agentguard.registry import OpenRegistry
 
-    if approver is not None and not hasattr(approver, "ask"):
-        raise ConfigurationError(
-            f"approver is a {type(approver).__name__}; write Callback(function) or Prompt() of agentguard.approval, "
-            "as docs/approvals.md shows"
-        )
     return Guard(
         audit=_log(audit),
         registry=OpenRegistry(),

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from agentguard._drive import drive, run_shielded
 from agentguard.answering import answer
 from agentguard.approval.refuse import RefuseAll
-from agentguard.approving import ASK_SECONDS, NOT_BY, checked_roles, checked_wait
+from agentguard.approving import ASK_SECONDS, NOT_BY, checked_approver, checked_roles, checked_wait
 from agentguard.audit.pseudonyms import Pseudonyms
 from agentguard.credentials.leaks import LiveSecrets
 from agentguard.credentials.leases import Leases
@@ -146,7 +146,7 @@ class Guard:
         self.pseudonyms = pseudonym_key if isinstance(pseudonym_key, Pseudonyms) else Pseudonyms.single(pseudonym_key)
         self.redactor, self.recording = redactor, recording
         self.audit, self.registry, self.environment, self.users = audit, registry, environment, users
-        self.approver: Approver = approver or RefuseAll()
+        self.approver = RefuseAll() if approver is None else checked_approver(approver)
         self.approvals: Approvals = approvals if approvals is not None else MemoryApprovals()
         self.parked: ParkedTasks = parked if parked is not None else MemoryParkedTasks()
         self.ask_for, self.not_by = checked_wait(ask_for), checked_roles(not_by)
@@ -367,7 +367,7 @@ class Guard:
         fields = {**self.opening.task_facts(task), "tool": tool, **denial_fields(decision, self.stopping.public)}
         position = self.try_append(Record(Event.CALL_DENIED, fields))
         decision = replace(decision, id=position.id if position is not None else "")
-        self._remembered.append(Recalled(decision, task.chain.text if self._recall else None))
+        self.recall(decision, task.chain.text)
         return Denied(decision)
 
     async def open_task(self, task: Task) -> None:
@@ -463,6 +463,11 @@ class Guard:
             if self._recall
             else Recalled(running.decision)
         )
+
+    def recall(self, decision: Decision, who: Callable[[], str] | None = None, *, names: bool = False) -> None:
+        """Keep a denial outside the pipeline for `explain()`; a text with names only where names are kept."""
+        decision = replace(decision, miss=Miss()) if names and not self._recall else decision
+        self._remembered.append(Recalled(decision, who if self._recall else None))
 
     def explain(self) -> Explanation:
         """Return the last 1,000 decisions; printed, each is one line that says why."""

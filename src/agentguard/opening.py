@@ -282,7 +282,9 @@ class Opening:
         position = self._guard.try_append(
             Record(event, {"agent": agent, "outcome": "deny", "reason": str(reason), **(fields or {})})
         )
-        return _denied(agent, reason, text, position.id if position is not None else "")
+        error = _denied(agent, reason, text, position.id if position is not None else "")
+        self._guard.recall(error.decision, names=True)
+        return error
 
 
 def _forget_other_chain(task: Task) -> None:

@@ -12,4 +12,4 @@ class RefuseAll:
 
     async def ask(self, request: ApprovalRequest) -> Approval:
         """Return a rejection."""
-        return Approval(Answer.REJECTED, by="nobody")
+        return Approval(Answer.REJECTED, by="nobody: this guard has no approver")
