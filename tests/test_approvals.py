@@ -19,7 +19,7 @@ from agentguard.policy.decided import Answering as Says
 from agentguard.policy.obligations import Obligations
 from agentguard.ports import Answer, Approval, ApprovalRequest, Verdict
 from agentguard.state.approvals_memory import MemoryApprovals
-from agentguard.state.memory import MemoryBudgets
+from agentguard.state.budgets_memory import MemoryBudgets
 from agentguard.state.parked_memory import MemoryParkedTasks
 from agentguard.testing import Answering, FakeClock, FakeIssuer, fake_guard
 

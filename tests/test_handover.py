@@ -46,7 +46,7 @@ from agentguard.ports import Candidate, Exhausted, Reservation, Settlement
 from agentguard.registry import RegisteredAgent, Registry, admits
 from agentguard.results import Store, View
 from agentguard.state.approvals_memory import MemoryApprovals
-from agentguard.state.memory import MemoryBudgets
+from agentguard.state.budgets_memory import MemoryBudgets
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 from agentguard.user import User
 from tests.handing import DOMAIN, KEYS, claims_of, done, guard_of, pay, read, refund, refunds

@@ -34,7 +34,7 @@ from agentguard.audit.memory import MemoryLog
 from agentguard.model.decision import AccessRequest, Decision, Outcome, Reason
 from agentguard.model.record import Event
 from agentguard.ports import Answer, Verdict
-from agentguard.state.memory import MemorySuspensions
+from agentguard.state.suspensions_memory import MemorySuspensions
 from agentguard.testing import Answering, FailingAudit, FakeClock, FakeIssuer, fake_guard
 from tests import tools
 from tests.tools import everything, lines, pay, ran, read_account, refund, wipe

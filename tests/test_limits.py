@@ -27,7 +27,7 @@ from agentguard.ports import (
     Reservation,
     Settlement,
 )  # fmt: skip
-from agentguard.state.memory import MemoryBudgets
+from agentguard.state.budgets_memory import MemoryBudgets
 from agentguard.testing.fakes import FailingAudit, fake_guard
 from tests.state.far import FarBudgets
 from tests.tools import ran, refund

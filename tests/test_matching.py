@@ -18,7 +18,7 @@ from agentguard.model.call import ToolCall
 from agentguard.model.decision import Reason
 from agentguard.ports import Candidate, Charge, Settlement
 from agentguard.refusal import Refusal
-from agentguard.state.memory import MemoryBudgets
+from agentguard.state.budgets_memory import MemoryBudgets
 from agentguard.testing import fake_guard
 from tests.intent.calls import call_of, spec_of
 from tests.intent.test_properties import calls, intents

@@ -22,7 +22,7 @@ from agentguard.model.record import Event
 from agentguard.parked_state import read_state
 from agentguard.ports import Parked, Verdict
 from agentguard.registry import OpenRegistry
-from agentguard.state.memory import MemoryBudgets
+from agentguard.state.budgets_memory import MemoryBudgets
 from agentguard.state.parked_memory import MemoryParkedTasks
 from agentguard.testing import FailingAudit
 from tests.test_approvals import ASKS, Durable, Later, Processes, asked, close, find, now, refund

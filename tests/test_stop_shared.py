@@ -20,7 +20,7 @@ from agentguard import Denied, Guard, Intent, Task, current_credential, guarded,
 from agentguard._drive import drive
 from agentguard.errors import Unavailable
 from agentguard.state.budgets_sqlite import SqliteBudgets
-from agentguard.state.memory import MemorySuspensions
+from agentguard.state.suspensions_memory import MemorySuspensions
 from agentguard.state.suspensions_sqlite import SqliteSuspensions
 from agentguard.testing import FakeIssuer
 from tests.handing import guard_of

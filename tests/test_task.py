@@ -26,7 +26,7 @@ from agentguard.audit.memory import MemoryLog
 from agentguard.model.principal import Agent, Proof, Subject
 from agentguard.registry import RegisteredAgent, Registry
 from agentguard.running import Running, undecided
-from agentguard.state.memory import MemorySuspensions
+from agentguard.state.suspensions_memory import MemorySuspensions
 from agentguard.task import TaskState
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 from agentguard.tool import Tool
@@ -695,7 +695,8 @@ async def test_task_whose_revocation_hangs_does_not_hide_the_error_inside(monkey
 
 @pytest.mark.parametrize("room", ["budgets", "suspensions"])
 def test_store_that_fails_while_a_call_is_given_back_never_reaches_the_caller(room: str) -> None:
-    from agentguard.state.memory import MemoryBudgets, MemorySuspensions
+    from agentguard.state.budgets_memory import MemoryBudgets
+    from agentguard.state.suspensions_memory import MemorySuspensions
 
     class BrokenBudgets(MemoryBudgets):
         async def settle(self, *arguments: Any) -> None:

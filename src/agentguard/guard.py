@@ -66,8 +66,9 @@ from agentguard.refusal import ABANDONED, Ended, Refusal
 from agentguard.registry import OpenRegistry, Registry
 from agentguard.running import Running, undecided
 from agentguard.state.approvals_memory import MemoryApprovals
-from agentguard.state.memory import MemoryBudgets, MemorySuspensions
+from agentguard.state.budgets_memory import MemoryBudgets
 from agentguard.state.parked_memory import MemoryParkedTasks
+from agentguard.state.suspensions_memory import MemorySuspensions
 from agentguard.stopping import Stopping, key_of
 from agentguard.task import Task, TaskState, refuse_blocking
 from agentguard.telemetry.emitter import Emitter

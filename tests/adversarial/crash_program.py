@@ -18,8 +18,8 @@ from agentguard import Guard, Intent, current_call, guarded, step
 from agentguard.audit.log import FileLog
 from agentguard.model.lease import Ending, Lease, Secret
 from agentguard.registry import OpenRegistry
-from agentguard.state.memory import MemorySuspensions
 from agentguard.state.sqlite import SqliteLedger
+from agentguard.state.suspensions_memory import MemorySuspensions
 from bench.authority import AUDIENCE, RemoteIssuer
 
 KEY = b"a key of the tests, 32 bytes long"

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from agentguard._drive import drive
 from agentguard.ports import Budgets, Candidate, Charge, Exhausted, Reservation, Settlement
-from agentguard.state.memory import MemoryBudgets
+from agentguard.state.budgets_memory import MemoryBudgets
 from tests.state.contract import Clock
 
 _runs = itertools.count()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agentguard.ports import Candidate, Exhausted, Reservation
-from agentguard.state.memory import MemoryBudgets
+from agentguard.state.budgets_memory import MemoryBudgets
 
 
 class FarBudgets(MemoryBudgets):

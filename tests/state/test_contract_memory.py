@@ -9,8 +9,9 @@ import pytest
 from agentguard.handover.redemptions import MemoryRedemptions
 from agentguard.ports import Candidate, Exhausted, Reservation
 from agentguard.state.approvals_memory import MemoryApprovals
-from agentguard.state.memory import MemoryBudgets, MemorySuspensions
+from agentguard.state.budgets_memory import MemoryBudgets
 from agentguard.state.parked_memory import MemoryParkedTasks
+from agentguard.state.suspensions_memory import MemorySuspensions
 from agentguard.testing import FakeClock
 from tests.state.contract import (
     ApprovalsContract,

@@ -14,7 +14,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from agentguard._drive import drive
 from agentguard.ports import Candidate, Charge, Exhausted, Reservation, Settlement
-from agentguard.state.memory import MemoryBudgets, MemorySuspensions
+from agentguard.state.budgets_memory import MemoryBudgets
+from agentguard.state.suspensions_memory import MemorySuspensions
 
 control = pytest.mark.control("3 no counter goes above its limit")
 LIMITS = {"a/count": 3, "a/total": 10, "b/count": 2, "b/window": 4, "c/window": 2}

@@ -67,7 +67,7 @@ def guard_of(config: Path) -> Guard:
         ConfigurationError: it is wrong, or shares no state, so nobody else would hear of a stop.
     """
     from agentguard.config import load
-    from agentguard.state.memory import MemorySuspensions
+    from agentguard.state.suspensions_memory import MemorySuspensions
 
     guard = load(config)
     if isinstance(guard.suspensions, MemorySuspensions):

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from agentguard._drive import drive
 from agentguard.ports import Candidate, Charge, Exhausted, Reservation, Settlement
-from agentguard.state.memory import MemoryBudgets
+from agentguard.state.budgets_memory import MemoryBudgets
 
 TASK: Final = "task:"  # scopes of tasks; what a crashed one left is dropped after `KEPT`
 KEPT: Final = 30 * 86_400.0
