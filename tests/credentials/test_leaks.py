@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import collections
 import dataclasses
+import enum
 import io
 import itertools
 import json
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -456,6 +457,44 @@ def test_stream_without_a_secret_is_passed_on_unchanged_and_in_order(parts: list
 def test_items_of_a_stream_keep_their_boundaries() -> None:
     items = ["name", "the", "file.eyJ", "sea", "s3c", "", b"bytes", "line e"]
     assert streamed(items, live_with(JWT, OPAQUE))[0] == items
+
+
+class Markup(str):
+    """Text of a type of its own, as templates make it: what is added to it is changed."""
+
+    def __radd__(self, other: str) -> str:
+        return f"{other}&amp;{self}"
+
+
+class Chunk(bytes):
+    """Bytes of a type of their own."""
+
+
+class Colour(enum.StrEnum):
+    """Text of which there are only so many."""
+
+    RED = "red"
+    BLUE = "blue"
+
+
+@control
+@pytest.mark.parametrize("kind", [Markup, lambda text: Chunk(text.encode())], ids=["text", "bytes"])
+def test_secret_that_is_split_over_parts_of_a_type_of_their_own_is_found(kind: Callable[[str], Any]) -> None:
+    parts = [kind(text) for text in ("the ", *split(JWT, list(range(0, len(JWT), 20))), " end")]
+    out, hits = streamed(parts, live_with(JWT))
+    whole = b"".join(part if isinstance(part, bytes) else part.encode() for part in out)
+    assert hits
+    assert SIGNATURE.encode() not in whole
+    assert PAYLOAD.encode() not in whole
+    assert whole.startswith(b"the ")
+    assert whole.endswith(b" end")
+
+
+def test_parts_of_a_type_of_their_own_are_passed_on_as_they_are() -> None:
+    items = [Colour.RED, "red", Markup("blue"), Colour.BLUE, Chunk(b"bytes"), Markup(""), Colour.RED]
+    out, hits = streamed(items, live_with(JWT, OPAQUE))
+    assert not hits
+    assert all(got is item for got, item in zip(out, items, strict=True))
 
 
 @control

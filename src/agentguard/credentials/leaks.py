@@ -302,13 +302,15 @@ class Stream:
         """Return what may be passed on now."""
         if not isinstance(part, str | bytes):
             return [*self.end(), self.search.value(part)]
-        if type(part) is not type(self._passed):
-            before, self._passed = self.end(), type(part)()
-            self._held = type(part)()
+        # INVARIANT: what is put together and compared is plain: a type of its own may do both in ways of its own.
+        exact: Any = str.__str__(part) if isinstance(part, str) else bytes.__add__(b"", part)
+        if type(exact) is not type(self._passed):
+            before, self._passed = self.end(), type(exact)()
+            self._held = type(exact)()
             return [*before, *self.part(part)]
-        if not part:
+        if not exact:
             return [part]
-        context, joined = self._passed, self._held + part
+        context, joined = self._passed, self._held + exact
         whole = context + joined
         clean = self.search.value(whole)
         free = joined if clean is whole else clean[_common(context, clean) :]
@@ -316,7 +318,7 @@ class Stream:
         cut = len(free) - min(self.search.live.open_end(tail), len(free))
         passed, self._held = free[:cut], free[cut:]
         self._passed = (context + passed)[1 - START :]
-        return [part if passed == part else passed] if passed else []
+        return [part if passed == exact else passed] if passed else []
 
     def end(self) -> list[Any]:
         """Return what is still held back."""
