@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 import typing
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -408,6 +408,20 @@ def test_exception_thrown_at_a_part_that_was_held_back_reaches_the_generator(gua
 
     asyncio.run(work())
     assert caught == ["'one'", "'two'"]
+
+
+def test_what_is_sent_where_the_rest_of_a_stream_is_passed_on_has_nobody_to_go_to(guard: Guard) -> None:
+    @guarded("r.asked", effect="read", audience=API)
+    def asked() -> Generator[str, str, str]:
+        answer = yield "the"
+        yield f"{answer} canary"  # held back, as a credential may begin so
+        return "done"
+
+    with opened(guard):
+        stream = asked()
+        assert [next(stream), stream.send("a"), stream.send("b")] == ["the", "a ", "canary"]
+        with pytest.raises(StopIteration, match="done"):
+            stream.send("c")
 
 
 def test_error_of_a_generators_clean_up_reaches_who_closes_it(guard: Guard) -> None:

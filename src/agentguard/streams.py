@@ -73,7 +73,8 @@ def stream_parts(pipeline: Pipeline, running: Running, inner: Any = None) -> Gen
                     break  # what else was held back came after it
     except StopIteration as stop:
         ended = Ended(stop.value)
-        yield from map(partial(passed, running), stream.end())
+        for rest in stream.end():  # what is sent now has nobody to go to
+            yield passed(running, rest)
     except GeneratorExit:  # raised again below, unless the tool's own clean-up fails
         pass
     except BaseException as error:
