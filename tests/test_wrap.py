@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import inspect
 import typing
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -422,6 +423,47 @@ def test_what_is_sent_where_the_rest_of_a_stream_is_passed_on_has_nobody_to_go_t
         assert [next(stream), stream.send("a"), stream.send("b")] == ["the", "a ", "canary"]
         with pytest.raises(StopIteration, match="done"):
             stream.send("c")
+
+
+@pytest.mark.parametrize("suspends", [False, True])
+@pytest.mark.parametrize("left", ["to the loop's end", "in a cycle"])
+def test_half_read_stream_that_the_loop_closes_closes_its_tool_first_and_then_the_call(
+    left: str, suspends: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    cleaned: list[bool] = []
+
+    @guarded("r.parts", effect="read", audience=API)
+    async def parts() -> AsyncIterator[str]:
+        try:
+            yield "one"
+            yield "two"
+        finally:
+            await asyncio.sleep(0.001)
+            cleaned.append(current_credential().live)
+
+    kept: list[Any] = []
+
+    async def main(guard: Guard) -> None:
+        await opened(guard).__aenter__()
+        kept.append(parts())
+        assert await anext(kept[0]) == "one"
+        if left == "in a cycle":
+            kept.append([*kept, kept[:]])
+            kept[1].append(kept[1])
+            kept.clear()
+            gc.collect()
+            await asyncio.sleep(0.05)
+
+    for number in range(1, 9):  # a loop closes in no order of its own
+        audit = MemoryLog()
+        with fake_guard(issuer=FakeIssuer(suspends=suspends), audit=audit) as guard:
+            asyncio.run(main(guard))
+            kept.clear()
+            gc.collect()
+        assert cleaned == [True] * number
+        ends = [(entry["event"], entry.get("error")) for entry in audit.records if entry["event"].startswith("call.")]
+        assert ends == [("call.permitted", None), ("call.cancelled", "GeneratorExit")]
+    assert not caplog.records
 
 
 def test_error_of_a_generators_clean_up_reaches_who_closes_it(guard: Guard) -> None:

@@ -20,13 +20,13 @@ def async_generator(start: Start) -> Callable[..., AsyncGenerator[Any, Any]]:
         from agentguard.credentials.leaks import Search, Stream
         from agentguard.pipeline.search import passed
         from agentguard.refusal import Ended
-        from agentguard.streams import result_of, run_tool, settle, visible_async
+        from agentguard.streams import result_of, run_tool, settle, unlisted, visible_async
 
         pipeline, running, inner = await start(args, kwargs)
         stream, ended = Stream(Search(running.guard.secrets)), Ended(error=GeneratorExit())
         try:
             inner = run_tool(running.tool, running) if inner is None else inner
-            step: Callable[[], Any] = inner.__anext__
+            step: Callable[[], Any] = partial(unlisted, inner)
             while True:
                 part = await visible_async(running.visible, step)
                 step = inner.__anext__

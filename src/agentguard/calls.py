@@ -11,13 +11,13 @@ from agentguard.access import _call, _task
 from agentguard.async_streams import async_generator
 from agentguard.refusal import NOT_RUN, Ended
 from agentguard.running import Running
-from agentguard.streams import Pipeline, admitted, given, result_of, run_tool, settle, stream_parts
+from agentguard.streams import Pipeline, admitted, given, result_of, run_tool, settle, stream_parts, unlisted
 from agentguard.task import active_task, refuse_blocking
 from agentguard.tool import Tool
 
 __all__ = [
     "active_task", "admitted", "call_function", "drive", "finish_coroutine", "refuse_blocking", "run_tool",
-    "stream_parts",
+    "stream_parts", "unlisted",
 ]  # fmt: skip
 
 _LATER: Final = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import suppress
 from functools import partial
@@ -20,10 +21,30 @@ from agentguard.tool import Tool
 Pipeline = AsyncGenerator[Running, Ended]
 
 
-async def admitted(tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Pipeline, Running]:
+async def admitted(
+    tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any], first: Callable[[Pipeline], Any] | None = None
+) -> tuple[Pipeline, Running]:
     task = active_task(tool.spec.name)
     pipeline = task.host.pipeline(task, tool, args, kwargs)  # type: ignore[attr-defined]  # the host is a Guard
-    return pipeline, await pipeline.__anext__()
+    return pipeline, await (pipeline.__anext__() if first is None else first(pipeline))
+
+
+def unlisted(inner: AsyncGenerator[Any, Any]) -> Any:
+    """The first step of an asynchronous generator that another one closes, and nobody else.
+
+    An event loop that ends, and a collection of a cycle, have all that the loop knows of closed side by side:
+    the call would end while its tool still closes, and what is being closed cannot be closed by the one around it.
+    """
+    before = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(firstiter=None, finalizer=_left_to_the_one_around_it)
+    try:
+        return inner.__anext__()
+    finally:
+        sys.set_asyncgen_hooks(*before)
+
+
+def _left_to_the_one_around_it(inner: AsyncGenerator[Any, Any]) -> None:
+    """INVARIANT: that one is closed by the event loop, and holds this one until then."""
 
 
 def run_tool(tool: Tool, running: Running) -> Any:

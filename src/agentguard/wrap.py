@@ -160,7 +160,7 @@ def _wrapper(tool: Tool) -> Any:
     if inspect.isasyncgenfunction(body):
 
         async def start(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Pipeline, Running, Any]:
-            pipeline, running = await calls.admitted(tool, args, kwargs)
+            pipeline, running = await calls.admitted(tool, args, kwargs, calls.unlisted)
             return pipeline, running, None  # called where its error is the call's
 
         return async_generator(start)
