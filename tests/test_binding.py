@@ -311,3 +311,47 @@ def test_self_of_a_function_is_hidden_and_of_a_bound_method_gone() -> None:
 
     assert Binder(Desk.tool).hidden == {"self"}
     assert Binder(Desk().tool).hidden == frozenset()
+
+
+def test_self_of_a_method_is_hidden_whatever_it_is_wrapped_in() -> None:
+    def logged(fn: Any) -> Any:
+        def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return fn(self, *args, **kwargs)
+
+        return functools.wraps(fn)(wrapper)
+
+    def bare(fn: Any) -> Any:
+        def wrapper(self, *args, **kwargs):
+            return fn(self, *args, **kwargs)
+
+        return wrapper
+
+    class Desk:
+        @functools.lru_cache  # noqa: B019  # of a test
+        def kept(self, q: str) -> str:
+            return q
+
+        @logged
+        def noted(self, q: str) -> str:
+            return q
+
+        @bare
+        def plain(self, q: str) -> str:
+            return q
+
+    for method in (Desk.kept, Desk.noted, Desk.plain):
+        assert Binder(method).hidden == {"self"}
+
+
+def enrol(cls: str, pupil: str) -> None:
+    """Put a pupil into a class."""
+
+
+@pytest.mark.control("6 hidden parameters are no arguments of the model")
+def test_class_that_a_model_names_is_an_argument() -> None:
+    def local(cls: str, pupil: str) -> None: ...
+
+    def named(self: str, pupil: str) -> None: ...
+
+    assert Binder(enrol).hidden == Binder(local).hidden == Binder(named).hidden == frozenset()
+    assert Binder(enrol).names == frozenset({"cls", "pupil"})

@@ -241,13 +241,26 @@ def _credential_parameter(parameters: list[Parameter]) -> str:
 
 
 def _is_framework(index: int, parameter: Parameter, fn: Callable[..., Any]) -> bool:
-    if index == 0 and parameter.name in ("self", "cls") and inspect.isfunction(fn):
+    if index == 0 and parameter.name in ("self", "cls") and _binds_first(fn, parameter):
         return True
     for kind in _kinds(parameter.annotation):
         kind = kind if isinstance(kind, type) else type(kind)
         if any(base.__name__ in _FRAMEWORK for base in kind.__mro__) or kind.__name__ in _FRAMEWORK_DICTS:
             return True
     return False
+
+
+def _binds_first(fn: Callable[..., Any], first: Parameter) -> bool:
+    """Whether a class binds its first parameter.
+
+    INVARIANT: the class of a pupil, which a model names, is none of ours: outside of a class only a bare `self` is.
+    """
+    inner = inspect.unwrap(fn)  # of one that is cached, say
+    if not inspect.isfunction(inner) or inspect.ismethod(fn) or not hasattr(type(fn), "__get__"):
+        return False
+    owner = inner.__qualname__.rpartition(".")[0]
+    in_class = bool(owner) and not owner.endswith("<locals>")
+    return in_class or (first.name == "self" and first.annotation is Parameter.empty)
 
 
 def _kinds(annotation: Any) -> list[Any]:
