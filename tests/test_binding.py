@@ -313,6 +313,58 @@ def test_self_of_a_function_is_hidden_and_of_a_bound_method_gone() -> None:
     assert Binder(Desk().tool).hidden == frozenset()
 
 
+@functools.singledispatch
+def dispatched(a: Any, b: int = 2, *, c: int = 3) -> Any:
+    return "any", a, b, c
+
+
+@dispatched.register
+def _(text: str, b: int = 2, *, c: int = 3) -> Any:
+    return "text", text, b, c
+
+
+def positional(fn: Any) -> Any:
+    return functools.wraps(fn)(lambda *args, **kwargs: fn(*args, **kwargs))
+
+
+def places_only(fn: Any) -> Any:
+    return functools.wraps(fn)(lambda *args: fn(*args))
+
+
+def first_by_place(fn: Any) -> Any:
+    return functools.wraps(fn)(lambda first, *args, **kwargs: fn(first, *args, **kwargs))
+
+
+def names_only(fn: Any) -> Any:
+    return functools.wraps(fn)(lambda **kwargs: fn(**kwargs))
+
+
+def both(a: Any, b: int = 2, *, c: int = 3) -> Any:
+    return a, b, c
+
+
+def places(a: Any, b: int = 2) -> Any:
+    return a, b
+
+
+def slashed(a: Any, /, b: int = 2) -> Any:
+    return a, b
+
+
+@pytest.mark.control("4 what was checked is what runs")
+@pytest.mark.parametrize(
+    ("fn", "args", "kwargs"),
+    [
+        (dispatched, (1,), {}), (dispatched, ("x", 5), {"c": 6}), (dispatched, ("x",), {"c": 6}),
+        (positional(both), (1, 5), {"c": 6}), (positional(both), (1,), {"c": 6}), (places_only(places), (1,), {}),
+        (places_only(places), (1, 5), {}), (first_by_place(both), (1,), {"c": 6}), (places_only(slashed), (1, 5), {}),
+        (first_by_place(both), (1,), {"b": 5}), (names_only(both), (), {"a": 1, "c": 6}),
+    ],
+)  # fmt: skip
+def test_callable_around_another_is_called_as_it_takes_its_arguments(fn: Any, args: Any, kwargs: Any) -> None:
+    assert through(fn, *args, **kwargs) == fn(*args, **kwargs)
+
+
 def test_self_of_a_method_is_hidden_whatever_it_is_wrapped_in() -> None:
     def logged(fn: Any) -> Any:
         def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:

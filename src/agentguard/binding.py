@@ -104,7 +104,8 @@ class Binder:
         kept = [p for p in visible if p.name in self.defaults and p.name not in mutable and _can_change(p.default)]
         self._copied_defaults = {**unchecked, **_copies(kept)}
         self._splits = bool(self.hidden or self._fresh_defaults)
-        self.as_given = self._plain and not self._copied_defaults and not self.credential
+        self._by_place = not _takes_names(fn, parameters)
+        self.as_given = self._plain and not self._copied_defaults and not self.credential and not self._by_place
 
     def _visible_names(self) -> frozenset[str] | None:
         if any(p.kind is Parameter.VAR_KEYWORD for p in self._parameters):
@@ -176,17 +177,18 @@ class Binder:
                 given[name] = copy.deepcopy(default)
         if self.credential:
             given[self.credential] = credential
-        if self._plain:
+        if self._plain and not self._by_place:
             return (), given
         return self._spread(given)
 
     def _spread(self, given: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         args: list[Any] = []
         rest = next((p.name for p in self._parameters if p.kind is Parameter.VAR_POSITIONAL), "")
-        by_position = bool(given.get(rest))
+        by_position = self._by_place or bool(given.get(rest))
         for parameter in self._order:
             name = parameter.name
             if name not in given:
+                by_position &= parameter.kind is not Parameter.POSITIONAL_OR_KEYWORD
                 if parameter.kind is Parameter.POSITIONAL_ONLY and parameter.default is not Parameter.empty:
                     args.append(parameter.default)  # keeps its place for those that follow
                 continue
@@ -214,6 +216,24 @@ def _copies(parameters: list[Parameter]) -> dict[str, Any]:
         with suppress(Exception):
             found[parameter.name] = copy.deepcopy(parameter.default)
     return found
+
+
+def _takes_names(fn: Callable[..., Any], parameters: list[Parameter]) -> bool:
+    """Whether a callable takes by name what its signature names: one around another may have parameters of its own."""
+    if not hasattr(fn, "__wrapped__"):
+        return True
+    if hasattr(fn, "dispatch") and hasattr(fn, "registry"):  # of `functools.singledispatch`: by what comes first
+        return False
+    by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    first = [None for parameter in parameters if parameter.kind is Parameter.POSITIONAL_ONLY]
+    named = dict.fromkeys(parameter.name for parameter in parameters if parameter.kind in by_name)
+    try:
+        inspect.signature(fn, follow_wrapped=False).bind(*first, **named)
+    except TypeError:
+        return False
+    except ValueError:  # it is none of Python's
+        return True
+    return True
 
 
 def _resolved(fn: Callable[..., Any], signature: inspect.Signature, hints: Mapping[str, Any]) -> list[Parameter]:
