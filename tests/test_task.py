@@ -18,6 +18,7 @@ from contextlib import nullcontext, suppress
 from decimal import Decimal
 from typing import Any, ClassVar
 
+import anyio
 import pytest
 
 from agentguard import ITSELF, ConfigurationError, Denied, Guard, Intent, User, any_, current_task, guarded, step
@@ -30,7 +31,7 @@ from agentguard.state.suspensions_memory import MemorySuspensions
 from agentguard.task import TaskState
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 from agentguard.tool import Tool
-from tests.tools import everything, pay, ran, read_account, refund
+from tests.tools import apay, everything, pay, ran, read_account, refund
 
 
 @pytest.fixture(autouse=True)
@@ -638,6 +639,30 @@ def test_closed_guard_opens_no_task_and_ends_those_that_are_open() -> None:
     with pytest.raises(ConfigurationError, match="closed"):
         guard.task("bot", on_behalf_of="alice", intent=everything())
     guard.close()
+
+
+@pytest.mark.control("8 every lease ends with its task")
+@pytest.mark.parametrize("how", ["close", "async with"])
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_guard_that_is_closed_under_a_loop_revokes_what_is_left_with_ports_that_suspend(
+    how: str, loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    issuer = FakeIssuer(suspends=True)
+
+    async def main() -> None:
+        guard = fake_guard(issuer=issuer)
+        await guard.task("bot", on_behalf_of="alice", intent=everything()).__aenter__()
+        await apay("acme")
+        if how == "close":
+            guard.close()
+        else:
+            async with guard:
+                pass
+
+    anyio.run(main, backend=loop)
+    assert issuer.live == {}
+    assert len(issuer.revoked) == 1
+    assert not caplog.records
 
 
 def test_exhausted_step_falls_through_to_the_next_that_admits_the_call(guard: Guard) -> None:

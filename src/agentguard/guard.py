@@ -559,7 +559,7 @@ class Guard:
         return self
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.remote:  # what is left is revoked at servers, which must not block the loop
+        if self.remote or self.release_suspends:  # what is left is revoked at servers, which must not block the loop
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self.close)
         else:

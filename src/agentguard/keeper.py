@@ -11,11 +11,12 @@ import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from agentguard._drive import drive
+from agentguard._drive import drive, loop_running
 from agentguard.task import Task, TaskState
 
 if TYPE_CHECKING:
@@ -100,15 +101,18 @@ class Keeper:
 
 
 def run_anywhere(work: Callable[[], Awaitable[None]], *, suspends: bool) -> None:
-    """Run async work from a thread without an event loop."""
+    """Run async work from any thread; one whose event loop runs waits for another one, which has a loop of its own."""
 
     async def whole() -> None:
         await work()
 
-    if suspends:
-        anyio.run(whole)
-    else:
+    if not suspends:
         drive(whole())
+    elif loop_running():
+        with ThreadPoolExecutor(1, "agentguard-closing") as apart:
+            apart.submit(anyio.run, whole).result()
+    else:
+        anyio.run(whole)
 
 
 def _keep(reference: weakref.ref[Guard], stopped: threading.Event) -> None:
