@@ -494,6 +494,51 @@ def test_cancelled_leader_does_not_poison_those_who_wait() -> None:
 # attempts -------------------------------------------------------------------------------------------------
 
 
+class Reader:
+    """Reads when it is called."""
+
+    async def __call__(self) -> list[Any]:
+        return [read_account("acme")]
+
+
+def accounts() -> Iterator[Any]:
+    assert (yield read_account("acme")) == "sent"
+    with suppress(KeyError):
+        yield read_account("acme")
+    yield read_account("acme")
+
+
+async def aaccounts() -> AsyncIterator[Any]:
+    assert (yield read_account("acme")) == "sent"
+    with suppress(KeyError):
+        yield read_account("acme")
+    yield read_account("acme")
+
+
+def test_task_is_bound_to_whatever_a_function_only_begins(guard: Guard) -> None:
+    def steps(stream: Any) -> list[Any]:
+        first = next(stream)
+        with pytest.raises(Denied, match="no_task"):  # whoever steps it has no task by it
+            current_task()
+        return [first, stream.send("sent"), stream.throw(KeyError("thrown")), *stream]
+
+    async def asteps(stream: Any) -> list[Any]:
+        first = await anext(stream)
+        with pytest.raises(Denied, match="no_task"):
+            current_task()
+        rest = [await stream.asend("sent"), await stream.athrow(KeyError("thrown"))]
+        return [first, *rest, *[part async for part in stream]]
+
+    with guard.task("bot", on_behalf_of="alice", intent=everything()) as task, ThreadPoolExecutor(1) as pool:
+        works: list[Callable[[], list[Any]]] = [
+            lambda: steps(task.bind(accounts)()),
+            lambda: asyncio.run(asteps(task.bind(aaccounts)())),
+            lambda: asyncio.run(task.bind(Reader())()) * 3,
+        ]
+        for work in works:
+            assert pool.submit(work).result() == [{"account": "acme"}] * 3
+
+
 @pytest.mark.control("3 a retry is not a new call, and has an end")
 def test_same_call_may_be_tried_again_after_the_tool_raised_and_keeps_its_idempotency_key(guard: Guard) -> None:
     from agentguard import current_call

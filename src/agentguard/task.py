@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
@@ -414,22 +412,13 @@ class Task:
                 _task.reset(token)
 
     def bind(self, fn: F) -> F:
-        """Return the function with this task bound to it, for a thread pool or a framework that loses context."""
-        if inspect.iscoroutinefunction(fn):
+        """Return the function with this task bound to it, for a thread pool or a framework that loses context.
 
-            @functools.wraps(fn)
-            async def bound_async(*args: Any, **kwargs: Any) -> Any:
-                with self.activate():
-                    return await fn(*args, **kwargs)
+        A generator or a coroutine that it returns runs in this task too.
+        """
+        from agentguard.bound import bound_to
 
-            return bound_async  # type: ignore[return-value]  # same signature by functools.wraps
-
-        @functools.wraps(fn)
-        def bound(*args: Any, **kwargs: Any) -> Any:
-            with self.activate():
-                return fn(*args, **kwargs)
-
-        return bound  # type: ignore[return-value]  # same signature by functools.wraps
+        return bound_to(self, fn)  # type: ignore[return-value]  # same signature by functools.wraps
 
     def __repr__(self) -> str:
         chain: Chain | None = self.__dict__.get("chain")
