@@ -564,6 +564,22 @@ def test_tool_that_cannot_even_be_called_has_failed_and_holds_nothing(shown: Any
 
 
 @pytest.mark.control("5 a generator's call ends with it (case 46)")
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
+def test_call_whose_coroutine_is_thrown_away_without_a_loop_is_given_back(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None: ...
+
+    begun = guard_tool(lambda: work(), "r.begun", effect="read", audience=API, lease="call")
+    issuer = FakeIssuer(remote=True)
+    with fake_guard(issuer=issuer) as guard, opened(guard):
+        made = begun()
+        assert len(issuer.live) == 1
+        del made
+        gc.collect()
+        assert issuer.live == {}
+    assert not caplog.records
+
+
+@pytest.mark.control("5 a generator's call ends with it (case 46)")
 def test_function_that_returns_a_generator_keeps_its_call_open_until_that_ends() -> None:
     @guarded("r.made", effect="read", audience=API, lease="call")
     def made() -> Any:

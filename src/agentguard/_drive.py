@@ -92,6 +92,8 @@ async def run_shielded(work: Callable[[], Coroutine[Any, Any, None]], *, suspend
     """
     if driven() or not suspends:
         await work()
+    elif not loop_running():  # a call that is collected unfinished, where no loop runs any more
+        drive(work())
     elif asyncio_loop() is None:
         with anyio.move_on_after(RELEASE_SECONDS, shield=True) as scope:
             await work()
