@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pydantic
 import pytest
@@ -61,6 +61,30 @@ def test_canary_is_found_in_every_disguise(disguise: str) -> None:
     found = Sweep({"the password": CANARY.replace("ü", "u") if disguise == "utf-16" else CANARY})
     found.keep("there", DISGUISES[disguise](CANARY))
     assert ["the password"] == [leak.canary for leak in found.leaks]
+
+
+ODD = "p ss😀wörd+1"  # what a person may type
+ODD_DISGUISES: dict[str, Callable[[str], str | bytes]] = {
+    "json": lambda s: json.dumps({"password": s}),
+    "json in json": lambda s: json.dumps(json.dumps([s])),
+    "python": lambda s: ascii([s]),
+    "python's bytes": lambda s: repr({"body": s.encode()}),
+    "a form": lambda s: urlencode({"user": "alice", "password": s}),
+}
+
+
+@sweeps
+@pytest.mark.parametrize("disguise", ODD_DISGUISES)
+def test_password_of_any_characters_is_found_in_every_disguise(disguise: str) -> None:
+    found = Sweep({"the password": ODD})
+    found.keep("there", ODD_DISGUISES[disguise](ODD))
+    assert ["the password"] == [leak.canary for leak in found.leaks]
+
+
+def test_escape_of_no_character_is_left_alone() -> None:
+    found = Sweep(NAMED)
+    found.keep("there", r"\Uffffffff \ud83d \xff \x4 \U0001 +")
+    found.assert_no_leaks()
 
 
 def test_payload_of_a_token_alone_is_found() -> None:
@@ -281,6 +305,34 @@ def test_exception_that_ends_the_run_is_looked_at_and_goes_on() -> None:
     with pytest.raises(RuntimeError), sweep(NAMED) as found:
         raise RuntimeError(CANARY)
     assert "the exception that ended the run" in str(found.leaks)
+
+
+def test_files_of_a_run_that_ends_with_an_exception_are_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), sweep(NAMED, files=[tmp_path]) as found:
+        (tmp_path / "audit.jsonl").write_text(CANARY)
+        raise KeyError("x")
+    assert "file audit.jsonl" in str(found.leaks)
+
+
+def test_log_record_whose_arguments_do_not_fit_is_looked_at_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    with sweep(NAMED) as found:
+        logging.getLogger("app").info("%s %s", CANARY)  # noqa: PLE1206  # what is meant
+    assert "log record of app, its fields" in str(found.leaks)
+
+
+@sweeps
+def test_all_that_python_writes_to_the_terminal_is_looked_at() -> None:
+    for write in (
+        lambda: sys.stdout.writelines([CANARY[:9], CANARY[9:]]),
+        lambda: sys.stderr.buffer.write(CANARY.encode()),
+        lambda: sys.stdout.buffer.writelines([CANARY[:9].encode(), CANARY[9:].encode()]),
+    ):
+        with sweep(NAMED) as found:
+            write()
+        assert "standard" in str(found.leaks)
 
 
 def test_canary_that_is_known_later_counts_for_what_was_kept_before() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from agentguard.testing.leaks.sweep import Sweep
@@ -23,11 +23,16 @@ class _Records(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         where = f"log record of {record.name}"
-        self._messages.append(record.getMessage())
-        self._sweep.keep(where, self._messages[-1])
         fields = {name: value for name, value in vars(record).items() if name != "exc_info"}
         self._sweep.keep(f"{where}, its fields", repr(fields))
-        self._sweep.keep(f"{where}, formatted", logging.Formatter().format(record))
+        try:
+            message, formatted = record.getMessage(), logging.Formatter().format(record)
+        except Exception:  # its arguments do not fit its text: whoever logs it goes on, as without a sweep
+            self.handleError(record)
+        else:
+            self._messages.append(message)
+            self._sweep.keep(where, message)
+            self._sweep.keep(f"{where}, formatted", formatted)
         if record.exc_info and record.exc_info[1] is not None:
             self._sweep.look(f"{where}, its exception", record.exc_info[1])
 
@@ -69,12 +74,22 @@ def warned(sweep: Sweep) -> Iterator[None]:
 class _Tee:
     """Passes on what is printed, and keeps it."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self.written = stream, list[str]()
+    def __init__(self, stream: Any, written: list[str] | None = None) -> None:
+        self._stream: Any = stream
+        self.written: list[str] = [] if written is None else written
 
-    def write(self, text: str) -> int:
-        self.written.append(text)
+    def write(self, text: Any) -> Any:
+        self.written.append(text if isinstance(text, str) else bytes(text).decode("utf-8", "replace"))
         return self._stream.write(text)
+
+    def writelines(self, lines: Iterable[Any]) -> None:
+        for line in lines:
+            self.write(line)
+
+    @property
+    def buffer(self) -> Any:
+        """Below the text, for whoever writes bytes."""
+        return _Tee(self._stream.buffer, self.written)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

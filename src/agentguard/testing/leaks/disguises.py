@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,7 +15,9 @@ from agentguard.credentials.needles import forms_of, watched
 SHORTEST: Final = 8  # a shorter canary would be found in texts that do not hold it
 _PIECE: Final = 16  # characters of a piece that gives away a long canary; a cut of 31 or more holds a whole piece
 _LONG: Final = 2 * _PIECE
-_ESCAPE: Final = re.compile(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", re.DOTALL)
+_ESCAPE: Final = re.compile(r"\\(U[0-9a-fA-F]{8}|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", re.DOTALL)
+_BYTES: Final = re.compile(r"(?:\\x[89a-fA-F][0-9a-fA-F])+")
+_PAIR: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _PLAIN_ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "0": "\0"}
 _BLANK: Final = re.compile(r"\s+")
 _TWICE: Final = 2
@@ -79,9 +82,13 @@ def views_of(data: str) -> Iterator[str]:
 
 def _readings(text: str) -> Iterator[str]:
     if "\\" in text:
-        yield _ESCAPE.sub(_unescaped, text)
+        yield _PAIR.sub(_joined, _ESCAPE.sub(_unescaped, text))
+    if "\\x" in text:  # bytes of UTF-8, as Python shows them
+        yield _ESCAPE.sub(_unescaped, _BYTES.sub(_decoded, text))
     if "%" in text:
         yield unquote(text)
+    if "+" in text:  # a form's blanks
+        yield unquote(text.replace("+", " "))
     if "&" in text:
         yield html.unescape(text)
     if "\0" in text:  # UTF-16 of plain text
@@ -92,4 +99,15 @@ def _readings(text: str) -> Iterator[str]:
 
 def _unescaped(found: re.Match[str]) -> str:
     what = found[1]
-    return chr(int(what[1:], 16)) if len(what) > 1 else _PLAIN_ESCAPES.get(what, what)
+    if len(what) == 1:
+        return _PLAIN_ESCAPES.get(what, what)
+    return chr(code) if (code := int(what[1:], 16)) <= sys.maxunicode else found[0]
+
+
+def _joined(pair: re.Match[str]) -> str:
+    """The one character that JSON writes as two."""
+    return pair[0].encode("utf-16", "surrogatepass").decode("utf-16")
+
+
+def _decoded(escapes: re.Match[str]) -> str:
+    return bytes.fromhex(escapes[0].replace("\\x", "")).decode("utf-8", "replace")

@@ -186,6 +186,7 @@ def sweep(
 
     found = Sweep(canaries, mine=mine)
     with ExitStack() as channels:
+        channels.callback(_files, found, files)  # last: what the channels do when they end may write to them
         for channel in CHANNELS:
             channels.enter_context(channel(found))
         try:
@@ -198,7 +199,10 @@ def sweep(
                 found.guard(guard)
             for reader in readers:
                 found.look("metrics", reader.get_metrics_data())
-    for place in files:
+
+
+def _files(found: Sweep, places: Iterable[str | Path]) -> None:
+    for place in places:
         found.file(place)
 
 
