@@ -105,7 +105,7 @@ def test_what_is_bound_is_a_copy_of_what_was_passed() -> None:
     assert found[0] == {"account": "acme"}
 
 
-def holds_self(self, a: str) -> None: ...  # type: ignore[no-untyped-def]  # as a method is written
+def holds_self(self, a: str) -> None: ...
 
 
 def takes_list(a: str, b: list[str] = []) -> None: ...  # noqa: B006  # on purpose
