@@ -57,7 +57,6 @@ class Running(Struct, eq=False):
     marked: bool = False
     refused: bool = False
     recorded: bool = False
-    renewed: bool = False
     position: Any = None
     call: ToolCall = UNBOUND
     hash: str = ""

@@ -51,7 +51,7 @@ class GuardAuth(httpx.Auth):
         sending.put()
         while sending.goes_on((yield request)):
             if sending.renews:
-                drive(sending.credential.renew())
+                drive(sending.credential.renew(sending.lease))
             sending.put()
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
@@ -60,7 +60,7 @@ class GuardAuth(httpx.Auth):
         sending.put()
         while sending.goes_on((yield request)):
             if sending.renews:
-                await sending.credential.renew()
+                await sending.credential.renew(sending.lease)
             sending.put()
 
 
@@ -73,13 +73,13 @@ class _Sending:
         self._origin = origin_text(str(request.url))
         self._plain = httpx.Headers(request.headers)
         self._url = request.url
-        self._lease = ""
+        self.lease = ""
         self.renews = self._renewed = self._nonce_given = False
 
     def put(self) -> None:
         """Put the credential on the wire of this request, and nowhere else."""
         lease = self.credential.lease
-        self._lease = lease.id
+        self.lease = lease.id
         nonce = self._nonces.get(self._origin) if lease.placement is Placement.DPOP else ""
         self.request.headers = _WireHeaders(self._plain, self.credential, self.request.method, str(self._url), nonce)
         if lease.placement is Placement.QUERY:
@@ -107,7 +107,7 @@ class _Sending:
                 "that cannot be sent again; send it as bytes"
             )
         # Where another request of the call had it renewed since this one was put together, the new one is sent now.
-        self.renews = not asks_nonce and self.credential.lease.id == self._lease
+        self.renews = not asks_nonce and self.credential.lease.id == self.lease
         self._nonce_given, self._renewed = self._nonce_given or asks_nonce, self._renewed or not asks_nonce
         return True
 

@@ -97,7 +97,7 @@ class _Sending:
         _ = response.content  # read to its end, so that the connection can be used again
         response.close()
         if renew:
-            drive(self.credential.renew())
+            drive(self.credential.renew(self._lease))
         request = response.request.copy()
         if self._start is not None:
             body: Any = request.body

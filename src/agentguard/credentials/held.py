@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from typing import Final, TypeAlias
+from weakref import ReferenceType
 
 from msgspec import Struct
 
+from agentguard.credentials.flight import Flight
 from agentguard.model.lease import Credential, Issued, Lease, LeaseKey
 
 # The lease key; and the task where it is not the root, and what else tells credentials apart where there is any.
@@ -84,3 +86,5 @@ class Use(Struct, eq=False):
     held: Held
     credential: Credential
     cached: bool
+    renewing: ReferenceType[Flight] | None = None  # which request of the call asks for another credential
+    no_more: str = ""  # why none is asked for any more

@@ -9,14 +9,14 @@ from typing import Final
 from agentguard.credentials.held import Held
 from agentguard.credentials.leaks import LiveSecrets
 from agentguard.credentials.ledger import MemoryLedger
-from agentguard.credentials.obtaining import Obtaining
+from agentguard.credentials.renewing import Renewing
 
 RECOVER_AT_ONCE: Final = 5.0  # seconds that opening may take for it
 RECOVER: Final = 30.0  # seconds between two looks for what dead processes left
 FORGET: Final = 10.0  # seconds between two looks for what has expired in tasks that are still open
 
 
-class Leases(Obtaining):
+class Leases(Renewing):
     """All leases of one guard. Safe for concurrent use by threads and event loops.
 
     Args:

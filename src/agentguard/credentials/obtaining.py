@@ -23,7 +23,7 @@ from agentguard.model.record import Event, Facts, Record
 
 _ROUNDED: Final = 1.0  # seconds by which whole seconds may exceed what was asked for
 _ISSUED: Final = Event.CREDENTIAL_ISSUED  # found faster than in its enumeration
-_LOOK_SECONDS: Final = 1.0  # after which one who waits for another caller looks whether there still is one
+LOOK_SECONDS: Final = 1.0  # after which one who waits for another caller looks whether there still is one
 
 
 class Obtaining(Endings):
@@ -50,7 +50,7 @@ class Obtaining(Endings):
             if driven() and loop_running():  # whoever asks may need this very loop: it is not waited for
                 return await self._issue(grant, key)
             with suppress(TimeoutError):  # looked at again: whoever asks may have been stopped
-                await wait_for(other, _LOOK_SECONDS)
+                await wait_for(other, LOOK_SECONDS)
 
     def reuse(self, key: Key, task: str) -> Use | None:
         """Return a kept credential that is not to be refreshed yet, or None: then `obtain` is asked.
@@ -213,30 +213,6 @@ class Obtaining(Endings):
         finally:
             if parent is not None:
                 await self._let_go(parent)
-
-    async def replace(self, use: Use, grant: Grant) -> bool:
-        """Put another credential into the use of a call whose target refused the one it has; tell whether it was kept.
-
-        Nobody is given the refused one again. INVARIANT: the use is a share of one lease at every moment, and one that
-        was released takes no other: the two exclude each other.
-
-        Raises:
-            CredentialUnavailable: as for `obtain`; or the call has ended meanwhile.
-        """
-        with self._lock:
-            refused = use.held
-            refused.retired = True
-            self._kept.drop(refused)
-        fresh = await self.obtain(grant)
-        with self._lock:
-            late = not use.credential.live
-            if not late:
-                use.held = fresh.held
-                use.credential.take(fresh.held.issued, fresh.held)
-        await self._shielded(partial(self._let_go, fresh.held if late else refused))
-        if late:
-            raise CredentialUnavailable("the call ended, or was stopped, while another credential was being obtained")
-        return fresh.cached
 
 
 class _Outage(CredentialUnavailable):

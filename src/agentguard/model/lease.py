@@ -229,8 +229,8 @@ class Credential:
 
     __slots__ = ("_prover", "_secret", "_shared", "lease", "renewed_by")
 
-    renewed_by: Callable[[], Coroutine[Any, Any, None]] | None
-    """How another is obtained; the guard says so."""
+    renewed_by: Callable[[str], Coroutine[Any, Any, None]] | None
+    """How another is obtained, for a lease that was refused; the guard says so."""
 
     def __init__(self, issued: Issued, shared: Shared = _ALONE) -> None:
         self.renewed_by = None
@@ -291,15 +291,19 @@ class Credential:
         token = self.token
         return self._prover.proof(method, url, token, nonce) if self._prover is not None else ""
 
-    async def renew(self) -> None:
+    async def renew(self, refused: str = "") -> None:
         """Let go of this one, because its target refused it or it ends, and stand for a new one.
+
+        Args:
+            refused: id of the lease that was refused; where this stands for another one by now, nothing is obtained.
 
         Raises:
             CredentialUnavailable: the call or its task has ended or is stopped, or no other credential could be had.
         """
-        if self.renewed_by is None or self._secret is None:
+        renewed_by = self.renewed_by
+        if renewed_by is None or self._secret is None:
             raise CredentialUnavailable("this credential cannot be renewed; its call has ended")
-        await self.renewed_by()
+        await renewed_by(refused or self.lease.id)
 
     @property
     def audience(self) -> str:

@@ -18,6 +18,7 @@ from agentguard.stopping import suspension_keys
 from agentguard.telemetry import spans
 
 if TYPE_CHECKING:
+    from agentguard.model.lease import Grant
     from agentguard.running import Running
 
 
@@ -70,22 +71,25 @@ async def lease(call: Running) -> None:
     call.arguments = ((), copy) if as_given else binder.call_arguments(copy, hidden, credential)
 
 
-async def renew(call: Running) -> None:
+async def renew(call: Running, refused: str) -> None:
     """Obtain another credential for the running call, because its target refused the one it has, or it ends.
 
     Raises:
         CredentialUnavailable: the call may not go on, has had another one already, or none could be had.
     """
     use, leases = call.use, call.guard.leases
-    if use is None or leases is None or call.renewed:
-        raise CredentialUnavailable("the target refused a credential that was just issued, so no other is asked for")
-    call.renewed = True
+    if use is None or leases is None:
+        raise CredentialUnavailable("this call has no credential that could be renewed")
+    await leases.renew(use, refused, partial(_permitted, call))
+    if call.span.on:
+        call.span.lease, call.span.cached = use.credential.lease, use.cached
+
+
+async def _permitted(call: Running) -> Grant:
     try:
         identify(call)
     except Refusal as no:
         raise CredentialUnavailable(f"the call may not go on: {no.reason}") from None
     if stopped := await call.guard.suspensions.suspended(suspension_keys(call.task)):
         raise CredentialUnavailable(f"{stopped} is suspended")
-    cached = await leases.replace(use, grant_for(call, asked_for(call.task, call.tool.spec)))
-    if call.span.on:
-        call.span.lease, call.span.cached = use.credential.lease, cached
+    return grant_for(call, asked_for(call.task, call.tool.spec))
