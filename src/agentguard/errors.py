@@ -114,9 +114,15 @@ class AuditUnavailable(Unavailable):
 
 
 class CredentialUnavailable(Unavailable):
-    """No credential could be had, or the one held has ended with its call."""
+    """No credential could be had, or the one held has ended with its call.
+
+    Attributes:
+        ends_at: when what was issued all the same ends (seconds since the epoch), where its issuer knows that and could
+            not revoke it; else 0.
+    """
 
     reason = "credential_unavailable"
+    ends_at: float = 0.0
 
 
 class IdentityUnavailable(Unavailable):

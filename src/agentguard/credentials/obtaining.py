@@ -165,12 +165,13 @@ class Obtaining(Endings):
             else:
                 issued = await self._issue_under(parent, grant, lease, now)
             self.secrets.add(issued)
-            if grant.max_ttl and issued.lease.expires_at > now + grant.max_ttl + _ROUNDED:
+            await self._ledger.active(issued.lease, issued.handle)
+            lease = issued.lease
+            # After the ledger: a longer one may be one that its server cannot revoke.
+            if grant.max_ttl and lease.expires_at > now + grant.max_ttl + _ROUNDED:
                 raise CredentialUnavailable(
                     f"a policy lets the credential live {grant.max_ttl} seconds, and its issuer made a longer one"
                 )
-            await self._ledger.active(issued.lease, issued.handle)
-            lease = issued.lease
             self._append(_issued_record(lease, home))
             # Nobody else is ever given one that is for one call.
             refresh_at = 0.0 if grant.single_use else refresh_time(lease, lease.issued_at)
@@ -183,7 +184,8 @@ class Obtaining(Endings):
                     counts.issued += 1
                 idle = () if grant.single_use else self._kept.put(held)
         except BaseException as error:
-            await self._shielded(partial(self._roll_back, lease, issued, parent))
+            ends_at = error.ends_at if isinstance(error, CredentialUnavailable) and issued is None else 0.0
+            await self._shielded(partial(self._roll_back, lease, issued, parent, ends_at))
             if isinstance(error, Exception) and not isinstance(error, CredentialUnavailable):
                 raise _failure(error) from None
             raise
@@ -204,9 +206,14 @@ class Obtaining(Endings):
         assert self._parents is not None  # noqa: S101  # a parent is one of its issuer
         return await self._parents.issue_under(parent.issued, grant, lease, now)
 
-    async def _roll_back(self, lease: Lease, issued: Issued | None, parent: Held | None) -> None:
-        """What may exist ends; the parent has one user less."""
+    async def _roll_back(self, lease: Lease, issued: Issued | None, parent: Held | None, ends_at: float) -> None:
+        """What may exist ends, if not now then as late as its issuer says; the parent has one user less."""
         try:
+            if ends_at > lease.expires_at:
+                lease = replace(lease, expires_at=ends_at)
+                self._revocations.owe(lease, None)  # whatever stops the next line
+                with suppress(Exception):  # its row says an earlier end, but its records do not
+                    await self._ledger.active(lease)
             await self._revocations.end(
                 issued.lease if issued else lease, issued.handle if issued else None, ROLLED_BACK
             )

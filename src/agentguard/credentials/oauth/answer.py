@@ -46,6 +46,8 @@ class Refused:
         token: what was issued and has to be revoked.
         unsure: beside it another token may have been issued, by an attempt whose answer was lost.
         refresh: the refresh token that came with it, which has to be revoked too.
+        lifetime: seconds that the token lives, as its answer says; 0 if it does not.
+        ends_at: when the token ends (seconds since the epoch), where that is known; 0 once it is revoked.
     """
 
     why: str
@@ -53,6 +55,8 @@ class Refused:
     token: Secret | None = None
     unsure: bool = False
     refresh: Secret | None = None
+    lifetime: int = 0
+    ends_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +132,9 @@ def read_answer(response: Response, asked: Asked) -> Answer | Refused:
     if why:
         refresh = document.get("refresh_token")
         also = Secret(refresh) if isinstance(refresh, str) and _REFRESH.fullmatch(refresh) else None
-        return Refused(why, token=secret, unsure=response.unsure, refresh=also)
+        said = document.get("expires_in")
+        lifetime = said if type(said) is int and said > 0 else 0
+        return Refused(why, token=secret, unsure=response.unsure, refresh=also, lifetime=lifetime)
     return Answer(secret, document.get("expires_in") or 0, bool(document.get("authorization_details")), response.unsure)
 
 

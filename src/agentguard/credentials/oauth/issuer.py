@@ -9,13 +9,14 @@ import re
 import threading
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agentguard._dpop import DpopKey
 from agentguard._http import Response
 from agentguard.credentials.oauth.access_token import Verified, trust_answer, verify_access_token, verify_introspection
 from agentguard.credentials.oauth.answer import Answer, Asked, Refused, is_jwt, read_answer
+from agentguard.credentials.oauth.ends import end_in, known_end
 from agentguard.credentials.oauth.revocation import introspect_token, revoke_token
 from agentguard.credentials.oauth.rules import TokenRules
 from agentguard.credentials.oauth.server import SEND_SECONDS, AuthorizationServer, MakeFields
@@ -100,9 +101,10 @@ class TokenIssuer:
         """
         outcome = await self._outcome(grant, lease, now)
         if isinstance(outcome, Refused):
-            why = outcome.why
+            error = CredentialUnavailable(f"no token from {self._server.issuer}: {outcome.why}")
+            error.ends_at = outcome.ends_at
             del outcome  # it may hold what was issued instead, and the traceback keeps this frame
-            raise CredentialUnavailable(f"no token from {self._server.issuer}: {why}")
+            raise error
         return outcome
 
     async def _outcome(self, grant: Grant, lease: Lease, now: float) -> Issued | Refused:
@@ -145,17 +147,19 @@ class TokenIssuer:
         return await server.post(known.token_endpoint, fields, until, key, known=known)
 
     async def _verified(self, answer: Answer, asked: Asked, asked_at: float, until: float) -> Verified | Refused:
+        ends_at = 0.0
         if is_jwt(answer.token):
             verified = await self._verified_jwt(answer, asked, until)
         elif self._rules.introspect:
             said = await introspect_token(self._server, answer.token, until)
             now = self._server.clock()
             verified = said if isinstance(said, str) else verify_introspection(said, answer, asked, now)
+            ends_at = 0.0 if isinstance(said, str) else end_in(said)
         else:
             verified = trust_answer(answer, asked, asked_at)
         if isinstance(verified, Verified):
             return verified
-        return Refused(verified, token=answer.token, unsure=answer.unsure)
+        return Refused(verified, token=answer.token, unsure=answer.unsure, lifetime=answer.lifetime, ends_at=ends_at)
 
     async def _verified_jwt(self, answer: Answer, asked: Asked, until: float) -> Verified | str:
         issuer, clock = self._server.issuer, self._server.clock
@@ -176,8 +180,12 @@ class TokenIssuer:
                     left = await revoke_token(self._server, refused.refresh) is not Ending.REVOKED or refused.unsure
             handle = self._handle(refused.token, unsure=left)
             self._hold(lease, handle)
+            refused = replace(refused, ends_at=known_end(refused, self._server.clock()))
             with suppress(CredentialUnavailable):  # it is held until it is asked for again
-                self._ended(lease, await self._end(handle))
+                ending = await self._end(handle)
+                self._ended(lease, ending)
+                if ending is Ending.REVOKED:
+                    return replace(refused, ends_at=0.0)
         elif not refused.may_exist:
             self._hold(lease, None)
         return refused
