@@ -55,6 +55,9 @@ def pem(key: SigningKey) -> str:
     return key.public.key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
+PEM = pem(SigningKey.generate())
+
+
 @pytest.fixture
 def vault(monkeypatch: pytest.MonkeyPatch) -> Iterator[Transit]:
     monkeypatch.setattr("tests.credentials.fake_vault.FakeVault", Transit)
@@ -134,11 +137,14 @@ def test_a_vault_that_fails_signs_nothing_and_nothing_is_told(fault: int | str, 
         ({"allow_plaintext_backup": True}, "plain text"),
         ({"derived": 0}, "derived=false"),
         ({"type": "rsa-2048"}, "neither"),
+        ({"type": ["ecdsa-p256"]}, "neither"),
+        ({"type": {}}, "neither"),
         ({"keys": {}}, "cannot be read"),
         ({"keys": {"x": {}}}, "cannot be read"),
         ({"keys": {"1": 1_700_000_000}}, "cannot be read"),
         ({"keys": {"1": {"creation_time": "2026-01-01T00:00:00Z", "public_key": "canary"}}}, "cannot be read"),
         ({"type": "ed25519"}, "cannot be read"),
+        ({"keys": {"1": {"creation_time": "0001-01-01T00:00:00+14:00", "public_key": PEM}}}, "cannot be read"),
     ],
 )
 def test_a_description_that_will_not_do_is_refused(key: dict[str, Any], why: str, vault: Transit, http: Http) -> None:

@@ -84,7 +84,8 @@ def read_versions(response: Response, path: str) -> Versions | Refused:
 
 
 def _problem(data: Mapping[str, Any]) -> str:
-    if data.get("type") not in _ALGORITHMS:
+    kind = data.get("type")
+    if not isinstance(kind, str) or kind not in _ALGORITHMS:
         return "it is neither ecdsa-p256 nor ed25519"
     # Only False will do: what is missing cannot be told.
     return next((why for name, why in _FORBIDDEN.items() if data.get(name) is not False), "")
@@ -94,7 +95,7 @@ def _versions(data: Mapping[str, Any]) -> tuple[Version, ...]:
     try:
         numbers = sorted((int(number) for number in data["keys"]), reverse=True)[:MOST]
         found = [_version(number, data["keys"][str(number)], _ALGORITHMS[data["type"]]) for number in reversed(numbers)]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return ()
     return tuple(found)
 
