@@ -103,7 +103,7 @@ def grant_for(running: Running, asked: Asked) -> Grant:
 
 def _grant_for(running: Running, asked: Asked, obligations: Obligations, left: float) -> Grant:
     task, call, guard = running.task, running.call, running.guard
-    steps = running.decision.steps if guard.details else None
+    steps = running.decision.steps if guard.details and guard.details_for(call.spec.audience) else None
     resource, key, most = call.spec.resource_of(call.arguments), asked.grant.key, obligations.max_ttl
     single_use = asked.single_use or obligations.per_call_lease
     details: tuple[Mapping[str, Any], ...] = ()

@@ -177,6 +177,8 @@ class Guard:
         self.release_suspends = any(getattr(port, "suspends", True) for port in releasing)
         self.release_waits, self.reserving_waits = any(map(waits, releasing)), waits(self.budgets)
         self.details = bool(getattr(issuer, "details", False))  # it puts the steps and their bounds into its tokens
+        # Which of its brokers do, where it has several.
+        self.details_for: Callable[[str], bool] = getattr(issuer, "details_for", None) or bool
         self.resolvers: dict[str, Resolver] = {}
         self.closed = False
         self._recall = recall

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from typing import Literal
 
 import pytest
 from msgspec.structs import replace
 
-from agentguard import ConfigurationError, CredentialUnavailable
+from agentguard import ConfigurationError, CredentialUnavailable, Intent, guard_tool, step
 from agentguard._drive import drive
 from agentguard.credentials.local import LocalIssuer
 from agentguard.credentials.routes import Route, Routes
 from agentguard.keys import SigningKey
-from agentguard.model.lease import Grant
-from agentguard.testing import FakeIssuer
+from agentguard.model.lease import Grant, Lease
+from agentguard.testing import FakeIssuer, fake_guard
 from tests.credentials.rooms import Room, Vault, grant
 
 DB, API, OTHER = "postgresql://db.test/app", "https://api.test/v1", "https://other.test"
@@ -78,3 +79,32 @@ def test_audience_that_no_broker_serves_is_denied_with_what_to_write() -> None:
 def test_routes_that_contradict_each_other_are_refused(routes: list[Route]) -> None:
     with pytest.raises(ConfigurationError):
         Routes(routes)
+
+
+class Asked(FakeIssuer):
+    """Keeps what it was asked for."""
+
+    def __init__(self, *, details: bool = False) -> None:
+        super().__init__()
+        self.details, self.grants = details, list[Grant]()
+
+    def prepare(self, grant: Grant, now: float) -> Lease:
+        self.grants.append(grant)
+        return super().prepare(grant, now)
+
+
+@pytest.mark.parametrize("lease", ["task", "call"])
+def test_steps_are_asked_of_no_broker_that_does_not_ask_for_them(lease: Literal["task", "call"]) -> None:
+    knows, plain = Asked(details=True), Asked()
+    routes = Routes([Route("knows", knows, ("https://api.test",)), Route("plain", plain)])
+    intent = Intent("x", step("pay", account="a"), step("pay", account="b"))
+    with fake_guard(issuer=routes) as guard, guard.task("bot", on_behalf_of="alice", intent=intent):
+        for audience in (API, OTHER):
+            tool = guard_tool(lambda account: None, "pay", audience=audience, effect="read", lease=lease)
+            for account in "ab":
+                tool(account=account)
+    first, second = [asked.authorization_details[0]["steps"] for asked in knows.grants]
+    assert first != second
+    said = [set(entry) for asked in plain.grants for entry in asked.authorization_details]
+    once = {"type", "actions", "locations", "arguments", "arguments_hash"}
+    assert (len(plain.grants), said) == ((2, [once] * 2) if lease == "call" else (1, []))

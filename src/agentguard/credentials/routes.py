@@ -57,6 +57,11 @@ class Routes:
         self.remote = any(getattr(issuer, "remote", True) for issuer in issuers)
         self.details = any(getattr(issuer, "details", False) for issuer in issuers)
 
+    def details_for(self, audience: str) -> bool:
+        """Tell whether the broker of an audience asks for the steps of the intent too."""
+        route = self._of(audience)
+        return route is not None and bool(getattr(route.issuer, "details", False))
+
     def prepare(self, grant: Grant, now: float) -> Lease:
         """Name the lease, by the broker of its audience.
 
@@ -128,17 +133,20 @@ class Routes:
         audience = grant.key.audience
         if grant.parent:
             return self._by_name[grant.key.resource]
-        parts = urlsplit(audience)
-        route = (
-            self._by_audience.get(audience)
-            or self._by_audience.get(f"{parts.scheme}://{parts.netloc}")
-            or self._otherwise
-        )
+        route = self._of(audience)
         if route is None:
             raise CredentialUnavailable(
                 f"no broker issues for {audience}; add it to the audiences of one under `tokens` in agentguard.yaml"
             )
         return route
+
+    def _of(self, audience: str) -> Route | None:
+        parts = urlsplit(audience)
+        return (
+            self._by_audience.get(audience)
+            or self._by_audience.get(f"{parts.scheme}://{parts.netloc}")
+            or self._otherwise
+        )
 
     def _named(self, lease: Lease) -> Route:
         route = self._by_name.get(lease.issuer)
