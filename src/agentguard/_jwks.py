@@ -16,7 +16,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any, Final
 
 from agentguard._drive import drive, wait_for
@@ -169,19 +170,24 @@ class Jwks:
 
     def _started(self) -> Future[None] | None:
         """Return the fetch that runs, after starting one if there is none; None while the cool-down lasts."""
-        with self._lock:
-            if self._flight is not None:
-                return self._flight
-            now = self._clock()
-            if now - self._tried_at < self._cooldown:
-                return None
-            # INVARIANT: counted when it starts and whatever comes of it, so no failure opens the way to the next.
-            self._tried_at = now
-            flight = self._flight = Future()
+        flight: Future[None] | None = None
+        now = 0.0
         try:
+            with self._lock:
+                if self._flight is not None:
+                    return self._flight
+                now = self._clock()
+                if now - self._tried_at < self._cooldown:
+                    return None
+                # INVARIANT: counted when it starts and whatever comes of it, so no failure opens the way to the next.
+                self._tried_at = now
+                flight = self._flight = Future()
             threading.Thread(target=self._run, args=(flight, now), name="agentguard-jwks", daemon=True).start()
-        except (RuntimeError, MemoryError):  # a fetch that nobody ends would be waited for by everybody, for ever
-            self._land(flight, "no thread is left to fetch them", now)
+        except BaseException as error:  # a fetch that nobody ends would be waited for by everybody, for ever
+            if flight is not None:
+                self._land(flight, "no thread is left to fetch them", now)
+            if not isinstance(error, RuntimeError | MemoryError):
+                raise
         return flight
 
     def _run(self, flight: Future[None], now: float) -> None:
@@ -221,7 +227,8 @@ class Jwks:
                 self._flight = None
         if self._failure and not failing:
             _log.warning("the key set of %s cannot be fetched: %s", self._uri, self._failure)
-        flight.set_result(None)
+        with suppress(InvalidStateError):  # who began it was stopped, after its thread had begun
+            flight.set_result(None)
 
     def _forget_flight(self) -> None:
         """In a forked child: the thread that fetches is the parent's."""

@@ -47,10 +47,14 @@ class Keeper:
         """Start the thread, once."""
         with self._lock:
             if self._thread is None and not self._stopped.is_set():
-                self._thread = threading.Thread(
+                thread = self._thread = threading.Thread(
                     target=_keep, args=(self._guard, self._stopped), name="agentguard-keeper", daemon=True
                 )
-                self._thread.start()
+                try:
+                    thread.start()
+                finally:
+                    if thread.ident is None:  # INVARIANT: one that could not begin is tried again
+                        self._thread = None
 
     def unwatch(self, task: Task) -> None:
         """The task has ended, or its store ends it; one that was resumed under its id is another object."""

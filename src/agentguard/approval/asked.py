@@ -68,9 +68,12 @@ async def answered_in_thread(
         else:
             future.set_result(result)
 
+    thread: threading.Thread | None = None
     try:
-        threading.Thread(target=run, name="agentguard-approval", daemon=True).start()
-    except Exception:  # the system has no more of them
-        not_started()
+        thread = threading.Thread(target=run, name="agentguard-approval", daemon=True)
+        thread.start()
+    except BaseException:  # the system has no more of them, or who asks was stopped
+        if thread is None or thread.ident is None:
+            not_started()
         raise
     return await wait_for(future, seconds)

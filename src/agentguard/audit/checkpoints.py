@@ -137,15 +137,21 @@ class Checkpointer:
             self._wake()
 
     def _wake(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-            if self._running or self._closed:
-                return
-            self._running = True
+        thread: threading.Thread | None = None
         try:
-            threading.Thread(target=self._run, name="agentguard-checkpoints", daemon=True).start()
-        except RuntimeError:  # the process ends, or has no thread left; the next record tries again, and so does close
-            self._running = False
+            with self._changed:
+                self._changed.notify_all()
+                if self._running or self._closed:
+                    return
+                thread = threading.Thread(target=self._run, name="agentguard-checkpoints", daemon=True)
+                self._running = True
+            thread.start()
+        except BaseException as error:
+            # The process ends, or has no thread left; the next record tries again, and so does close.
+            if thread is not None and thread.ident is None:
+                self._running = False
+            if not isinstance(error, RuntimeError | MemoryError):
+                raise
 
     def _run(self) -> None:
         while self._wait():

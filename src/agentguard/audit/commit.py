@@ -131,18 +131,25 @@ class Committer:
             raise AuditUnavailable(batch.error)
 
     def _wake(self) -> None:
-        with self._lock:
-            self._ready = True
-            if self._running:
-                self._changed.notify()
-                return
-            self._running = True
+        thread: threading.Thread | None = None
         try:
-            threading.Thread(target=self._run, name="agentguard-audit", daemon=True).start()
-        except RuntimeError as error:
             with self._lock:
-                self._running = False
-            self._finish(self._take(), f"no thread to make records durable: {error}")
+                self._ready = True
+                if self._running:
+                    self._changed.notify()
+                    return
+                thread = threading.Thread(target=self._run, name="agentguard-audit", daemon=True)
+                self._running = True
+            thread.start()
+        except BaseException as error:
+            # INVARIANT: what stands as running runs, or all who wait later would wait for ever.
+            with self._lock:
+                if thread is not None and thread.ident is None:
+                    self._running = False
+                left = [] if self._running else self._take()
+            self._finish(left, f"no thread to make records durable: {str(error) or type(error).__name__}")
+            if not isinstance(error, RuntimeError | MemoryError):
+                raise
 
     def _run(self) -> None:
         while batches := self._next():

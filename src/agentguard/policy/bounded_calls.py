@@ -57,7 +57,7 @@ class BoundedCalls:
             threading.Thread(
                 target=self._run, args=(argument, answer, free), name=f"agentguard-{self._name}", daemon=True
             ).start()
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             free.release()
             answer.set_exception(error)
         return answer
