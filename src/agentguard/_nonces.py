@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
+import weakref
 from collections import OrderedDict
 from typing import Final
 
 MOST_ORIGINS: Final = 256
+_all: Final[weakref.WeakSet[DpopNonces]] = weakref.WeakSet()
 _NONCE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,1024}")  # RFC 9449 section 8.1
 
 
@@ -21,6 +24,7 @@ class DpopNonces:
     def __init__(self, most: int = MOST_ORIGINS) -> None:
         self._most = most
         self.after_fork()
+        _all.add(self)
 
     def get(self, origin: str) -> str:
         """Return the nonce that this origin wants to see next, or an empty text."""
@@ -41,3 +45,12 @@ class DpopNonces:
         """Start anew: another thread of the parent may have held the lock."""
         self._lock = threading.Lock()
         self._nonces: OrderedDict[str, str] = OrderedDict()
+
+
+def _after_fork() -> None:
+    for nonces in list(_all):
+        nonces.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
+import signal
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -377,3 +379,16 @@ def test_call_that_is_stopped_while_it_runs_sends_its_credential_no_more(api: Ap
         with pytest.raises(CredentialUnavailable, match="was revoked while its call runs"):
             guard_tool(body, "call", audience=api.url)()
     assert len(api.seen) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_child_that_was_forked_while_a_thread_noted_a_nonce_waits_for_nobody() -> None:
+    auth = GuardAuth()
+    with auth._nonces._lock:  # as another thread of the parent may hold it
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(5)
+            auth._nonces.put("https://api.test", "a-nonce")
+            os._exit(0 if auth._nonces.get("https://api.test") == "a-nonce" else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
