@@ -164,6 +164,24 @@ def test_a_token_that_the_provider_gives_instead_of_an_assertion_is_ended_there(
     assert (left, []) == (drive(pair.issuer.revoke(lease)), pair.api.seen)
 
 
+@two_legs
+@pytest.mark.parametrize("said", [{}, {"issued_token_type": ABSENT}])
+@pytest.mark.parametrize(("revoking", "left"), [(None, Ending.REVOKED), (answered(503), Ending.EXPIRES)])
+def test_a_refresh_token_that_the_provider_gives_too_is_ended_there(
+    said: dict[str, Any], revoking: Any, left: Ending
+) -> None:
+    pair, now = Pair(), 1_800_000_000.0
+    pair.provider.said = {"refresh_token": "a refresh token", **said}
+    pair.provider.alive["a refresh token"], pair.provider.script = {}, [None, revoking]
+    lease = pair.issuer.prepare(grant(), now)
+
+    with pytest.raises(CredentialUnavailable, match="identity provider"):
+        drive(pair.issuer.issue(grant(), lease, now))
+
+    assert ("a refresh token" in pair.provider.alive) == (left is Ending.EXPIRES)
+    assert left is drive(pair.issuer.revoke(lease))
+
+
 def test_the_token_is_held_against_what_was_asked_too() -> None:
     pair = Pair()
     pair.api.claims = {"act": {"sub": "agent:other"}}

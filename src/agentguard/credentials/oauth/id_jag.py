@@ -18,6 +18,7 @@ from agentguard.credentials.oauth.actor import Actor
 from agentguard.credentials.oauth.answer import Answer, Asked, Refused, read_answer
 from agentguard.credentials.oauth.client_auth import Fields
 from agentguard.credentials.oauth.client_credentials import rights_fields
+from agentguard.credentials.oauth.ends import known_end
 from agentguard.credentials.oauth.issuer import Plan, TokenIssuer
 from agentguard.credentials.oauth.revocation import revoke_token
 from agentguard.credentials.oauth.rules import TokenRules
@@ -89,17 +90,25 @@ class IdJag(TokenIssuer):
         answer = response if isinstance(response, Refused) else _read_assertion(response, plan.asked)
         if isinstance(answer, Refused):
             return answer
-        keys = await self._provider.keys_for(answer.token, until)
-        why = keys if isinstance(keys, str) else self._difference(answer, plan.asked, keys, key)
+        why = await self._provider.verified(
+            answer.token, until, lambda keys: self._difference(answer, plan.asked, keys, key)
+        )
         return Refused(why) if why else answer.token
 
     async def _without_assertion(self, refused: Refused) -> Refused:
         """An assertion is no access token, so none was issued; what else the provider gave may be one, and ends."""
-        may_exist = refused.token is not None
-        if refused.token is not None:
-            with suppress(CredentialUnavailable):
-                may_exist = await revoke_token(self._provider, refused.token) is not Ending.REVOKED
-        return Refused(f"the identity provider {self._provider.issuer}: {refused.why}", may_exist=may_exist)
+        refreshes = refused.refresh is not None and not await self._ended_there(refused.refresh)
+        alive = refused.token is not None and not await self._ended_there(refused.token)
+        return Refused(
+            f"the identity provider {self._provider.issuer}: {refused.why}",
+            may_exist=alive or refreshes,
+            ends_at=known_end(refused, self._provider.clock()) if alive else 0.0,
+        )
+
+    async def _ended_there(self, token: Secret) -> bool:
+        with suppress(CredentialUnavailable):
+            return await revoke_token(self._provider, token) is Ending.REVOKED
+        return False
 
     def _difference(self, answer: Answer, asked: Asked, keys: Keys, key: DpopKey | None) -> str:
         """Return in what the assertion differs from what was asked, or nothing."""

@@ -167,8 +167,10 @@ class TokenIssuer:
         verified = verify_access_token(answer, asked, issuer, fresh, clock()) if fresh is not None else ""
         if isinstance(verified, Verified):
             return verified
-        keys = await self._server.keys_for(answer.token, until)  # perhaps its key is a new one
-        return keys if isinstance(keys, str) else verify_access_token(answer, asked, issuer, keys, clock())
+        # Perhaps its key is a new one.
+        return await self._server.verified(
+            answer.token, until, lambda keys: verify_access_token(answer, asked, issuer, keys, clock())
+        )
 
     async def _given_up(self, lease: Lease, refused: Refused) -> Refused:
         """Revoke what was issued all the same, and remember for `revoke` what is left to do."""

@@ -6,19 +6,21 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from agentguard._dpop import DpopKey, origin_of
 from agentguard._http import Http, HttpFailure, Request, Response
 from agentguard._jwks import Jwks
-from agentguard._jwt import Keys
+from agentguard._jwt import BAD_SIGNATURE, Keys
 from agentguard._nonces import DpopNonces
 from agentguard.credentials.oauth.answer import Refused, error_code
 from agentguard.credentials.oauth.client_auth import ClientAuthentication, Fields
 from agentguard.credentials.oauth.metadata import LIFETIME, Discovery, ServerMetadata
 from agentguard.errors import AgentguardError, ConfigurationError
+from agentguard.keys import KeySet
 from agentguard.model.lease import Secret
 
+T = TypeVar("T")
 SEND_SECONDS: Final = 15.0
 _ACCEPT: Final = {"Accept": "application/json"}
 _log: Final = logging.getLogger("agentguard")
@@ -145,6 +147,27 @@ class AuthorizationServer:
             return str(error)
         except Exception as error:  # whatever breaks there held the token
             return f"the server's keys could not be had: {type(error).__name__}"
+
+    async def verified(self, token: Secret, until: float, verify: Callable[[Keys], T | str]) -> T | str:
+        """Return what verifying a token of this server comes to; a kid may have got a new key.
+
+        Args:
+            token: it.
+            until: monotonic seconds.
+            verify: takes the keys; a text says why it does not verify.
+        """
+        keys = await self.keys_for(token, until)
+        if isinstance(keys, str):
+            return keys
+        outcome = verify(keys)
+        if isinstance(outcome, str) and outcome.endswith(BAD_SIGNATURE):
+            newer = await self._keys_after(keys)
+            outcome = verify(newer) if newer is not None else outcome
+        return outcome
+
+    async def _keys_after(self, keys: Keys) -> Keys | None:
+        jwks = self._jwks[1] if self._jwks is not None else None
+        return await jwks.keys_after(keys) if jwks is not None and isinstance(keys, KeySet) else None
 
     def close(self) -> None:
         """Close the connections."""
