@@ -454,6 +454,8 @@ def test_half_read_stream_that_the_loop_closes_closes_its_tool_first_and_then_th
             gc.collect()
             await asyncio.sleep(0.05)
 
+    gc.collect()  # what others left
+    caplog.clear()
     for number in range(1, 9):  # a loop closes in no order of its own
         audit = MemoryLog()
         with fake_guard(issuer=FakeIssuer(suspends=suspends), audit=audit) as guard:
@@ -570,6 +572,8 @@ def test_call_whose_coroutine_is_thrown_away_without_a_loop_is_given_back(caplog
 
     begun = guard_tool(lambda: work(), "r.begun", effect="read", audience=API, lease="call")
     issuer = FakeIssuer(remote=True)
+    gc.collect()  # what others left
+    caplog.clear()
     with fake_guard(issuer=issuer) as guard, opened(guard):
         made = begun()
         assert len(issuer.live) == 1
