@@ -98,6 +98,14 @@ def test_call_from_the_copy_is_pythons_own_call(signature: str, args: list[int],
     assert through(fn, *args, **kwargs) == wanted
 
 
+@pytest.mark.parametrize("signature", ["a=0, b=0, /", "a=0, b=0, /, **more"])
+def test_name_of_an_argument_that_has_none_does_not_bind(signature: str) -> None:
+    scope: dict[str, Any] = {}
+    exec(f"def fn({signature}): ...", scope)
+    with pytest.raises(TypeError):
+        Binder(scope["fn"]).bind((), {"b": 0})
+
+
 @settings(max_examples=150, deadline=None)
 @given(signatures(), st.integers(0, 6), st.lists(st.integers(), max_size=5), st.dictionaries(words, st.integers()))
 def test_credential_is_filled_in_wherever_it_stands(

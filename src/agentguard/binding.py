@@ -94,6 +94,7 @@ class Binder:
         self._parameters, self._order = tuple(visible), tuple(parameters)
         self._all = frozenset(p.name for p in visible)
         self._positional = tuple(p.name for p in visible if p.kind is Parameter.POSITIONAL_OR_KEYWORD)
+        self._unnamed = frozenset(p.name for p in visible if p.kind is Parameter.POSITIONAL_ONLY)
         self._required = frozenset(p.name for p in visible if p.default is Parameter.empty)
         self.names = self._visible_names()
         self.defaults = self._canonical_defaults()
@@ -144,6 +145,8 @@ class Binder:
             # What is given twice makes fewer names than values.
             if len(given) == len(args) + len(kwargs) and given.keys() <= self._all and given.keys() >= self._required:
                 return self._split(given) if self._splits else Bound(given, {})
+        if taken := kwargs.keys() & self._unnamed:  # Python 3.13.0 binds one that has a default
+            raise TypeError(f"{', '.join(sorted(taken))} cannot be passed by name")
         bound = self.signature.bind(*args, **kwargs)
         return self._split(self._flat(bound))
 
