@@ -426,6 +426,23 @@ def test_a_full_disk_leaves_the_old_ring_and_no_copy_of_a_key(path: Path, monkey
     assert {folder.FILE, ".lock"} == {file.name for file in path.iterdir()}
 
 
+def test_ring_that_was_written_and_is_not_durable_is_said_to_be_there(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotate(path, NOW)
+
+    def failing(where: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folder, "sync_folder", failing)
+        with pytest.raises(ConfigurationError, match=r"the new ring is written.*Input/output error"):
+            rotate(path, NOW + 5000)
+
+    assert 2 == len(opened(path).published(NOW + 5000))
+    assert {folder.FILE, ".lock"} == {file.name for file in path.iterdir()}
+
+
 def _rotate_in_child(path: Path, results: Any) -> None:
     results.put(rotate(path, NOW + 5000).new is not None)
 

@@ -106,17 +106,25 @@ def write(folder: Path, ring: Ring) -> None:
     """Replace the file, with the lock held: durable before it is seen, and seen whole or not at all.
 
     Raises:
-        ConfigurationError: it cannot be written; the old ring is as it was.
+        ConfigurationError: it cannot be written; the old ring is as it was. Or the new one is there, and may be lost if
+            the machine stops now.
     """
     temporary = folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
+    replaced = False
     try:
         _sweep(folder)
         _write_new(temporary, _text(ring))
         os.replace(temporary, folder / FILE)
+        replaced = True
         sync_folder(folder)
         return
     except OSError as error:
         why = error.strerror
+    if replaced:  # every reader has it, so whoever asks again would rotate twice
+        raise ConfigurationError(
+            f"key folder {str(folder)!r}: the new ring is written, and the folder cannot be made durable: {why}; look at "
+            "the disk, and do not rotate again for this"
+        )
     with suppress(OSError):
         temporary.unlink(missing_ok=True)
     raise ConfigurationError(f"key folder {str(folder)!r}: cannot be written: {why}")
