@@ -23,6 +23,7 @@ from agentguard.credentials.postgres import PostgresRoles, statements
 from agentguard.credentials.postgres.connections import Connections, Refused
 from agentguard.credentials.postgres.grants import Privileges
 from agentguard.credentials.postgres.lint import findings_text
+from agentguard.credentials.routes import Route, Routes
 from agentguard.errors import ConfigurationError, CredentialUnavailable
 from agentguard.model.lease import Ending, Grant, LeaseKey, Placement, Secret
 from agentguard.model.principal import Agent, Chain, Subject
@@ -122,6 +123,16 @@ def test_lease_of_another_grant_is_refused() -> None:
         drive(made.issue(grant(tool="other"), lease, 0.0))
     with pytest.raises(CredentialUnavailable, match="issued by"):
         drive(made.revoke(replace(lease, issuer="postgresql://other.test/app")))
+
+
+def test_role_is_not_sought_in_another_database_that_took_the_place_of_its_own() -> None:
+    """A later process finds the lease under its broker's name, and asks another server by now."""
+    before, after = (
+        Routes([Route("db", issuer(audience=audience))]) for audience in (AUDIENCE, "postgresql://new/app")
+    )
+    lease = before.prepare(grant(), 0.0)
+    with pytest.raises(CredentialUnavailable, match=r"the role is of postgresql://db\.test:5432/app, .*//new/app now"):
+        drive(after.revoke(lease))
 
 
 def test_nothing_shows_the_admins_password() -> None:

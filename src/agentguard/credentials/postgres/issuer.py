@@ -117,6 +117,13 @@ class PostgresRoles:
         """
         if lease.issuer != self._audience:
             raise CredentialUnavailable(f"lease {lease.id} was issued by {lease.issuer}, not by {self._audience}")
+        # INVARIANT: a role is dropped where it was made; another server would say that there is none. Behind several
+        # brokers a lease's issuer is a name, under which another database may stand by now.
+        if _address_or_none(lease.key.audience) != self._address:
+            raise CredentialUnavailable(
+                f"the role is of {lease.key.audience}, and this broker asks {self._audience} now; put it back under "
+                "`tokens` until its leases have ended"
+            )
         role = _role_of(lease)
         await _blocking(lambda: self._roles.end(role, lease.issued_at + self._window))
         return Ending.REVOKED
