@@ -122,8 +122,8 @@ def write(folder: Path, ring: Ring) -> None:
         why = error.strerror
     if replaced:  # every reader has it, so whoever asks again would rotate twice
         raise ConfigurationError(
-            f"key folder {str(folder)!r}: the new ring is written, and the folder cannot be made durable: {why}; look at "
-            "the disk, and do not rotate again for this"
+            f"key folder {str(folder)!r}: the new ring is written, and the folder cannot be made durable: {why}; look "
+            "at the disk, and do not rotate again for this"
         )
     with suppress(OSError):
         temporary.unlink(missing_ok=True)
