@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +21,7 @@ from agentguard import ConfigurationError
 from agentguard._drive import drive
 from agentguard.cli import leases as command
 from agentguard.cli import main as program
+from agentguard.cli import stop
 from agentguard.cli.main import main
 from agentguard.credentials.leases import Leases
 from agentguard.model.lease import Ending, Lease, LeaseKey, Secret
@@ -360,3 +364,25 @@ def test_the_commands_are_found_without_loading_a_database(tmp_path: Path) -> No
     code = "import sys; from agentguard.cli import leases; sys.exit('sqlite3' in sys.modules or 'httpx' in sys.modules)"
 
     assert 0 == subprocess.run([sys.executable, "-c", code], check=False).returncode
+
+
+def test_listing_makes_no_empty_file_a_ledger(file: Path, capsys: Captured) -> None:
+    file.touch(0o600)
+    assert 2 == main(["leases", "list", str(file)])
+    assert "no ledger yet" in capsys.readouterr().err
+    assert (0, [file.name]) == (file.stat().st_size, [path.name for path in file.parent.iterdir()])
+
+
+def test_listing_takes_no_ledger_from_a_program_of_an_earlier_version(file: Path, capsys: Captured) -> None:
+    SqliteLedger(file, KEY).close()
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("PRAGMA user_version=1")
+    assert 2 == main(["leases", "list", str(file)])
+    assert "earlier version" in capsys.readouterr().err
+    with closing(sqlite3.connect(file)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("ends", [1e12, 1e300, math.nan])
+def test_end_that_no_calendar_has_is_said(ends: float) -> None:
+    assert "it ends after the year 9999" == stop._until(lease("one", expires_at=ends))

@@ -184,6 +184,13 @@ class BudgetsContract:
         self.settle(budgets, again, Settlement.RAISED)
         assert isinstance(self.reserve(budgets, granted), Exhausted)
 
+    def test_retry_may_have_more_attempts_than_a_column_holds(self, budgets: Budgets) -> None:
+        granted = step(charge(limit="1"), retry_key="task:t/s:digest", attempts=10**20)
+        first = self.took(budgets, granted)
+        self.settle(budgets, first, Settlement.RAISED)
+
+        assert self.took(budgets, granted).id == first.id
+
     def test_retry_that_never_ran_may_be_tried_again(self, budgets: Budgets) -> None:
         granted = step(charge(limit="1"), retry_key="task:t/s:digest", attempts=2)
         self.settle(budgets, self.took(budgets, granted), Settlement.RAISED)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TIMEOUT: Final = 30.0
 _MOST_SECONDS: Final = 86_400
 _PAUSE: Final = 0.5
+NEVER: Final = "never"
 _COLUMNS: Final = ("id", "state", "broker", "task", "tool", "audience", "age", "ends by", "owner")
 _NAME_IT: Final = "name the one of `state: {sqlite: FILE}`"
 _SQLITE: Final = b"SQLite format 3\0"  # the first bytes of each of its files
@@ -94,6 +95,8 @@ def run_list(arguments: argparse.Namespace) -> int:
         raise ConfigurationError(f"{arguments.file}: there is no such file; {_NAME_IT}")
     if not _is_sqlite(arguments.file):  # not "damaged": nobody should move a configuration away
         raise ConfigurationError(f"{arguments.file}: this is no file of SQLite, so no ledger; {_NAME_IT}")
+    if problem := _unlisted(arguments.file):
+        raise ConfigurationError(f"{arguments.file}: {problem}")
     now, ledger = time.time(), SqliteLedger(arguments.file, os.urandom(32))
     try:
         rows, living = drive(ledger.rows(now)), drive(ledger.living(now))
@@ -114,6 +117,22 @@ def _is_sqlite(file: Path) -> bool:
         return opened.read(len(_SQLITE)) in (_SQLITE, b"")
 
 
+def _unlisted(file: Path) -> str:
+    """INVARIANT: what only looks makes no file a ledger, and takes none from a program of an earlier version."""
+    from agentguard.state.database import kind_of
+    from agentguard.state.schema import APPLICATION, MIGRATIONS
+
+    kind, version = kind_of(file)
+    if version == 0 and kind in (0, APPLICATION):
+        return f"it is no ledger yet; {_NAME_IT}"
+    if kind == APPLICATION and version < len(MIGRATIONS):
+        return (
+            "it was written by an earlier version of agentguard; list it with that one, or let `agentguard leases "
+            "recover` of this one bring it up to date once no program of the earlier one runs"
+        )
+    return ""
+
+
 def _members(row: Row, alive: bool) -> dict[str, Any]:
     lease, key = row.lease, row.lease.key
     return {
@@ -129,15 +148,16 @@ def _cells(row: Row, alive: bool, now: float) -> Sequence[str]:
     age = f"{max(0.0, now - row.since):.0f} s"
     return (
         lease.id, str(row.state), lease.issuer, lease.task, key.tool, key.audience, age,
-        _time(lease.expires_by), "alive" if alive else "dead",
+        time_text(lease.expires_by), "alive" if alive else "dead",
     )  # fmt: skip
 
 
-def _time(moment: float) -> str:
+def time_text(moment: float) -> str:
+    """A time as people read it, or `never` for one that no calendar has."""
     try:
         return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%SZ}"
     except (OverflowError, ValueError, OSError):
-        return "never"
+        return NEVER
 
 
 def _say_table(rows: Sequence[Sequence[str]]) -> None:
@@ -270,9 +290,9 @@ def _said(room: Room, leases: Sequence[str]) -> int:
     for row in left:
         lease = row.lease
         if row.state is LeaseState.EXPIRES:
-            say(f"{lease.id} of {lease.issuer} cannot be revoked; it ends by {_time(lease.expires_by)}")
+            say(f"{lease.id} of {lease.issuer} cannot be revoked; it ends by {time_text(lease.expires_by)}")
         elif is_local(room.guard, lease):
-            say(f"{lease.id}: only the process that issued it can revoke it; it ends by {_time(lease.expires_by)}")
+            say(f"{lease.id}: only the process that issued it can revoke it; it ends by {time_text(lease.expires_by)}")
             say(f"have it do so: agentguard suspend --task {lease.task} --why ...")
         else:
             complain(f"{lease.id} of {lease.issuer} is not revoked yet; it stays in the ledger: recover again")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agentguard._drive import drive
-from agentguard.cli.leases import is_local
+from agentguard.cli.leases import NEVER, is_local, time_text
 from agentguard.cli.output import FAILED, OK, complain, count, say, say_json
 from agentguard.credentials.leaks import LiveSecrets
 from agentguard.credentials.revocation import Revocations
@@ -147,7 +147,8 @@ def run_offboard(arguments: argparse.Namespace) -> int:
 def _until(lease: Lease) -> str:
     if lease.lasts:
         return "it is tried again"
-    return f"it ends by {datetime.fromtimestamp(lease.expires_by, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    ends = time_text(lease.expires_by)
+    return f"it ends by {ends}" if ends != NEVER else "it ends after the year 9999"
 
 
 def _key_of_agent(name: str) -> str:

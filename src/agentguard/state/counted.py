@@ -16,6 +16,7 @@ from agentguard.state.budgets_memory import MemoryBudgets
 
 TASK: Final = "task:"  # scopes of tasks; what a crashed one left is dropped after `KEPT`
 KEPT: Final = 30 * 86_400.0
+_MOST_LEFT: Final = 2**31 - 1  # attempts that a column holds in every store; nobody comes to the end of them
 
 
 class Key(NamedTuple):
@@ -172,7 +173,7 @@ class Page(MemoryBudgets):
 
     def _add_retries(self, changes: Changes) -> None:
         now = {
-            Key(scope, name): RetryRow(Key(scope, name), left, identifier)
+            Key(scope, name): RetryRow(Key(scope, name), min(left, _MOST_LEFT), identifier)
             for scope, retries in self._retries.items()
             for name, (left, identifier) in retries.items()
         }

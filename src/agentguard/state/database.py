@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -248,6 +248,21 @@ def unavailable(path: Path, what: str, error: sqlite3.Error) -> Unavailable:
         sqlite3.SQLITE_IOERR: "the disk failed",
     }
     return Unavailable(f"cannot {what} {path}: {reasons.get(code, 'SQLite failed')} ({name})")
+
+
+def kind_of(path: Path) -> tuple[int, int]:
+    """Return the application and the schema's version of a file, without changing it; zeros where it says none.
+
+    Raises:
+        Unavailable: it cannot be read.
+    """
+    try:
+        with closing(sqlite3.connect(f"file:{quote(os.fsencode(path.absolute()))}?mode=ro", uri=True)) as connection:
+            names = ("application_id", "user_version")
+            kind, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+    except sqlite3.Error as error:
+        raise unavailable(path, "read", error) from None
+    return kind, version
 
 
 def _code(error: sqlite3.Error) -> int:
