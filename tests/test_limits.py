@@ -61,7 +61,7 @@ class Answering:
 
     async def ask(self, request: ApprovalRequest) -> Approval:
         self.asked.append(request)
-        return Approval(self.answer)
+        return Approval(self.answer, "carol")
 
 
 @pytest.fixture
@@ -110,6 +110,23 @@ def test_step_that_was_given_back_has_not_happened() -> None:
         assert reason(lambda: send("x")) == "argument_violation"
         refund("acme", Decimal(1))
         assert reason(lambda: send("x")) == ""
+
+
+@pytest.mark.control("3 a step that waits for a person has not happened")
+@pytest.mark.parametrize("waits", [False, True])
+def test_step_has_not_happened_while_a_person_is_asked_about_it(waits: bool) -> None:
+    first = step("refund", account="acme", amount=any_).named("first").then_ask()
+    later = step("send", to=any_).times(5).after("first")
+    approver = Answering(Answer.PENDING)
+    with fake_guard(approver=approver) as guard:
+        guard.reserving_waits = waits  # as it is for a store that a cancellation could leave with what it took
+        with opened(guard, first, later):
+            assert reason(lambda: refund("acme", Decimal(1))) == "approval_required"
+            assert reason(lambda: send("x")) == "argument_violation"
+        approver.answer = Answer.APPROVED
+        with opened(guard, first, later):
+            refund("acme", Decimal(1))
+            assert reason(lambda: send("x")) == ""
 
 
 def test_what_happened_below_has_happened_above(guard: Guard) -> None:

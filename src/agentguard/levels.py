@@ -44,13 +44,15 @@ class Standing(NamedTuple):
         return [f"{self.home}/{key}" for key in (*map(done, self.awaited), *map(bind_key, self.binds.names))]
 
     def charges(self, step: str, call: ToolCall) -> Iterator[Charge]:
-        """Yield what consuming a step needs, and what it leaves; in the same atomic step as its budget."""
+        """Yield what consuming a step needs, and what it binds; in the same atomic step as its budget."""
         for earlier in self.waits.get(step, ()):
             yield Charge(f"{self.home}/{done(earlier)}", _NO_LIMIT, "0", least="1")
-        if step in self.awaited:
-            yield Charge(f"{self.home}/{done(step)}", _NO_LIMIT)
         for charge in self.binds.charges(step, call) if self.binds else ():
             yield structs.replace(charge, key=f"{self.home}/{charge.key}")
+
+    def mark(self, step: str) -> tuple[Charge, ...]:
+        """Return what says that a step has happened. It is taken at the gate: a step that waits has not."""
+        return (Charge(f"{self.home}/{done(step)}", _NO_LIMIT),) if step in self.awaited else ()
 
 
 class Level(NamedTuple):
@@ -84,11 +86,13 @@ class Matched(Struct, frozen=True):
         decision: the strictest outcome of all levels, with the step of each.
         reservation: None where nothing is counted.
         ending: tasks that end once the call's outcome is recorded.
+        marks: what says, once the call runs, that its steps have happened.
     """
 
     decision: Decision
     reservation: Reservation | None
     ending: tuple[Task, ...]
+    marks: tuple[Charge, ...] = ()
 
 
 class Levels(NamedTuple):

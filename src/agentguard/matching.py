@@ -83,15 +83,17 @@ async def _match(call: ToolCall, levels: Levels, facts: Facts, budgets: Budgets,
 
 
 def _matched(tool: str, levels: Levels, used: Sequence[Option], reservation: Reservation | None) -> Matched:
-    outcome, ending = Outcome.PERMIT, []
+    outcome, ending, marks = Outcome.PERMIT, [], list[Charge]()
     for level, option in zip(levels.levels, used, strict=True):
+        if level.standing is not None:
+            marks += level.standing.mark(option.step)
         if option.outcome is not outcome and STRICTNESS[option.outcome] > STRICTNESS[outcome]:
             outcome = option.outcome
         if option.ends_task:
             ending.append(level.task)
     steps = tuple([option.step for option in used])
     decision = Decision(outcome=outcome, reason=Reason.DECLARED, tool=tool, steps=steps)
-    return Matched(decision, reservation, tuple(ending))
+    return Matched(decision, reservation, tuple(ending), tuple(marks))
 
 
 def _know(call: ToolCall, levels: Levels) -> Known:

@@ -11,7 +11,7 @@ from agentguard.access import CurrentCall
 from agentguard.credentials.held import Use
 from agentguard.model.call import ToolCall, ToolSpec
 from agentguard.model.decision import Decision, Outcome, Reason
-from agentguard.ports import Reservation
+from agentguard.ports import Charge, Reservation
 from agentguard.refusal import NOT_RUN, Ended
 from agentguard.tool import Tool
 from agentguard.waiting import Waiting
@@ -47,6 +47,7 @@ class Running(Struct, eq=False):
     mutable: bool = False
     reservation: Reservation | None = None
     ending: tuple[Task, ...] = ()
+    marks: tuple[Charge, ...] = ()
     judged: Judged | None = None
     waits: Waiting | None = None
     approved: str = ""

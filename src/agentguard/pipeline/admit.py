@@ -31,11 +31,13 @@ async def match_intent(call: Running) -> None:
         return await run_shielded(lambda: _matched(call, levels, facts), suspends=True)
     found = await match(call.call, levels, facts, guard.budgets, guard.monotonic())
     call.decision, call.reservation, call.ending = found.decision, found.reservation, found.ending
+    call.marks = found.marks
 
 
 async def _matched(call: Running, levels: Levels, facts: Facts) -> None:
     found = await match(call.call, levels, facts, call.guard.budgets, call.guard.monotonic())
     call.decision, call.reservation, call.ending = found.decision, found.reservation, found.ending
+    call.marks = found.marks
 
 
 async def decide(call: Running) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from time import time_ns
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
+from agentguard._drive import run_shielded
 from agentguard.effects import mark_started
 from agentguard.model.call import Effect
 from agentguard.model.decision import Reason
 from agentguard.pipeline.identify import identify, refuse_closed
 from agentguard.pipeline.intercept import refuse_changes
+from agentguard.ports import Candidate, Exhausted
 from agentguard.refusal import Refusal, cause
 from agentguard.stopping import suspension_keys
 from agentguard.task import TaskState
@@ -41,6 +45,8 @@ async def gate(call: Running) -> None:
     if stopped:
         call.marked = False
         raise Refusal(Reason.SUSPENDED, f"{stopped} is suspended", level=stopped)
+    if call.marks:
+        await _happen(call)
     call.started = True
     if spec.data or not task.tree.results.idle:
         mark_started(call)  # before the last look at the task: what is parked meanwhile knows of it
@@ -50,3 +56,23 @@ async def gate(call: Running) -> None:
     task.counts.permitted += 1
     if span.on:
         span.tool_since = time_ns()
+
+
+async def _happen(call: Running) -> None:
+    """What waits for the call's steps may go on.
+
+    INVARIANT: only once nothing but the last look at the task can refuse the call. While a person is asked about it,
+    it has not happened.
+    """
+    if call.guard.reserving_waits:
+        return await run_shielded(lambda: _marked(call), suspends=True)
+    await _marked(call)
+
+
+async def _marked(call: Running) -> None:
+    taken = await call.guard.budgets.reserve([[Candidate("after", call.marks)]], call.guard.monotonic())
+    if isinstance(taken, Exhausted):
+        raise Refusal(Reason.BUDGET_EXHAUSTED, "the store counts no more calls of a step")
+    held = call.reservation
+    # Given back with the rest, where the last look refuses the call.
+    call.reservation = taken if held is None else replace(held, charges=(*held.charges, *taken.charges))
