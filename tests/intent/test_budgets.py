@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from agentguard.errors import ConfigurationError
@@ -18,10 +20,15 @@ from agentguard.intent import (
     each,
     email,
     eq,
+    from_,
     in_,
+    in_set,
+    is_,
     optional,
     path,
+    same_as,
     step,
+    template,
     url,
 )  # fmt: skip
 from tests.intent.calls import admitted, call_of, charges, check, miss, options, spec_of
@@ -84,6 +91,63 @@ def test_value_whose_case_is_ignored_has_one_counter_however_it_is_written() -> 
 
 @pytest.mark.control("3 one value has one counter")
 @pytest.mark.parametrize(
+    "args",
+    [
+        {"x": in_set("team", fold="case")},
+        {"x": is_("member")},
+        {"x": same_as("y"), "y": in_("acme", "ann", fold="case")},
+        {"x": same_as("z"), "z": same_as("y"), "y": in_set("team", fold="case")},
+    ],
+)
+def test_value_whose_case_is_ignored_by_name_has_one_counter(args: dict[str, Constraint]) -> None:
+    sets, define = {"team": ["acme", "ann"]}, {"member": in_set("team", fold="case")}
+    intent = Intent("p", step("pay", **args).times(9).distinct("x"), sets=sets, define=define)
+
+    def counted(name: str) -> str:
+        return str(charges(intent, call_of(**dict.fromkeys(args, name))))
+
+    assert counted("ACME") == counted("acme") != counted("ann")
+
+
+def test_default_that_can_be_written_as_null_or_empty_has_one_counter() -> None:
+    spec = spec_of(defaults={"labels": None}, null_is_empty=frozenset({"labels"}))
+    intent = Intent("p", step("pay", x=any_, labels=optional(each(any_))).times(1, per=["x", "labels"]))
+
+    assert charges(intent, call_of(spec, x="a")) == charges(intent, call_of(spec, x="a", labels=[]))
+    assert charges(intent, call_of(spec, x="a")) != charges(intent, call_of(spec, x="a", labels=["b"]))
+    apart = spec_of(defaults={"labels": None})
+    assert charges(intent, call_of(apart, x="a")) != charges(intent, call_of(apart, x="a", labels=[]))
+
+
+def test_combination_is_one_in_whatever_order_the_steps_of_a_budget_name_it() -> None:
+    pay = step("pay", a=any_, b=any_).times(9).distinct("a", "b").budget("all")
+    send = step("send", a=any_, b=any_).times(9).distinct("b", "a").budget("all")
+    intent = Intent("p", pay, send)
+
+    assert charges(intent, call_of("pay", a=1, b=2)) == charges(intent, call_of("send", a=1, b=2))
+    assert charges(intent, call_of("pay", a=1, b=2)) != charges(intent, call_of("send", a=2, b=1))
+
+
+def test_file_has_one_counter_by_whichever_link_it_is_reached(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "same").symlink_to(tmp_path / "real" / "a")
+    intent = Intent("p", step("pay", x=path(tmp_path / "link")).times(9).distinct("x"))
+    same = [f"{tmp_path}/link/a", f"{tmp_path}/real/a", f"{tmp_path}/link/same"]
+
+    assert len({str(charges(intent, call_of(x=text))) for text in same}) == 1
+    assert charges(intent, call_of(x=same[0])) != charges(intent, call_of(x=f"{tmp_path}/link/b"))
+
+
+def test_what_a_from_says_of_an_earlier_call_says_nothing_of_how_the_value_is_counted() -> None:
+    said = any_ | from_(tool="order.read", field="id", where={"owner": eq("ann", fold="case")})
+    intent = Intent("p", step("pay", x=said).times(9).distinct("x"))
+
+    assert charges(intent, call_of(x="aB")) != charges(intent, call_of(x="Ab"))
+
+
+@pytest.mark.control("3 one value has one counter")
+@pytest.mark.parametrize(
     ("said", "same", "other"),
     [
         (path("/srv/data"), ["/srv/data/a", "/srv/data//a", "/srv/./data/a/"], "/srv/data/b"),
@@ -93,6 +157,11 @@ def test_value_whose_case_is_ignored_has_one_counter_however_it_is_written() -> 
         (email(domains=["acme.com"]), ["ann@acme.com", "Ann@ACME.com"], "bob@acme.com"),
         (date(month=3), ["2027-03-31T10:00:00Z", "2027-03-31 12:00:00.000+02:00"], "2027-03-31T10:00:01Z"),
         (date(month=3), ["2027-03-31T10:00", "2027-03-31 10:00:00"], "2027-03-31"),
+        (template("Pay {n} EUR to {to}", n=in_(5, 6), to=in_("ann", "bo", fold="case")),
+         ["Pay 5 EUR to ann", "Pay 5.00 EUR to ANN"], "Pay 6 EUR to ann"),
+        (template("See {a}", a=url(hosts=["a.test"])), ["See https://a.test", "See HTTPS://A.test/#b"],
+         "See https://a.test/c"),
+        (template("{a}", a=date(month=3)), ["2027-03-31T10:00Z", "2027-03-31 12:00+02:00"], "2027-03-31T10:01Z"),
         (date(min="0001-01-01"), ["0001-01-01T00:00:00+14:00"], "9999-12-31T23:59:59-14:00"),
     ],
 )  # fmt: skip

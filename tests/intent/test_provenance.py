@@ -27,6 +27,7 @@ from agentguard.intent import (
     prefix,
     said,
     step,
+    template,
     text,
 )  # fmt: skip
 from agentguard.intent.binds import binds_of
@@ -93,6 +94,14 @@ def test_numbers_and_text_do_not_cross() -> None:
     assert truth(said, 7.5, facts) is HOLD
     assert truth(said, "50", facts) is FAIL
     assert truth(said, 60, facts) is FAIL
+
+
+def test_hole_of_a_template_is_no_number_because_the_earlier_call_was_about_one() -> None:
+    number = from_(tool="people.list", field="[].iban", where={"age": at_most(45)})
+    said = template("Account {a}", a=number)
+    facts = Earlier(said).returned("people.list", [{"iban": "4711", "age": 40}, {"iban": "4712", "age": 50}]).facts
+    assert truth(said, "Account 4711", facts) is HOLD
+    assert truth(said, "Account 4712", facts) is FAIL
 
 
 @pytest.mark.parametrize("value", ["", None, True, False])

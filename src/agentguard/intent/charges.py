@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
 from agentguard.intent.constraint import Constraint
 from agentguard.intent.limits import Limits
 from agentguard.intent.literal import FrozenMapping, comparable, quoted
+from agentguard.intent.references import SameAs
 from agentguard.intent.step import Step
-from agentguard.intent.truth import MISSING, value_of
+from agentguard.intent.truth import MISSING, is_empty, value_of
 from agentguard.intent.verdict import Admitted, Option
 from agentguard.model.call import Effect, ToolCall, ToolSpec
 from agentguard.model.canonical import digest, number_text
@@ -57,16 +58,22 @@ def spellings(steps: Iterable[Step], everywhere: Mapping[str, Constraint]) -> Ma
     found: dict[str, dict[str, tuple[Spelling, ...]]] = {}
     for step in steps:
         own = found.setdefault(counter_of(step), {})
-        for name, said in (*everywhere.items(), *step.args.items()):
-            own[name] = (*own.get(name, ()), *_spellings(said))
+        said = [*everywhere.items(), *step.args.items()]
+        for name in dict(said):
+            alike = _alike(name, said)
+            spelled = [one for other, constraint in said if other in alike for one in constraint.spellings()]
+            own[name] = (*own.get(name, ()), *spelled)
     return found
 
 
-def _spellings(said: Constraint) -> Iterator[Spelling]:
-    """INVARIANT: whatever takes several texts for one value is asked, so that none of them has a counter of its own."""
-    for item in said.walk():
-        if type(item).counted_as is not Constraint.counted_as:
-            yield item.counted_as
+def _alike(name: str, said: Sequence[tuple[str, Constraint]]) -> set[str]:
+    """The arguments that one has to equal by `same_as`, over any number of them, and itself."""
+    found, new = {name}, {name}
+    while new:
+        items = [item for other, constraint in said if other in new for item in constraint.walk()]
+        new = {item.other for item in items if isinstance(item, SameAs)} - found
+        found |= new
+    return found
 
 
 def limit_charges(limits: Limits) -> tuple[Charge, ...]:
@@ -88,7 +95,8 @@ def _computed(step: Step, *, once_by_default: bool, limits: tuple[Charge, ...], 
     times, totals, counter = step.uses, tuple(step.totals.items()), counter_of(step)
     counted: tuple[tuple[str, tuple[str, ...], str, float], ...] = ()
     counted += (("times", times.per, str(times.n), times.window),) if times is not None else ()
-    counted += (("distinct", step.unrepeated, "1", 0.0),) if step.unrepeated else ()
+    # In a shared budget it is one combination, in whatever order a step names its arguments.
+    counted += (("distinct", tuple(sorted(step.unrepeated)), "1", 0.0),) if step.unrepeated else ()
 
     def compute(call: ToolCall) -> Admitted | Miss:
         charges = [Charge(f"{step.id}#times", "1")] if once_by_default and acts(call.spec) else []
@@ -119,6 +127,8 @@ def _per(names: tuple[str, ...], call: ToolCall, spelled: Spellings) -> str | No
         value = value_of(name, call)
         if value is not MISSING and not comparable(value):
             return None
+        if name in call.spec.null_is_empty and is_empty(value):
+            value = None  # what is equal has one counter
         value = _one_form(value, spelled.get(name, ()))
         shown.append(f"{name}={_shown(value, hidden=name in call.spec.secret)}")
     return f"[{','.join(shown)}]"

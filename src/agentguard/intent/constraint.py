@@ -75,6 +75,16 @@ class Constraint(Struct, frozen=True):
         """Return the one text that stands for all ways to write a value in which this constraint takes it."""
         return text
 
+    def spellings(self) -> Iterator[Callable[[str], str]]:
+        """Yield how a value is counted, for each kind here that takes several texts for one value.
+
+        INVARIANT: whatever takes several texts for one value is asked, so that none of them has a counter of its own.
+        """
+        if type(self).counted_as is not Constraint.counted_as:
+            yield self.counted_as
+        for item in self.inside():
+            yield from item.spellings()
+
     def inside(self) -> Iterator[Constraint]:
         """Yield the constraints that stand inside this one."""
         for name in self.__struct_fields__:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any, Self
 
 from msgspec.structs import force_setattr
@@ -53,7 +54,12 @@ class PathUnder(Constraint, frozen=True):
         return text_test(self._judge)
 
     def counted_as(self, text: str) -> str:
-        return folded_path(text) or text
+        plain = folded_path(text)
+        if plain is None:
+            return text
+        with suppress(OSError, ValueError):  # one file is one, by whichever link it is reached
+            return os.path.realpath(plain)
+        return plain
 
     def _judge(self, value: str) -> Truth:
         plain = folded_path(value)

@@ -5,7 +5,7 @@ The results themselves are kept by whoever runs the calls; here is what is asked
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeAlias
 
@@ -196,6 +196,10 @@ class From(Constraint, frozen=True):
             return _judged(value, _offered(found, complete, select, value, call, facts, unique), unique)
 
         return judge
+
+    def spellings(self) -> Iterator[Callable[[str], str]]:
+        """Yield nothing: what `args` and `where` say is said of the earlier call, not of the value."""
+        return iter(())
 
     def _selector(self) -> _Selector | None:
         if not self.args and not self.where:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import Constraint, Inner, Names
 from agentguard.intent.literal import comparable, is_text
-from agentguard.intent.membership import folded_membership, membership
+from agentguard.intent.membership import folded, folded_membership, membership
 from agentguard.intent.params import FromParameter
 from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, MISSING, Facts, Test, Truth, of_any_element, some, value_of
 from agentguard.model.call import ToolCall
@@ -52,6 +52,9 @@ class InSet(Constraint, frozen=True):
     def test(self, argument: str) -> Test:
         members = _known(self.members, self.name)
         return folded_membership(members) if self.fold else membership(members)
+
+    def counted_as(self, text: str) -> str:
+        return folded(text) if self.fold else text
 
     def lifted(self, argument: str) -> Test:
         return some([of_any_element(self.test(argument)), self.test(argument)])

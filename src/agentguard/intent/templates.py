@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any, Final, Self
 
@@ -11,10 +11,11 @@ from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import Constraint, Inner
 from agentguard.intent.literal import FrozenMapping, is_text, literal, shown
 from agentguard.intent.params import FromParameter
+from agentguard.intent.provenance import From
 from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, Facts, Test, Truth, odd
 from agentguard.intent.whole_text import LONGEST
 from agentguard.model.call import ToolCall
-from agentguard.model.canonical import is_nfc
+from agentguard.model.canonical import is_nfc, number_text
 
 _PARTS: Final = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}|[{}]|[^{}]+")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
@@ -66,12 +67,30 @@ class Template(Constraint, frozen=True):
 
             def holds(name: str, text: str) -> Truth:
                 test, about_numbers = holes[name]
-                number = Decimal(text) if about_numbers and len(text) <= 64 and _NUMBER.fullmatch(text) else None
+                number = _number(text) if about_numbers else None
                 return test(text if number is None else number, call, facts)
 
             return _Search(value, fixed, names, holds).truth()
 
         return judge
+
+    def spellings(self) -> Iterator[Callable[[str], str]]:
+        """Yield how the whole text is counted: each of its holes as it is counted by itself."""
+        yield self.counted_as
+
+    def counted_as(self, text: str) -> str:
+        fixed, names = _split(self.text)
+        if not text.startswith(fixed[0]) or not text.endswith(fixed[-1]):
+            return text
+        found, at, end = [fixed[0]], len(fixed[0]), len(text) - len(fixed[-1])
+        for index, name in enumerate(names):  # the leftmost split: where there is any, this is one
+            after = fixed[index + 1]
+            stop = end if index == len(names) - 1 else text.find(after, at + 1, end)
+            if stop < at:
+                return text
+            found += _counted(self.holes[name], text[at:stop]), after
+            at = stop + len(after)
+        return "".join(found)
 
     def form(self) -> Any:
         return {"template": {"text": self.text, **{name: said.form() for name, said in self.holes.items()}}}
@@ -159,9 +178,24 @@ def _split(text: object) -> tuple[list[str], list[str]]:
     return fixed, names
 
 
+def _counted(said: Constraint, text: str) -> str:
+    number = _number(text) if _about_numbers(said) else None
+    if number is not None:
+        return number_text(number)
+    for spelling in said.spellings():
+        text = spelling(text)
+    return text
+
+
+def _number(text: str) -> Decimal | None:
+    return Decimal(text) if len(text) <= 64 and _NUMBER.fullmatch(text) else None
+
+
 def _about_numbers(said: Constraint) -> bool:
     """Tell whether a constraint compares numbers, so that a hole that is written as one is judged as one."""
-    values = [getattr(item, "values", getattr(item, "members", None)) or () for item in said.walk()]
-    return any(hasattr(item, "bound") for item in said.walk()) or any(
-        isinstance(value, Decimal) for found in values for value in found
-    )
+    if isinstance(said, From):  # its `args` and `where` are about an earlier call
+        return False
+    values = getattr(said, "values", getattr(said, "members", None)) or ()
+    if hasattr(said, "bound") or any(isinstance(value, Decimal) for value in values):
+        return True
+    return any(map(_about_numbers, said.inside()))

@@ -72,10 +72,11 @@ def unset(argument: str, value: object, call: ToolCall) -> bool:
         return False
     if same(value, default):  # type: ignore[arg-type]  # a canonical value, as it is not MISSING
         return True
-    return argument in call.spec.null_is_empty and _empty(value) and _empty(default)
+    return argument in call.spec.null_is_empty and is_empty(value) and is_empty(default)
 
 
-def _empty(value: object) -> bool:
+def is_empty(value: object) -> bool:
+    """Tell whether a value is null or an empty collection."""
     return value is None or value == () or value == {}
 
 
