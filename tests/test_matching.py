@@ -29,7 +29,17 @@ quick = pytest.mark.control("a quick yes is a yes of every level")
 
 def levels_with(*chain: Intent) -> Levels:
     levels = [
-        Level(f"agent-{n}", f"task:{n}", compile_intent(intent), cast("Any", object()), None, frozenset(), None, {})
+        Level(
+            f"agent-{n}",
+            f"task:{n}",
+            compile_intent(intent),
+            cast("Any", object()),
+            None,
+            frozenset(),
+            None,
+            {},
+            f"task:{n}",
+        )
         for n, intent in enumerate(chain)
     ]
     return Levels(tuple(levels), (), {}, {})

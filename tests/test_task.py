@@ -566,6 +566,32 @@ def test_same_call_may_be_tried_again_after_the_tool_raised_and_keeps_its_idempo
     assert len(keys) == 3
 
 
+def test_call_of_another_task_is_no_other_attempt_at_the_ceiling() -> None:
+    from agentguard import current_call
+    from agentguard.intent import compile_intent
+
+    keys: list[str] = []
+    fail = [True, True]
+
+    @guarded("flaky")
+    def flaky(n: int) -> str:
+        keys.append(current_call().idempotency_key)
+        if fail.pop(0):
+            raise ConnectionError
+        return "done"
+
+    ceiling = compile_intent(Intent("c", step("flaky", n=any_).times(2, "1h").attempts(3)), ceiling=True)
+    intent = Intent("x", step("flaky", n=any_).attempts(3))
+    with fake_guard(registry=Registry([registered("bot", ceiling=ceiling)])) as guard:
+        for user in ("alice", "carol"):
+            with guard.task("bot", on_behalf_of=user, intent=intent), pytest.raises(ConnectionError):
+                flaky(1)
+        with guard.task("bot", on_behalf_of="dave", intent=intent), pytest.raises(Denied) as denied:
+            flaky(1)
+    assert len(set(keys)) == 2
+    assert (denied.value.reason, denied.value.decision.level) == ("budget_exhausted", "ceiling:bot")
+
+
 # threads, forks, exits ------------------------------------------------------------------------------------
 
 

@@ -67,6 +67,7 @@ class Level(NamedTuple):
         sources: which earlier results its `from` look at.
         results: what is visible of them; None where there is no `from`.
         made: the candidates of what answers every call alike, by its id and with it, so that no id is used twice.
+        home: names what only the tasks of one root share, also at a ceiling, whose counters are all tasks'.
     """
 
     label: str
@@ -77,6 +78,7 @@ class Level(NamedTuple):
     sources: frozenset[Source]
     results: View | None
     made: dict[int, tuple[Admitted, Sequence[Candidate]]]
+    home: str
 
 
 class Matched(Struct, frozen=True):
@@ -162,7 +164,7 @@ def _level(label: str, scope: str, home: str, intent: CompiledIntent, link: Task
     standing = Standing(home, waits, awaited, binds) if awaited or binds else None
     sources = intent.intent.derived("sources", lambda: sources_of(intent.intent))
     view = View(task.tree.results, tuple([above.id for above in task.path]), scope) if sources else None
-    return Level(label, scope, intent, link, standing, sources, view, {})
+    return Level(label, scope, intent, link, standing, sources, view, {}, home)
 
 
 def need_results(task: Task) -> None:

@@ -188,7 +188,8 @@ def _candidate(call: ToolCall, level: Level, option: Option) -> Candidate:
     charges = tuple([Charge(f"{level.scope}/{c.key}", c.limit, c.amount, c.per) for c in option.charges])
     if level.standing is not None:
         charges += tuple(level.standing.charges(option.step, call))
-    retry = f"{level.scope}/{option.step}:{call.digest}" if option.attempts > 1 else ""
+    # INVARIANT: another task's call is never taken for another attempt of this one.
+    retry = f"{level.home}/{option.step}:{call.digest}" if option.attempts > 1 else ""
     return Candidate(option.step, charges, retry, option.attempts)
 
 
