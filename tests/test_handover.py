@@ -31,6 +31,7 @@ from agentguard import (
     prefix,
     said,
     step,
+    text,
 )
 from agentguard._drive import drive
 from agentguard.audit.memory import MemoryLog
@@ -226,6 +227,7 @@ def test_from_said_and_bind_stand_for_what_they_stood_for_when_it_was_handed_on(
         (Intent("p", step("handed.refund", account="a", amount=1).named("one"),
                 step("handed.pay", iban="x").after("one")), "waits for one"),
         (Intent("p", step("handed.pay", iban=bind("iban"))), "not set yet"),
+        (Intent("p", step("handed.pay", iban=text(urls=from_(tool="handed.read", field="iban")))), "links come from"),
         (Intent("p", step("handed.pay", iban=any_).times(3, per=["iban"])), "each value"),
         (Intent("p", step("handed.pay", iban=any_).times(3).distinct("iban")), "each value"),
     ],
@@ -235,6 +237,18 @@ def test_what_cannot_be_said_literally_refuses_the_handover(home: Guard, intent:
         with pytest.raises(Denied, match=why):
             task.export("researcher")
     assert "delegation.denied" in [one["event"] for one in records(home)]
+
+
+def test_text_whose_links_come_from_a_call_narrows_a_handover(home: Guard, far: Guard) -> None:
+    linked = step("handed.pay", iban=text(urls=from_(tool="handed.read", field="iban"))).times(3)
+    wide = Intent("p", step("handed.pay", iban=any_).times(9), reads=["handed.read"])
+    with home.task("bot", on_behalf_of="alice", intent=wide) as task:
+        read("acme")
+        token = task.export("researcher", intent=Intent("n", linked, reads=["handed.read"]))
+    with far.resume(token):
+        assert pay("no link") == "paid"
+        with pytest.raises(Denied):
+            pay("see www.evil.test")
 
 
 def test_tools_out_of_reach_refuse_nothing(home: Guard, far: Guard) -> None:

@@ -27,6 +27,7 @@ from agentguard.intent.references import InSet, Is, SameAs
 from agentguard.intent.said_words import Said, stands_in
 from agentguard.intent.sets import ValueSet
 from agentguard.intent.step import Step
+from agentguard.intent.texts import Text
 from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, Facts
 from agentguard.intent.values import In, Max, Prefix
 from agentguard.model.call import ToolCall, ToolSpec
@@ -159,7 +160,7 @@ def _defines(said: Iterable[Constraint], define: Mapping[str, Constraint]) -> li
 def mapped(said: Constraint, change: Change) -> Constraint:
     """Return a constraint with `change` applied to all that stands in it; unchanged parts stay as they are."""
     made = change(said)
-    if made is not said:
+    if made is not said or isinstance(said, Text):  # a text names a `from` for its links, or nothing
         return made
     if isinstance(said, AllOf):
         parts = tuple(mapped(part, change) for part in said.constraints)
@@ -204,6 +205,10 @@ def _both(parts: tuple[Constraint, ...]) -> Constraint:
 def _literal(intent: Intent, facts: Facts, notes: Notes, said: Constraint) -> Constraint:
     if isinstance(said, Said):
         return _phrases(facts)
+    if isinstance(said, Text) and said.source is not None:
+        notes.add(
+            ("text",), "its links come from an earlier call, which has no literal form; hand on without this tool"
+        )
     if not isinstance(said, From):
         return said
     values, sure = _held(intent, facts, notes, said)
