@@ -242,3 +242,23 @@ def test_without_a_tools_file_a_tool_counts_as_a_write(tmp_path: Path, capsys: C
     captured = capsys.readouterr()
     assert "reads never admits a tool with effect write" in captured.out
     assert "x counts as a write" in captured.err
+
+
+def test_value_that_an_earlier_call_bound_is_the_only_one(tmp_path: Path, capsys: Captured) -> None:
+    file, past = tmp_path / "bound.yaml", tmp_path / "past.json"
+    file.write_text(
+        "version: 1\nintent: b\npurpose: p\nsteps:\n"
+        "  - {tool: pay, args: {account: {bind: who}}, times: 9}\n"
+        "  - {tool: send, args: {to: {bind: who}, cc: {optional: {bind: who}}}, times: 9}\n"
+    )
+    past.write_text('[{"tool": "pay", "args": {"account": "acme"}}]')
+
+    def outcome(args: str, *more: str) -> tuple[int, str]:
+        status, found = answer(capsys, str(file), "--call", "send", args, *more)
+        return status, found["reason"]
+
+    earlier = "--results", str(past)
+    assert outcome('{"to": "acme"}', *earlier) == (0, "")
+    assert outcome('{"to": "evil"}', *earlier) == (1, "argument_violation")
+    assert outcome('{"to": "evil"}') == (0, "")
+    assert outcome('{"to": "evil", "cc": "acme"}') == (1, "argument_violation")

@@ -46,7 +46,10 @@ def answer_of(past: Past, call: ToolCall, *, seen_known: bool) -> Answer:
         verdict = _if_anything_was_seen(past, call) or verdict
     if isinstance(verdict, Refused):
         return Answer(Outcome.DENY, verdict.reason, "", "", _told(past, verdict.miss), steps)
-    option = past.option(verdict)
+    option = past.option(verdict, call)
+    if option is None and (name := past.clash(verdict, call)):
+        miss = Miss(verdict.options[-1].step, "", "bind", f"the value must be the same {name} as before")
+        return Answer(Outcome.DENY, Reason.ARGUMENT_VIOLATION, "", "", miss, steps)
     if option is None:
         miss = Miss(verdict.options[0].step, "", "budget", "the budget of every step that takes the call is used up")
         return Answer(Outcome.DENY, Reason.BUDGET_EXHAUSTED, "", "", miss, steps)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentguard.errors import ConfigurationError, NotCanonical
+from agentguard.intent.binds import bind_key, binds_of
 from agentguard.intent.check import CompiledIntent
 from agentguard.intent.data_file import read_json
 from agentguard.intent.document import nearest
 from agentguard.intent.provenance import sources_of
 from agentguard.intent.strict_file import read_strict_file
 from agentguard.intent.truth import Facts
-from agentguard.intent.verdict import Admitted, Option
+from agentguard.intent.verdict import Admitted, Option, Refused
 from agentguard.model.call import ToolCall, ToolSpec
 from agentguard.model.canonical import canonical, digest, is_nfc
 from agentguard.results import Store, View
@@ -73,16 +74,28 @@ class Past:
         results = View(self.store, _TASK, _SCOPE) if self.known else None
         return Facts(frozenset(self.seen), frozenset(self.happened), results, self.heard, dict(self.bound))
 
-    def option(self, verdict: Admitted) -> Option | None:
-        """Return the first option that has budget left."""
-        return next((option for option in verdict.options if self._fits(option)), None)
+    def option(self, verdict: Admitted, call: ToolCall) -> Option | None:
+        """Return the first option that has budget left, and that binds no name to two values."""
+        return next((one for one in verdict.options if self._fits(one) and not self._clash(one, call)), None)
+
+    def clash(self, verdict: Admitted, call: ToolCall) -> str:
+        """Return the name that a call would bind to two values, if that is why no option is left."""
+        last = [self._clash(option, call) for option in verdict.options if self._fits(option)]
+        return last[-1] if last else ""
 
     def _fits(self, option: Option) -> bool:
         return all(
             self.used.get(charge.key, Decimal(0)) + Decimal(charge.amount) <= Decimal(charge.limit)
             for charge in option.charges
-            if not charge.value
         )
+
+    def _binds(self, option: Option, call: ToolCall) -> list[tuple[str, str]]:
+        found = binds_of(self.compiled.intent).charges(option.step, call)
+        return [(charge.key.removeprefix(bind_key("")), charge.value) for charge in found]
+
+    def _clash(self, option: Option, call: ToolCall) -> str:
+        bound = dict(self.bound)
+        return next((name for name, value in self._binds(option, call) if bound.setdefault(name, value) != value), "")
 
     def add(self, calls: Iterable[Mapping[str, Any]], specs: Mapping[str, ToolSpec] | None) -> list[str]:
         """Add earlier calls in their order; return a sentence for each that the intent would not have admitted."""
@@ -90,18 +103,21 @@ class Past:
         for index, entry in enumerate(calls):
             call = call_of(entry["tool"], entry.get("args", {}), specs)
             verdict = self.compiled.check(call, self.facts)
-            option = self.option(verdict) if isinstance(verdict, Admitted) else None
+            option = self.option(verdict, call) if isinstance(verdict, Admitted) else None
             if option is None:
-                why = "its budget is used up" if isinstance(verdict, Admitted) else verdict.miss.text
+                why = verdict.miss.text if isinstance(verdict, Refused) else self._why_none(verdict, call)
                 refused.append(f"earlier call {index + 1} ({call.spec.name}) is not admitted and does not count: {why}")
                 continue
             self._consume(call, option, entry.get("result"))
         return refused
 
+    def _why_none(self, verdict: Admitted, call: ToolCall) -> str:
+        name = self.clash(verdict, call)
+        return f"it binds {name} to two values" if name else "its budget is used up"
+
     def _consume(self, call: ToolCall, option: Option, result: Any) -> None:
+        self.bound |= self._binds(option, call)
         for charge in option.charges:
-            if charge.value:
-                self.bound.setdefault(charge.key.removeprefix("bind."), charge.value)
             self.used[charge.key] = self.used.get(charge.key, Decimal(0)) + Decimal(charge.amount)
         self.happened.add(option.step)
         self.seen |= call.spec.data
