@@ -190,3 +190,22 @@ def test_one_digit_in_ten_makes_a_card_number_and_a_wrong_one_none(number: int) 
 def test_check_digits_of_an_iban_are_those_of_iso_7064(account: str) -> None:
     checks = [f"{check:02}" for check in range(2, 99) if iban(f"DE{check:02}{account}")]
     assert 1 == len(checks)
+
+
+@redacts
+def test_members_whose_names_show_alike_are_all_kept() -> None:
+    cards = ["4111111111111111", "5500005555555559", "340000000000009"]
+    value = {cards[0]: 1, "[redacted: card] (2)": 2, cards[1]: 3, cards[2]: 4}
+    shown = Redactor(["card"]).value(value)
+    assert list(shown.values()) == [1, 2, 3, 4]
+    assert next(iter(shown)) == "[redacted: card]"
+    assert not [card for card in cards if card in str(shown)]
+
+
+def test_many_members_that_show_alike_are_soon_told_apart() -> None:
+    numbers = (f"{n:015}" for n in range(200_000))
+    value = dict.fromkeys(found for n in numbers if luhn(found := f"4{n}"))
+    began = time.perf_counter()
+    shown = Redactor(["card"]).value(value)
+    assert time.perf_counter() - began < 30
+    assert len(shown) == len(value)

@@ -84,7 +84,10 @@ class Redactor:
         if isinstance(value, list | tuple):
             return [self._value(item, left, depth - 1) for item in value]
         if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
-            return {self.text(name): self._member(name, item, left, depth - 1) for name, item in value.items()}
+            found, numbers = dict[str, Any](), dict[str, int]()
+            for name, item in value.items():
+                found[_beside(found, self.text(name), numbers)] = self._member(name, item, left, depth - 1)
+            return found
         return _MARK.format(f"a {type(value).__name__}")
 
     def __repr__(self) -> str:
@@ -99,6 +102,15 @@ def _pattern(given: str | Pattern) -> Pattern:
         known = ", ".join(NAMED)
         raise ConfigurationError(f"no pattern is called {given!r}; there are {known}, or make one: expression(...)")
     return found
+
+
+def _beside(taken: Mapping[str, Any], name: str, numbers: dict[str, int]) -> str:
+    """INVARIANT: no member takes another's place, also where both names show alike."""
+    shown = name
+    while shown in taken:
+        numbers[name] = numbers.get(name, 1) + 1
+        shown = f"{name} ({numbers[name]})"
+    return shown
 
 
 def _folded(name: str) -> str:
