@@ -16,7 +16,7 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider
 
 import agentguard
-from agentguard import ApprovalRequired, Denied, Intent, any_, guarded, step
+from agentguard import ApprovalRequired, Denied, Intent, any_, current_credential, guarded, step
 from agentguard.audit.memory import MemoryLog
 from agentguard.errors import AuditUnavailable
 from agentguard.model.decision import Reason
@@ -125,6 +125,21 @@ def test_credentials_are_followed_from_issue_to_end(backend: Backend) -> None:
     assert 2 == after[name.METRIC_AGENTGUARD_CREDENTIAL_LIFETIME][0].count
     assert 2 == after[name.METRIC_AGENTGUARD_CREDENTIAL_ISSUE_DURATION][0].count
     assert 1 == after[name.METRIC_AGENTGUARD_CREDENTIAL_REVOKE_DURATION][0].count
+
+
+def test_end_of_a_credential_that_an_earlier_call_obtained_is_measured(backend: Backend) -> None:
+    @guarded("leaks", effect="read", audience="https://api.test")
+    def leaks(aloud: bool) -> str:
+        return current_credential().token if aloud else ""
+
+    with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=Intent("x", reads=["leaks"])):
+        leaks(False)
+        leaks(True)
+    found = backend.metrics()
+
+    assert 1 == found[name.METRIC_AGENTGUARD_CREDENTIAL_ISSUE_DURATION][0].count
+    (point,) = found[name.METRIC_AGENTGUARD_CREDENTIAL_REVOKE_DURATION]
+    assert (1, "at+jwt") == (point.count, point.attributes[name.AGENTGUARD_CREDENTIAL_TYPE])
 
 
 def test_a_credential_that_was_never_issued_ends_without_being_missed(backend: Backend) -> None:

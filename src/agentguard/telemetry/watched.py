@@ -47,6 +47,7 @@ class WatchedCall(CallSpan):
         self._later: list[Past] = []
         self._ran: float | None = None
         self._tool_began = 0.0
+        self.lease_type = ""  # of its credential, also of one that an earlier call obtained
 
     def watch(self, metrics: Metrics | None, *, full: bool, tool: str, agent: AttributeValue) -> None:
         """Say what the measurements are for.
@@ -188,17 +189,13 @@ class WatchedCall(CallSpan):
             metrics.note(name.METRIC_GEN_AI_EXECUTE_TOOL_DURATION, self._ran, failed, context)
         for seconds, attributes in self._issues:
             metrics.note(name.METRIC_AGENTGUARD_CREDENTIAL_ISSUE_DURATION, seconds, attributes, context)
-        if self._revoked is not None and self._lease_type:
+        if self._revoked is not None and self.lease_type:
             seconds, status = self._revoked
             ended: dict[str, AttributeValue] = {
-                name.AGENTGUARD_CREDENTIAL_TYPE: self._lease_type,
+                name.AGENTGUARD_CREDENTIAL_TYPE: self.lease_type,
                 name.AGENTGUARD_CREDENTIAL_REVOCATION_STATUS: status,
             }
             metrics.note(name.METRIC_AGENTGUARD_CREDENTIAL_REVOKE_DURATION, seconds, ended, context)
-
-    @property
-    def _lease_type(self) -> str:
-        return next((str(known[name.AGENTGUARD_CREDENTIAL_TYPE]) for _, known in self._issues[-1:] if known), "")
 
 
 class _Watched(Phase):
@@ -220,9 +217,9 @@ class _Watched(Phase):
         self._decision = decision, version
 
     def obtained(self, lease: Lease, cached: bool) -> None:
-        self._cached = cached
+        self._cached, self._call.lease_type = cached, cut(lease.type)
         self._attributes = {
-            name.AGENTGUARD_CREDENTIAL_TYPE: cut(lease.type), name.AGENTGUARD_CREDENTIAL_CACHED: cached,
+            name.AGENTGUARD_CREDENTIAL_TYPE: self._call.lease_type, name.AGENTGUARD_CREDENTIAL_CACHED: cached,
         }  # fmt: skip
 
     def __exit__(
