@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -300,6 +301,32 @@ def test_line_that_a_living_process_is_writing_is_no_torn_one(tmp_path: Path):
     log.close()
     with pytest.raises(ChainBroken):
         verify(tmp_path)
+
+
+def test_first_record_that_a_living_process_is_writing_is_no_torn_one(tmp_path: Path):
+    FileLog(tmp_path).close()
+    file = tmp_path / "audit-20990101T000000Z-other-1.jsonl"
+    writer = Segment.create(file, FRESH)
+    with file.open("ab") as behind:
+        behind.write(b'{"act')
+    assert (1, 0) == (verify(tmp_path).chains, verify(tmp_path).unclosed)
+    writer.close()
+    with pytest.raises(ChainBroken, match="torn last line"):
+        verify(tmp_path)
+
+
+def test_file_that_a_process_has_just_made_is_waited_for(tmp_path: Path):
+    file = tmp_path / "audit-1.jsonl"
+    file.touch()
+
+    def begin() -> None:
+        line, _ = link(start("c" * 32), NOW, record())
+        file.write_bytes(line)
+
+    timer = threading.Timer(0.1, begin)
+    timer.start()
+    assert 1 == verify(tmp_path).records
+    timer.join()
 
 
 @pytest.mark.parametrize("begun", [False, True])

@@ -138,7 +138,7 @@ def findings(spans: Sequence[Span], known: Known, credentials: Iterable[str] = (
 
 
 def _undecided(spans: Sequence[Span], known: Known) -> Iterator[Finding]:
-    """Tool spans that neither carry a decision nor stand right above or below the guarded call of the same tool."""
+    """Tool spans that neither carry a decision nor stand above or below a guarded call of the same tool."""
     by_id = {(span.trace, span.span): span for span in spans}
     decided = [span for span in spans if _is_decided(span, known)]
     covered = {(span.trace, span.span) for span in decided}

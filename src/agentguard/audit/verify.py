@@ -6,16 +6,20 @@ all of it anew. That needs a signed checkpoint kept elsewhere: `trusted` watches
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from agentguard.audit.chain import FRESH, MAX_LINE, decode, read
 from agentguard.audit.segment import is_written
 from agentguard.audit.tally import Tally, Verified
 from agentguard.errors import AuditBroken
 from agentguard.model.record import Event, Position
+
+_LOOKS: Final = 25  # at a file that is empty still
+_PAUSE: Final = 0.02
 
 
 class ChainBroken(AuditBroken):
@@ -198,6 +202,8 @@ class _Walk:
             before, path = path, following
             self.visited.add(path.name)
             self.tally.files += 1
+            if head is FRESH:
+                self._await_first(path)
             self._require_predecessor(path, head)
             try:
                 for found, position in lines(path, head):
@@ -208,6 +214,8 @@ class _Walk:
                     if self.watch is not None:
                         self.watch.saw(found, position, path)
             except TornLine as torn:
+                if not record and torn.line and is_written(path):
+                    return  # a chain whose first record a living process is at now
                 # What a living process is at now is whole in a moment. INVARIANT: an empty file is not locked here,
                 # as that process is about to: it holds the one before until this one is begun.
                 if not record or not is_written(path if torn.line else before):
@@ -217,6 +225,14 @@ class _Walk:
         self.tally.end(record, head)
         if self.watch is not None:
             self.watch.ended(head, path)
+
+    def _await_first(self, path: Path) -> None:
+        """A process that begins makes its file first. It is not locked here, which could get in its way."""
+        for _ in range(_LOOKS):
+            if self.firsts.get(path.name) or path.stat().st_size:
+                break
+            time.sleep(_PAUSE)
+        self.firsts[path.name] = self.firsts.get(path.name) or _first(path)
 
     def _require_predecessor(self, path: Path, head: Position) -> None:
         before = self.firsts.get(path.name, {}).get("continues")
