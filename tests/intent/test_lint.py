@@ -23,7 +23,8 @@ SPECS = {
         spec_of("ticket.read", "read", data=frozenset({"pii"}), untrusted=("body", "[].subject")),
         spec_of("ticket.list", "read"),
         spec_of("dossier.read", "read", data=frozenset({"health"})),
-        spec_of("close", parameters=frozenset({"id"}), hidden=frozenset({"runtime"})),
+        spec_of("owner.read", "read", defaults={"b": "me", "l": None}, null_is_empty=frozenset({"l"})),
+        spec_of("close", parameters=frozenset({"id", "n"}), hidden=frozenset({"runtime"})),
     )
 }
 
@@ -54,6 +55,16 @@ CLEAN = (
     "steps: [{tool: ticket.list, args: {to: {from: {tool: ticket.read, field: body}}}}]",
     "steps: [{tool: pay, args: {to: {from: {tool: ticket.read, field: body}, in: [ann, bo]}}}]",
     "steps: [{tool: pay, args: {to: {not: {from: {tool: ticket.read, field: body}}}}}]",
+    "steps: [{tool: pay, args: {n: {max: 5}}, total: {n: 10}}]",
+    "steps: [{tool: owner.read, args: {a: {same_as: b}, b: any}}, "
+    "{id: x, tool: owner.read, args: {a: {eq: me}, b: any}}]",
+    "steps: [{tool: owner.read, args: {a: {bind: who}, b: any}, times: 9}, "
+    "{id: x, tool: owner.read, args: {a: {eq: me}, b: {eq: c}}, then: ask}]",
+    "steps: [{tool: owner.read, args: {a: {bind: who}}}, {id: x, tool: owner.read, args: {a: {eq: me}}, then: ask}]",
+    "steps: [{tool: owner.read, args: {l: {eq: null}}}, {id: x, tool: owner.read, then: ask}]",
+    "steps: [{tool: pay, args: {a: {same_as: b}, b: {eq: x}}}, {id: x, tool: pay, args: {a: {eq: y}, b: {eq: x}}}]",
+    "steps: [{tool: pay, args: {n: {eq: 1}}, total: {n: 9}, budget: b}, "
+    "{tool: close, args: {n: {eq: 1}}, total: {n: 9}, budget: b}]",
     "steps: [{tool: pay, args: {to: {eq: ann}}}]\nexamples: {permit: [{tool: pay, args: {to: ann}}], "
     "deny: [{tool: pay, args: {to: eve}}]}",
 )
@@ -129,6 +140,32 @@ WRONG = (
         "examples: {permit: [{tool: pay, args: {to: b}}]}",
         ("note", "examples.permit[0]"),
         "not run",
+    ),
+    *(
+        (
+            f"{more}\nreads: [ticket.list]\nsteps: [{{tool: pay, args: {{to: {said}}}}}]\n"
+            "examples: {permit: [{tool: pay, args: {to: b}}]}",
+            ("note", "examples.permit[0]"),
+            "not run",
+        )
+        for said, more in (
+            ("[{eq: a}, {from: {tool: ticket.list, field: x}}]", ""),
+            ("{optional: {said: true}}", ""),
+            ("{is: d}", "define: {d: {from: {tool: ticket.list, field: x}}}"),
+            ("{eq: b}", "everywhere: {to: [{eq: a}, {said: true}]}"),
+            ("{eq: b}", "forbid: [{tool: pay, args: {to: {from: {tool: ticket.list, field: x}}}}]"),
+        )
+    ),
+    (
+        "steps: [{tool: pay, args: {to: {prefix: a, said: true}}}]\nexamples: {permit: [{tool: pay, args: {to: b}}]}",
+        ("error", "examples.permit[0]"),
+        "start with",
+    ),
+    (
+        "steps: [{tool: pay, args: {n: {eq: 1}}, total: {n: 9}, budget: b}, "
+        "{tool: send, args: {sum: {eq: 1}}, total: {sum: 9}, budget: b}]",
+        ("warning", "steps[1].total"),
+        "sum is summed apart from n of pay",
     ),
     (
         "reads: [ticket.list]\nagents: {bot: {steps: [{tool: pay, args: {n: {max: 5}}}]}}",

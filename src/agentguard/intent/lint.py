@@ -18,16 +18,14 @@ from agentguard.intent.literal import thawed
 from agentguard.intent.overlap import earlier_steps, hides, overlapping
 from agentguard.intent.presence import AnyValue, Not
 from agentguard.intent.provenance import From
+from agentguard.intent.said_words import Said
 from agentguard.intent.sets import ValueSet
 from agentguard.intent.step import Step
-from agentguard.intent.truth import Facts
+from agentguard.intent.truth import CANNOT_TELL, MISSING, Facts, Test, value_of
 from agentguard.intent.untrusted import feeds, outsiders_write
 from agentguard.intent.verdict import Admitted
 from agentguard.model.call import Effect, ToolCall, ToolSpec
-from agentguard.model.decision import Outcome
-
-# What an example alone cannot show: what earlier calls returned, what the subject said, what happened before.
-_NEEDS_MORE: Final = ("from", "said", "after")
+from agentguard.model.decision import Miss, Outcome
 
 
 class Level(StrEnum):
@@ -135,9 +133,26 @@ def _shared(first: Step, second: Step) -> bool:
     return bool(first.shared) and first.shared == second.shared
 
 
+def _sums_apart(subject: _Subject) -> Iterator[Finding]:
+    """Yield the steps of a budget whose sums no earlier step of it shares, as their arguments have other names."""
+    first: dict[str, Step] = {}
+    for path, step, _ in subject.steps():
+        if not step.shared or not step.totals:
+            continue
+        other = first.setdefault(step.shared, step)
+        if other.totals.keys().isdisjoint(step.totals):
+            text = f"{', '.join(step.totals)} is summed apart from {', '.join(other.totals)} of {other.id}"
+            text += f": in budget {step.shared} only arguments of one name share a sum"
+            yield Finding(
+                Level.WARNING, (*path, "total"), text, "limits that together are what is meant, and no budget"
+            )
+
+
 def _max_without_min(subject: _Subject) -> Iterator[Finding]:
     for path, step, spec in subject.steps():
         for name, said in step.args.items() if spec.effect is not Effect.READ else ():
+            if name in step.totals:
+                continue  # nothing below 0 is summed
             for bound in _open_below(said):
                 text = f"{name} has a max and no min, so a negative number passes, to a tool that writes"
                 yield Finding(Level.ERROR, (*path, "args", name), text, f"{name}: {{min: 0, max: {bound}}}")
@@ -238,17 +253,38 @@ def _example(subject: _Subject, path: Path, example: Example, *, permit: bool) -
             option = verdict.options[0]
             text = f"the intent does not deny this: {option.step} says {option.outcome}"
             yield Finding(Level.ERROR, path, text, f"a narrower {option.step}, or the example under permit")
-    elif permit and verdict.miss.kind in _NEEDS_MORE:
+    elif permit and _depends(subject.intent, call, verdict.miss):
         text = f"not run, as it depends on earlier calls: {verdict.miss.text}"
         yield Finding(Level.NOTE, path, text, "agentguard explain with --results")
     elif permit:
         yield Finding(Level.ERROR, path, f"the intent denies this: {verdict.miss.text}", "what it lacks into the step")
 
 
+def _depends(intent: Intent, call: ToolCall, miss: Miss) -> bool:
+    """Whether nobody can tell without what earlier calls returned, or what the subject said."""
+    if miss.kind == "after":
+        return True
+    if miss.kind == "forbid":
+        entry = intent.forbid[int(miss.step.removeprefix("forbid[").removesuffix("]"))]
+        return any(_waits(said, said.lifted(name), name, call) for name, said in entry.args.items())
+    places = {"everywhere": intent.everywhere} | {step.id: step.args for step in intent.steps}
+    said = places[miss.step].get(miss.argument) if miss.step in places else None
+    parts = [part for part in said.parts if part.word == miss.kind] if said is not None else []
+    return any(_waits(part, part.test(miss.argument), miss.argument, call) for part in parts)
+
+
+def _waits(said: Constraint, test: Test, name: str, call: ToolCall) -> bool:
+    if not any(isinstance(item, From | Said) for item in said.walk()):
+        return False
+    value = value_of(name, call)
+    return value is not MISSING and test(value, call, Facts()) is CANNOT_TELL
+
+
 Rule = Callable[[_Subject], Iterator[Finding]]
 RULES: Final[tuple[Rule, ...]] = (
     _unknown_names,
     _steps_in_each_others_way,
+    _sums_apart,
     _max_without_min,
     _reads,
     _untrusted_into_writes,

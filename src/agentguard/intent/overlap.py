@@ -7,17 +7,18 @@ from decimal import Decimal
 from typing import Any, Final
 
 from agentguard.intent.address import Email
+from agentguard.intent.binds import Bind
 from agentguard.intent.charges import acts
 from agentguard.intent.constraint import AllOf, AnyOf, Constraint
 from agentguard.intent.literal import FrozenMapping, thawed
 from agentguard.intent.presence import Absent, AnyValue, OptionalValue
 from agentguard.intent.provenance import From
-from agentguard.intent.references import Is
+from agentguard.intent.references import Is, SameAs
 from agentguard.intent.said_words import Said
 from agentguard.intent.step import Step
 from agentguard.intent.structures import Each, Items, Keys
 from agentguard.intent.texts import Text
-from agentguard.intent.truth import HOLD, MISSING, Facts, Truth
+from agentguard.intent.truth import HOLD, MISSING, Facts, Truth, is_empty
 from agentguard.model.call import ToolCall, ToolSpec
 from agentguard.model.decision import Outcome
 
@@ -59,6 +60,8 @@ def judged(said: Constraint, value: Any, name: str, spec: ToolSpec) -> Truth:
 def _both(first: Constraint, second: Constraint, name: str, spec: ToolSpec) -> bool:
     if first == second:
         return True
+    if any(isinstance(item, SameAs) for said in (first, second) for item in said.walk()):
+        return False  # whether it holds is up to another argument
     tried = (*_values(first), *_values(second), *_TRIED, spec.defaults.get(name, MISSING))
     return any(judged(first, value, name, spec) is HOLD is judged(second, value, name, spec) for value in tried)
 
@@ -98,7 +101,9 @@ def _named(said: Constraint) -> Constraint:
 
 def _one_covers(wide: Constraint, narrow: Constraint, name: str, spec: ToolSpec) -> bool:
     if isinstance(narrow, Absent):
-        return judged(wide, spec.defaults.get(name, MISSING), name, spec) is HOLD
+        default = spec.defaults.get(name, MISSING)
+        alike: tuple[Any, ...] = (None, (), {}) if name in spec.null_is_empty and is_empty(default) else ()
+        return all(judged(wide, value, name, spec) is HOLD for value in (default, *alike))
     if isinstance(narrow, OptionalValue):
         return covers(wide, _ABSENT, name, spec) and covers(wide, narrow.constraint, name, spec)
     if isinstance(wide, OptionalValue):
@@ -140,7 +145,8 @@ def _keys_cover(wide: Mapping[str, Constraint], narrow: Mapping[str, Constraint]
 
 
 def _needs_facts(said: Constraint) -> bool:
-    return any(isinstance(item, From | Said) for item in said.walk())
+    """Whether it depends on more than the one value."""
+    return any(isinstance(item, From | Said | SameAs | Bind) for item in said.walk())
 
 
 def earlier_steps(steps: Iterable[Step]) -> Mapping[str, tuple[Step, ...]]:
