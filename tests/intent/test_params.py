@@ -114,6 +114,22 @@ steps: [{tool: "${tool}", args: {to: {in: "${names}"}}}]
     assert Intent.from_yaml(intent.to_yaml()) == intent
 
 
+def test_whole_number_of_a_parameter_counts_as_one_of_the_file_does() -> None:
+    body = """\
+version: 1
+purpose: p
+params: {n: integer}
+steps:
+  - tool: pay
+    args: {to: {items: {max: "${n}"}}, body: {text: {max: "${n}"}}}
+    times: "${n}"
+    attempts: "${n}"
+limits: {calls: "${n}"}
+"""
+    assert Intent.from_yaml(body, n=3) == Intent.from_yaml(body.replace("params: {n: integer}\n", "")
+                                                           .replace('"${n}"', "3"))  # fmt: skip
+
+
 def test_parameter_brings_a_value_never_a_word_or_a_pattern() -> None:
     body = """\
 params: {a: string, b: string, c: list, d: string}

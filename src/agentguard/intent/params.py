@@ -81,7 +81,9 @@ class Parameter(Struct, frozen=True):
         if (self.min is not None and typed < self.min) or (self.max is not None and typed > self.max):
             raise ConfigurationError(f"the given value is out of bounds: {self.bounds}")
         # Text of a date stays as it was written; a date object becomes ISO text.
-        return _tree(given if isinstance(given, str) and self.type == "date" else typed)
+        made = _tree(given if isinstance(given, str) and self.type == "date" else typed)
+        # A file's own whole number is an int, which counts: times, attempts, limits.
+        return int(made) if self.type == "integer" else made
 
     @property
     def bounds(self) -> str:
