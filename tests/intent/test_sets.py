@@ -217,6 +217,10 @@ agents:
     by_hand = Intent("p", step("pay", to=in_set("s")), sets={"s": ["ann"]}, agents={"bot": Intent("p", reads=["a"])})
     assert by_hand.agents["bot"].sets == by_hand.sets
     assert Intent.from_yaml(by_hand.to_yaml()) == by_hand
+    deep = Intent("p", sets={"s": ["ann"]}, define={"payee": in_set("s")},
+                  agents={"bot": Intent("p", reads=["a"], agents={"sub": Intent("p", reads=["a"])})})  # fmt: skip
+    assert deep.agents["bot"].agents["sub"].sets == deep.sets
+    assert Intent.from_yaml(deep.to_yaml()) == deep
 
 
 def test_ceiling_resolves_its_files() -> None:

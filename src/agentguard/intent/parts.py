@@ -120,13 +120,19 @@ def _sub_intent(
 
     checked_name(agent, "agent")
     if isinstance(entry, Intent):
-        if sets.keys() <= entry.sets.keys() and define.keys() <= entry.define.keys():
-            return entry
-        return entry.changed(
-            sets=FrozenMapping({**sets, **entry.sets}), define=FrozenMapping({**define, **entry.define})
-        )
+        return _inheriting(entry, sets, define)
     if not isinstance(entry, Mapping) or not entry or set(entry) - _AGENT_KEYS:
         raise ConfigurationError(f"write an Intent, or a mapping with some of {', '.join(sorted(_AGENT_KEYS))}")
     words = {"name": sub_intent_name(parent, agent), "purpose": purpose} | dict(entry)
     words |= {"sets": {**sets, **words.get("sets", {})}, "define": {**define, **words.get("define", {})}}
     return Intent(words.pop("purpose"), *words.pop("steps", ()), **words)
+
+
+def _inheriting(entry: Intent, sets: Mapping[str, SetSource], define: Mapping[str, Constraint]) -> Intent:
+    """Return what a sub-agent gets with the names of its parent; its own sub-agents have them too, as in a file."""
+    sets, define = {**sets, **entry.sets}, {**define, **entry.define}
+    agents = {name: _inheriting(sub, sets, define) for name, sub in entry.agents.items()}
+    same = all(agents[name] is sub for name, sub in entry.agents.items())
+    if same and len(sets) == len(entry.sets) and len(define) == len(entry.define):
+        return entry
+    return entry.changed(sets=FrozenMapping(sets), define=FrozenMapping(define), agents=FrozenMapping(agents))
