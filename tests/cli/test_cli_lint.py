@@ -127,6 +127,20 @@ def test_number_of_more_digits_than_python_reads_is_a_mistake(folder: Path, caps
     assert "n.yaml" in capsys.readouterr().out
 
 
+def test_what_is_true_only_of_values_that_stand_in_is_not_said(folder: Path, capsys: Captured) -> None:
+    text = (
+        "version: 1\nintent: x\npurpose: p\nparams: {a: string, b: string, c: decimal, d: decimal}\nsteps:\n"
+        "  - {id: one, tool: pay, args: {to: {eq: '${a}'}}}\n  - {id: two, tool: pay, args: {to: {eq: '${b}'}}}\n"
+        "  - {id: three, tool: pay, args: {n: {eq: '${c}'}}}\n  - {id: four, tool: pay, args: {n: {eq: '${d}'}}}\n"
+    )
+    (folder / "two.yaml").write_text(text)
+    assert 0 == main(["lint", str(folder / "two.yaml")])
+    assert "0 warnings" in capsys.readouterr().out
+    (folder / "two.yaml").write_text(text + "  - {id: five, tool: pay, args: {n: {eq: '${d}'}}}\n")
+    assert 1 == main(["lint", str(folder / "two.yaml")])
+    assert "four takes some of the same calls" in capsys.readouterr().out
+
+
 def test_parameters_need_no_value_but_examples_do(folder: Path, capsys: Captured) -> None:
     text = (
         "version: 1\nintent: x\npurpose: p\nparams: {to: string, limit: {type: decimal, max: 100}}\nsteps:\n"

@@ -24,7 +24,7 @@ from agentguard.cli.sources import (
 )
 from agentguard.cli.tools_file import TOOLS_FILE, Tools, tools_beside
 from agentguard.errors import ConfigurationError
-from agentguard.intent.document import nearest
+from agentguard.intent.document import Document, nearest
 from agentguard.intent.intent import Intent
 from agentguard.intent.lint import Finding, Level, lint
 from agentguard.intent.strict_file import read_strict_file
@@ -135,6 +135,8 @@ def _file(
         own = {name: text for name, text in members.items() if name in set_names(intent)}
         intent, unresolved = with_members(intent, own, stand_in=True)
         findings = list(lint(intent, tools[0].specs if tools else None))
+        if missing:
+            findings = _whatever_they_are(findings, document, given, own, tools)
     except ConfigurationError as error:
         text = f"it cannot be checked with values that stand in for its parameters: {error}"
         yield placed(document, Finding(Level.ERROR, ("params",), text, f"--param {(missing or ['NAME'])[0]}=VALUE"))
@@ -143,6 +145,23 @@ def _file(
         tools[1].update(_tools_in(intent))
     yield from (placed(document, item) for item in _fair(findings, missing, unresolved))
     yield from (placed(document, item) for item in _unchecked(intent, tools is not None, missing, unresolved))
+
+
+def _whatever_they_are(
+    findings: list[Finding],
+    document: Document,
+    given: Mapping[str, Any],
+    members: Mapping[str, str],
+    tools: tuple[Tools, set[str]] | None,
+) -> list[Finding]:
+    """Return what is found also where no two of the parameters without a value are equal."""
+    try:
+        intent = load(document, stand_ins(document, given, apart=True))
+    except ConfigurationError:
+        return findings
+    intent, _ = with_members(intent, members, stand_in=True)
+    others = lint(intent, tools[0].specs if tools else None)
+    return [item for item in findings if item in others]
 
 
 def _tools_in(intent: Intent) -> Iterator[str]:

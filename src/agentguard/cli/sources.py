@@ -77,12 +77,22 @@ def _members(text: str) -> list[str]:
     return [member.strip() for member in text.split(",")] if text.strip() else []
 
 
-def stand_ins(document: Document, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a value for every declared parameter: the given one, or one that its type and bounds allow."""
+def stand_ins(document: Document, given: Mapping[str, Any], *, apart: bool = False) -> dict[str, Any]:
+    """Return a value for every declared parameter: the given one, or one that its type and bounds allow.
+
+    Args:
+        document: the file.
+        given: by name.
+        apart: no two of them are equal, as far as their bounds are not.
+    """
     made = dict(given)
-    for name, said in declared_params(document).items():
+    for number, (name, said) in enumerate(declared_params(document).items(), 2):
         bounds = [said[key] for key in ("max", "min") if key in said] if isinstance(said, dict) else []
-        made.setdefault(name, bounds[0] if bounds else _STAND_INS.get(_type_of(said), "unknown"))
+        kind = _type_of(said)
+        alone: Mapping[str, Any] = {
+            "string": f"unknown{number}", "integer": number, "decimal": number, "list": [f"unknown{number}"],
+        } if apart else {}  # fmt: skip
+        made.setdefault(name, bounds[0] if bounds else alone.get(kind, _STAND_INS.get(kind, "unknown")))
     return made
 
 
