@@ -156,6 +156,7 @@ def test_what_a_from_says_of_an_earlier_call_says_nothing_of_how_the_value_is_co
         (url(hosts=["a.test"]), ["https://a.test", "https://a.test/#top"], "https://a.test/x"),
         (email(domains=["acme.com"]), ["ann@acme.com", "Ann@ACME.com"], "bob@acme.com"),
         (date(month=3), ["2027-03-31T10:00:00Z", "2027-03-31 12:00:00.000+02:00"], "2027-03-31T10:00:01Z"),
+        (in_("now", fold="case") | date(month=3), ["2027-03-31T10:00Z", "2027-03-31 10:00Z"], "NOW"),
         (date(month=3), ["2027-03-31T10:00", "2027-03-31 10:00:00"], "2027-03-31"),
         (template("Pay {n} EUR to {to}", n=in_(5, 6), to=in_("ann", "bo", fold="case")),
          ["Pay 5 EUR to ann", "Pay 5.00 EUR to ANN"], "Pay 6 EUR to ann"),

@@ -62,7 +62,8 @@ def spellings(steps: Iterable[Step], everywhere: Mapping[str, Constraint]) -> Ma
         for name in dict(said):
             alike = _alike(name, said)
             spelled = [one for other, constraint in said if other in alike for one in constraint.spellings()]
-            own[name] = (*own.get(name, ()), *spelled)
+            # What ignores case comes last: a date, or a path, in small letters is none any more.
+            own[name] = tuple(sorted((*own.get(name, ()), *spelled), key=lambda spelling: spelling("A") != "A"))
     return found
 
 
