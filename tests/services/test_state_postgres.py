@@ -1044,6 +1044,24 @@ def test_leases_in_postgresql_are_ended_from_a_terminal(
     assert "living: only the process that issued it can revoke it" in capsys.readouterr().out
 
 
+def test_beat_waits_for_no_owner_that_another_process_holds_while_it_adopts(
+    dsn: str, ledger: PostgresLedger, admin: psycopg.Connection[Any]
+) -> None:
+    """It holds its own, so each of the two would wait for the other's."""
+    drive(ledger.beat(0.0))
+    admin.execute(
+        "INSERT INTO agentguard.owners (instance, host, boot, namespace, pid, started, beat, closed) "
+        "SELECT 'silent', host, boot, namespace, pid, started, beat, 1 FROM agentguard.owners"
+    )
+    with psycopg.connect(dsn) as adopting:
+        adopting.execute("SELECT 1 FROM agentguard.owners WHERE instance = 'silent' FOR UPDATE")
+        began = time.monotonic()
+        drive(ledger.beat(100.0))
+        assert time.monotonic() - began < 1.0
+    drive(ledger.beat(200.0))
+    assert [(ledger.instance,)] == admin.execute("SELECT instance FROM agentguard.owners").fetchall()
+
+
 def test_closed_ledger_leaves_its_rows_to_the_next(dsn: str, ledger: PostgresLedger) -> None:
     with closing(PostgresStore(dsn)) as second:
         first = PostgresLedger(second, KEY)

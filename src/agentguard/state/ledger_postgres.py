@@ -65,8 +65,10 @@ _TAKE: Final[LiteralString] = (
 _GONE: Final[LiteralString] = "DELETE FROM agentguard.owners WHERE instance = ANY({gone}::text[])"
 _PRUNE: Final[LiteralString] = (
     "DELETE FROM agentguard.leases WHERE instance = {mine} AND ends < {long_ago}::float8; "
-    "DELETE FROM agentguard.owners WHERE (closed = 1 OR beat < extract(epoch FROM clock_timestamp()) - {kept}) "
-    "AND instance NOT IN (SELECT instance FROM agentguard.leases)"
+    # Those that somebody holds wait for the next time: two who held some of each other's would wait for ever.
+    "DELETE FROM agentguard.owners WHERE instance IN (SELECT instance FROM agentguard.owners WHERE (closed = 1 OR "
+    "beat < extract(epoch FROM clock_timestamp()) - {kept}) AND instance NOT IN (SELECT instance FROM "
+    "agentguard.leases) FOR UPDATE SKIP LOCKED)"
 )
 _CLOSED: Final[LiteralString] = "UPDATE agentguard.owners SET closed = 1 WHERE instance = {mine}"
 
