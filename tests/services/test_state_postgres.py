@@ -1044,6 +1044,21 @@ def test_leases_in_postgresql_are_ended_from_a_terminal(
     assert "living: only the process that issued it can revoke it" in capsys.readouterr().out
 
 
+def test_rows_of_brokers_that_a_guard_does_not_have_are_left_to_one_that_has_them(
+    dsn: str, ledger: PostgresLedger, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(PostgresStore(dsn)) as second, closing(PostgresLedger(second, KEY)) as first:
+        for name, issuer, left in (("mine", "here", 600), ("theirs", "there", 600), ("over", "there", -600)):
+            drive(first.pending(structs.replace(lease(name), issuer=issuer, expires_at=time.time() + left)))
+
+    found = [sorted(owed.lease.id for owed in drive(ledger.adopt(time.time(), ["here"]))) for _ in range(2)]
+    with closing(PostgresStore(dsn)) as third, closing(PostgresLedger(third, KEY)) as other:
+        found.append([owed.lease.id for owed in drive(other.adopt(time.time(), ["there"]))])
+
+    assert [["mine", "over"], [], ["theirs"]] == found
+    assert 1 == caplog.text.count("whose brokers this guard does not have: there")
+
+
 def test_beat_waits_for_no_owner_that_another_process_holds_while_it_adopts(
     dsn: str, ledger: PostgresLedger, admin: psycopg.Connection[Any]
 ) -> None:

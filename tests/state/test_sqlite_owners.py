@@ -16,15 +16,18 @@ from pathlib import Path
 
 import anyio
 import pytest
+from msgspec import structs
 
 from agentguard._drive import drive
+from agentguard.credentials.leases import Leases
+from agentguard.credentials.routes import Route, Routes
 from agentguard.model.lease import Ending, Lease, LeaseKey, LeaseState, Secret
 from agentguard.ports import Owed
 from agentguard.state.budgets_sqlite import SqliteBudgets
 from agentguard.state.owner import SILENT, Owner, dead
 from agentguard.state.rows import Columns
 from agentguard.state.sqlite import SqliteLedger
-from agentguard.testing import FakeClock
+from agentguard.testing import FakeClock, FakeIssuer
 
 pytestmark = pytest.mark.slow  # processes, servers that hang, deadlines that pass
 
@@ -292,7 +295,7 @@ def test_of_two_threads_that_recover_at_once_exactly_one_gets_each_row(
     with ThreadPoolExecutor() as pool:
         other = pool.submit(adopted, ledger)
         took.wait(5)
-        monkeypatch.setattr(ledger, "_adopt", lambda now: None)
+        monkeypatch.setattr(ledger, "_adopt", lambda now, brokers: None)
         mine = adopted(ledger)
         got.set()
 
@@ -458,3 +461,43 @@ def test_a_beat_says_that_an_owner_lives_at_most_every_five_seconds(file: Path) 
 
     assert 4 == len(writes)
     assert {ledger.instance} == living
+
+
+# whose brokers ---------------------------------------------------------------------------------------------------
+
+
+def issued(identifier: str, issuer: str, expires_at: float = NOW + 600) -> Lease:
+    return structs.replace(lease(identifier), issuer=issuer, expires_at=expires_at)
+
+
+def test_rows_of_brokers_that_a_guard_does_not_have_are_left_to_one_that_has_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = SqliteLedger(tmp_path / "state.db", KEY, clock=lambda: NOW)
+    drive(first.pending(issued("mine", "here")))
+    drive(first.pending(issued("theirs", "there")))
+    drive(first.pending(issued("over", "there", NOW - 600)))
+    first.close()
+    second, third = (SqliteLedger(tmp_path / "state.db", KEY, clock=lambda: NOW) for _ in range(2))
+
+    found = [[sorted(owed.lease.id for owed in drive(second.adopt(NOW, ["here"]))) for _ in range(2)]]
+    found += [[sorted(owed.lease.id for owed in drive(third.adopt(NOW, ["there"])))]]
+
+    assert [[["mine", "over"], []], [["theirs"]]] == found
+    assert 1 == caplog.text.count("whose brokers this guard does not have: there")
+    second.close()
+    third.close()
+
+
+def test_guard_with_several_brokers_ends_its_own_and_leaves_the_rest(tmp_path: Path) -> None:
+    first = SqliteLedger(tmp_path / "state.db", KEY, clock=lambda: NOW)
+    drive(first.pending(issued("mine", "here")))
+    drive(first.pending(issued("theirs", "there")))
+    first.close()
+    second = SqliteLedger(tmp_path / "state.db", KEY, clock=lambda: NOW)
+    issuer = FakeIssuer()
+    room = Leases(Routes([Route("here", issuer)]), second, lambda event, fields: None, lambda: NOW)
+
+    assert 1 == drive(room.recover())
+    assert ["theirs"] == [one.id for one in drive(second.outstanding(NOW))]
+    second.close()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from agentguard.credentials.held import Held
 from agentguard.credentials.leaks import LiveSecrets
 from agentguard.credentials.ledger import MemoryLedger
 from agentguard.credentials.renewing import Renewing
+from agentguard.ports import Owed
 
 RECOVER_AT_ONCE: Final = 5.0  # seconds that opening may take for it
 RECOVER: Final = 30.0  # seconds between two looks for what dead processes left
@@ -58,7 +59,7 @@ class Leases(Renewing):
         now = self._clock()
         if now >= self._recover_at:
             self._recover_at = now + RECOVER
-            self._revocations.adopt(await self._ledger.adopt(now))
+            self._revocations.adopt(await self._left_behind(now))
 
     def _parents_due(self) -> Iterable[Held]:
         if self._parents is None:
@@ -97,11 +98,18 @@ class Leases(Renewing):
 
     async def recover(self) -> int:
         """Take over what dead processes left in the ledger, and end it; return how many leases that were."""
-        rows = await self._ledger.adopt(self._clock())
+        rows = await self._left_behind(self._clock())
         self._revocations.adopt(rows)
         # The keeper goes on: a broker that is down must not hold up load().
         await self._revocations.retry(RECOVER_AT_ONCE)
         return len(rows)
+
+    async def _left_behind(self, now: float) -> Sequence[Owed]:
+        """INVARIANT: what another guard's brokers issued is left to a process that has them, where that can be told."""
+        ledger: Any = self._ledger
+        brokers = getattr(self._issuer, "brokers", None) if getattr(ledger, "by_broker", False) else None
+        rows: Sequence[Owed] = await (ledger.adopt(now) if brokers is None else ledger.adopt(now, brokers))
+        return rows
 
     async def outstanding(self) -> int:
         """How many credentials may be alive now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -56,6 +56,11 @@ class Routes:
         self.waits = any(map(waits, issuers))
         self.remote = any(getattr(issuer, "remote", True) for issuer in issuers)
         self.details = any(getattr(issuer, "details", False) for issuer in issuers)
+
+    @property
+    def brokers(self) -> Collection[str]:
+        """What the leases of its brokers call them."""
+        return self._by_name.keys()
 
     def details_for(self, audience: str) -> bool:
         """Tell whether the broker of an audience asks for the steps of the intent too."""

@@ -9,7 +9,7 @@ import os
 import time
 import weakref
 from binascii import Error as NotBase64
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, LiteralString
 
 from psycopg import sql
@@ -22,7 +22,7 @@ from agentguard.state.owner import Owner, dead
 from agentguard.state.postgres import PostgresStore
 from agentguard.state.postgres_schema import COMMIT, DURABLE
 from agentguard.state.postgres_session import Rows, Session, query
-from agentguard.state.rows import Columns, Row, Undelivered, read, written
+from agentguard.state.rows import Columns, Row, Undelivered, read, taken, written
 from agentguard.state.schema import KEPT
 from agentguard.state.sealed import Sealer
 
@@ -58,6 +58,13 @@ _ORPHANS: Final[LiteralString] = (
 _MOVE: Final[LiteralString] = (
     "UPDATE agentguard.leases SET instance = {mine} WHERE instance = ANY({gone}::text[]) OR instance NOT IN "
     "(SELECT instance FROM agentguard.owners) RETURNING {columns}"
+)
+_LEFT: Final[LiteralString] = (
+    "SELECT {columns} FROM agentguard.leases WHERE instance = ANY({gone}::text[]) OR instance NOT IN "
+    "(SELECT instance FROM agentguard.owners) FOR UPDATE"
+)
+_MOVE_THESE: Final[LiteralString] = (
+    "UPDATE agentguard.leases SET instance = {mine} WHERE id = ANY({ids}::text[]) RETURNING {columns}"
 )
 _TAKE: Final[LiteralString] = (
     "UPDATE agentguard.leases SET instance = {mine} WHERE {id} IN (id, parent) RETURNING {columns}"
@@ -101,6 +108,7 @@ class PostgresLedger:
 
     suspends = False
     waits = True
+    by_broker = True  # `adopt` takes over what some brokers issued, and leaves the rest
     remote = True
 
     def __init__(
@@ -114,6 +122,7 @@ class PostgresLedger:
         self._owner, self._pid = Owner.here(self._clock()), os.getpid()
         self._beat_at = -math.inf
         self._undelivered = Undelivered()
+        self._left: frozenset[str] = frozenset()  # brokers whose rows were left to others
         self.adopted = 0  # rows taken over from dead owners, in all
 
     @property
@@ -196,10 +205,15 @@ class PostgresLedger:
 
     # --- after a crash ------------------------------------------------------------------------------------------
 
-    async def adopt(self, now: float) -> Sequence[Owed]:
-        """Take over the rows of dead owners, each exactly once among all who ask, and return them, parents first."""
+    async def adopt(self, now: float, brokers: Collection[str] | None = None) -> Sequence[Owed]:
+        """Take over the rows of dead owners, each exactly once among all who ask, and return them, parents first.
+
+        Args:
+            now: seconds since the epoch.
+            brokers: whose rows, beside those that expired; None for all.
+        """
         self.after_fork()
-        await self._store.run(lambda session, deadline: self._adopt(session, deadline, now), "adopt")
+        await self._store.run(lambda session, deadline: self._adopt(session, deadline, now, brokers), "adopt")
         # A caller that was cancelled while its rows were taken over has not got them: the next one gets them too.
         return sorted(self._undelivered.all(), key=lambda row: bool(row.lease.parent))
 
@@ -213,22 +227,36 @@ class PostgresLedger:
         found = await self._run(lease, DURABLE, owners.say("owners", self._owner), take)
         return sorted(self._owed(_columns(found[-2])), key=lambda row: bool(row.lease.parent))
 
-    def _adopt(self, session: Session, deadline: float, now: float) -> None:
+    def _adopt(self, session: Session, deadline: float, now: float, brokers: Collection[str] | None) -> None:
         # INVARIANT: owners are locked while they are judged, so none that comes back loses rows it has just written.
         # Whoever adopts holds the lock of adopting before any row, so two of them never wait for each other.
         lock = query("SELECT pg_advisory_xact_lock(4278092, 4)")
         look = _joined(_BEGIN, lock, DURABLE, owners.listed("owners", lock=True))
         everybody, at = owners.read(session.run(look, deadline)[-1])
         gone, mine = sorted(self._dead(everybody, at)), self._owner.instance
+        move, others = _with_columns(_MOVE, mine=mine, gone=gone), frozenset[str]()
+        if brokers is not None:
+            left = session.run(_with_columns(_LEFT, gone=gone), deadline)[0]
+            ids, others = taken(_columns(left), brokers, now)
+            move = _with_columns(_MOVE_THESE, mine=mine, ids=ids)
         found = session.run(
             _joined(
-                query(_ORPHANS), owners.say("owners", self._owner), _with_columns(_MOVE, mine=mine, gone=gone),
+                query(_ORPHANS), owners.say("owners", self._owner), move,
                 query(_GONE, gone=gone), self._pruning(now), COMMIT,
             ),
             deadline,
         )[2]  # fmt: skip
+        self._say_left(others)
         self.adopted += len(found)
         self._undelivered.put(self._owed(_columns(found)))
+
+    def _say_left(self, others: frozenset[str]) -> None:
+        if others - self._left:
+            _log.warning(
+                "the ledger holds credentials of dead processes whose brokers this guard does not have: %s; a process "
+                "that has them under `tokens` ends them", ", ".join(sorted(others)),
+            )  # fmt: skip
+        self._left = others
 
     def _pruning(self, now: float) -> sql.Composed:
         """Keep the table bounded: own rows that expired long ago, and owners who have nothing left and are silent."""

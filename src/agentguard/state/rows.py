@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -99,6 +99,26 @@ def _unreadable(identifier: str) -> Unavailable:
         f"row {identifier[:80]!r} of the ledger cannot be read: it was damaged, or written by a later version; end "
         "that credential at its server, then delete the row"
     )
+
+
+def taken(found: Iterable[Columns], brokers: Collection[str], now: float) -> tuple[list[str], frozenset[str]]:
+    """Return the rows that a guard with these brokers takes over from a dead one, by id, and the brokers of the rest.
+
+    It can end no others, and would keep them from whoever can. Whatever expired is settled by anybody, and what cannot
+    be read is taken, so that somebody says so.
+    """
+    ids, others = list[str](), set[str]()
+    for columns in found:
+        try:
+            lease = read(columns).lease
+        except Unavailable:
+            ids.append(columns[0])
+            continue
+        if lease.issuer in brokers or lease.expires_by <= now:
+            ids.append(lease.id)
+        else:
+            others.add(lease.issuer)
+    return ids, frozenset(others)
 
 
 def read_owner(columns: Columns) -> Owner:

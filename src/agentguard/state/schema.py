@@ -51,6 +51,14 @@ def moved(database: Connection, to: str, where: str, values: Sequence[str]) -> l
     return database.execute(statement, (to, *values)).fetchall()
 
 
+def rows_of(database: Connection, owners: Sequence[str]) -> list[Columns]:
+    marks = ", ".join("?" * len(owners))
+    return database.execute(
+        f"SELECT {LEASE_COLUMNS} FROM leases WHERE instance IN ({marks})",  # noqa: S608  # question marks
+        owners,
+    ).fetchall()
+
+
 def instances(database: Connection) -> list[str]:
     return [instance for (instance,) in database.execute("SELECT instance FROM owners")]
 

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Final, TypeVar
@@ -21,7 +21,7 @@ from agentguard.model.lease import Ending, Lease, LeaseState, Secret
 from agentguard.ports import Owed
 from agentguard.state.database import MAX_BYTES, Database
 from agentguard.state.owner import Owner, dead
-from agentguard.state.rows import Columns, Row, Undelivered, read, written
+from agentguard.state.rows import Columns, Row, Undelivered, read, taken, written
 from agentguard.state.schema import (
     ALIVE,
     APPLICATION,
@@ -32,6 +32,7 @@ from agentguard.state.schema import (
     moved,
     owners,
     prune,
+    rows_of,
     say,
     unnamed,
 )  # fmt: skip
@@ -65,6 +66,7 @@ class SqliteLedger:
 
     suspends = False
     waits = True
+    by_broker = True  # `adopt` takes over what some brokers issued, and leaves the rest
 
     def __init__(
         self, path: str | os.PathLike[str], key: Secret | bytes, *, clock: Callable[[], float] = time.time,
@@ -80,6 +82,7 @@ class SqliteLedger:
         self._beat_at = -math.inf
         self._pid = os.getpid()
         self._undelivered = Undelivered()
+        self._left: frozenset[str] = frozenset()  # brokers whose rows were left to others
         self.adopted = 0  # rows taken over from dead owners, in all
 
     @property
@@ -208,9 +211,14 @@ class SqliteLedger:
 
     # --- after a crash ------------------------------------------------------------------------------------------
 
-    async def adopt(self, now: float) -> Sequence[Owed]:
-        """Take over the rows of dead owners, each exactly once among all who ask, and return them, parents first."""
-        await self._run(lambda: self._adopt(now))
+    async def adopt(self, now: float, brokers: Collection[str] | None = None) -> Sequence[Owed]:
+        """Take over the rows of dead owners, each exactly once among all who ask, and return them, parents first.
+
+        Args:
+            now: seconds since the epoch.
+            brokers: whose rows, beside those that expired; None for all.
+        """
+        await self._run(lambda: self._adopt(now, brokers))
         # A caller that was cancelled while its rows were taken over has not got them: the next one gets them too.
         return sorted(self._undelivered.all(), key=lambda row: bool(row.lease.parent))
 
@@ -228,17 +236,31 @@ class SqliteLedger:
 
         return sorted(self._owed(await self._run(work)), key=lambda row: bool(row.lease.parent))
 
-    def _adopt(self, now: float) -> None:
+    def _adopt(self, now: float, brokers: Collection[str] | None = None) -> None:
+        others: frozenset[str] = frozenset()
         with self._database.write(durable=True) as database:
             gone = list(self._dead(database, now) | unnamed(database))
             say(database, self._owner.at(now))
             marks = ", ".join("?" * len(gone))
             drop_orphans(database)
-            found = moved(database, self._owner.instance, f"instance IN ({marks})", gone)
+            if brokers is None:
+                found = moved(database, self._owner.instance, f"instance IN ({marks})", gone)
+            else:
+                ids, others = taken(rows_of(database, gone), brokers, now)
+                found = [row for one in ids for row in moved(database, self._owner.instance, "id = ?", [one])]
             database.execute(f"DELETE FROM owners WHERE instance IN ({marks})", gone)  # noqa: S608  # question marks
             prune(database, self._owner.instance, now)
+        self._say_left(others)
         self.adopted += len(found)
         self._undelivered.put(self._owed(found))
+
+    def _say_left(self, others: frozenset[str]) -> None:
+        if others - self._left:
+            _log.warning(
+                "the ledger holds credentials of dead processes whose brokers this guard does not have: %s; a process "
+                "that has them under `tokens` ends them", ", ".join(sorted(others)),
+            )  # fmt: skip
+        self._left = others
 
     def _owed(self, found: Iterable[Columns]) -> list[Owed]:
         """What can be read; the rest stays in the file, and is said."""
