@@ -44,7 +44,7 @@ from agentguard.state.parked_limits import MAX_KEPT
 from agentguard.state.parked_postgres import PostgresParkedTasks
 from agentguard.state.postgres import PostgresStore
 from agentguard.state.postgres_schema import NEWEST
-from agentguard.state.postgres_session import Rows, Session
+from agentguard.state.postgres_session import Rows, Session, _by_host
 from agentguard.state.redemptions_postgres import PostgresRedemptions
 from agentguard.state.suspensions_postgres import PostgresSuspensions
 from agentguard.testing import FakeClock
@@ -1075,6 +1075,32 @@ def test_beat_waits_for_no_owner_that_another_process_holds_while_it_adopts(
         assert time.monotonic() - began < 1.0
     drive(ledger.beat(200.0))
     assert [(ledger.instance,)] == admin.execute("SELECT instance FROM agentguard.owners").fetchall()
+
+
+def test_host_that_hangs_leaves_the_next_one_its_share_of_the_time(dsn: str) -> None:
+    at = psycopg.conninfo.conninfo_to_dict(dsn)
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        ports = f"{hangs.getsockname()[1]},{at['port']}"
+        both = psycopg.conninfo.make_conninfo(dsn, host=f"127.0.0.1,{at['host']}", port=ports)
+        with closing(PostgresStore(both)) as store:
+            began = time.monotonic()
+            session = store.connect(began + 2.0)
+            assert 0.9 < time.monotonic() - began < 1.9
+            session.close()
+
+
+def test_hosts_of_a_connection_string_are_tried_one_by_one_unless_they_are_chosen_among() -> None:
+    def tried(text: str) -> list[tuple[Any, Any]]:
+        found = [psycopg.conninfo.conninfo_to_dict(one) for one in _by_host(text)]
+        return [(one.get("host"), one.get("port")) for one in found]
+
+    assert [("a", "1"), ("b", "1")] == tried("host=a,b port=1 dbname=x")
+    assert [("a", "1"), ("b", "2")] == tried("postgresql://a:1,b:2/x?target_session_attrs=read-write")
+    assert [("a", None), ("b", None)] == tried("host=a,b")
+    assert [("a", "1")] == tried("host=a port=1")
+    assert [(None, None)] == tried("dbname=x")
+    assert [("a,b", "1,2,3")] == tried("host=a,b port=1,2,3")  # libpq says what is wrong
+    assert [("a,b", None)] == tried("host=a,b target_session_attrs=prefer-standby")
 
 
 def test_closed_ledger_leaves_its_rows_to_the_next(dsn: str, ledger: PostgresLedger) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, LiteralString, TypeAlias
 
 import psycopg
 from psycopg import pq, sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from agentguard.errors import ConfigurationError, Unavailable
 
@@ -23,6 +23,7 @@ Rows: TypeAlias = "list[tuple[str | None, ...]]"
 OLDEST: Final = 140000
 _LONGEST: Final = 200
 _UNREADABLE: Final = "the connection string of the shared state cannot be had or read; write postgresql://..."
+_OF_ALL: Final = ("target_session_attrs", "load_balance_hosts")
 # libpq's other messages can hold parts of a connection string that it could not read.
 _SAFE: Final = re.compile(r"connection to server (?:at|on) .*")
 # Whoever is silent within a transaction, or waits for a lock, must not hold up the others: both end on the server.
@@ -140,7 +141,32 @@ class Session:
 def _connected(dsn: Callable[[], str], deadline: float) -> tuple[pq.abc.PGconn | None, str]:
     """Return a connection, or why there is none; the frames and errors of libpq, which hold the password, end here."""
     try:
-        text = make_conninfo(dsn(), client_encoding="utf8", application_name="agentguard")
+        texts = _by_host(make_conninfo(dsn(), client_encoding="utf8", application_name="agentguard"))
+    except Exception:  # its text shows the connection string
+        return None, _UNREADABLE
+    why = ""
+    for left in range(len(texts), 0, -1):  # one that hangs has its share of the time, and no more
+        now = time.monotonic()
+        pgconn, why = _connected_to(texts[-left], now + (deadline - now) / left)
+        if pgconn is not None:
+            return pgconn, ""
+    return None, why
+
+
+def _by_host(text: str) -> list[str]:
+    """Return a connection string for each host: libpq tries them in turn, and bounds the time for none of them."""
+    given = conninfo_to_dict(text)
+    lists = {name: str(given[name]).split(",") for name in ("host", "hostaddr", "port") if given.get(name)}
+    most = max((len(lists[name]) for name in ("host", "hostaddr") if name in lists), default=1)
+    odd = any(len(found) != most for name, found in lists.items() if name != "port" or len(found) != 1)
+    if most < 2 or odd or {"prefer-standby", "random"} & {str(given.get(name)) for name in _OF_ALL}:
+        return [text]  # what libpq decides by all of them
+    one_each = [{name: found[at % len(found)] for name, found in lists.items()} for at in range(most)]
+    return [make_conninfo(text, **one) for one in one_each]
+
+
+def _connected_to(text: str, deadline: float) -> tuple[pq.abc.PGconn | None, str]:
+    try:
         pgconn: pq.abc.PGconn = pq.PGconn.connect_start(text.encode())
     except Exception:  # its text shows the connection string
         return None, _UNREADABLE
