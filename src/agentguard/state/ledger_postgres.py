@@ -22,7 +22,7 @@ from agentguard.state.owner import Owner, dead
 from agentguard.state.postgres import PostgresStore
 from agentguard.state.postgres_schema import COMMIT, DURABLE
 from agentguard.state.postgres_session import Rows, Session, query
-from agentguard.state.rows import Columns, Row, Undelivered, read, taken, written
+from agentguard.state.rows import Columns, LeftToOthers, Row, Undelivered, read, taken, written
 from agentguard.state.schema import KEPT
 from agentguard.state.sealed import Sealer
 
@@ -122,7 +122,7 @@ class PostgresLedger:
         self._owner, self._pid = Owner.here(self._clock()), os.getpid()
         self._beat_at = -math.inf
         self._undelivered = Undelivered()
-        self._left: frozenset[str] = frozenset()  # brokers whose rows were left to others
+        self._others = LeftToOthers()
         self.adopted = 0  # rows taken over from dead owners, in all
 
     @property
@@ -246,17 +246,9 @@ class PostgresLedger:
             ),
             deadline,
         )[2]  # fmt: skip
-        self._say_left(others)
+        self._others.say(others)
         self.adopted += len(found)
         self._undelivered.put(self._owed(_columns(found)))
-
-    def _say_left(self, others: frozenset[str]) -> None:
-        if others - self._left:
-            _log.warning(
-                "the ledger holds credentials of dead processes whose brokers this guard does not have: %s; a process "
-                "that has them under `tokens` ends them", ", ".join(sorted(others)),
-            )  # fmt: skip
-        self._left = others
 
     def _pruning(self, now: float) -> sql.Composed:
         """Keep the table bounded: own rows that expired long ago, and owners who have nothing left and are silent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Collection, Iterable
@@ -17,6 +18,7 @@ from agentguard.ports import Owed
 from agentguard.state.owner import Owner
 
 Columns: TypeAlias = tuple[Any, ...]
+_log: Final = logging.getLogger("agentguard")
 MAX_BYTES: Final = 64 << 10
 LEASE_COLUMNS: Final = "id, instance, state, lease, handle, attempts, since"
 OWNER_COLUMNS: Final = "instance, host, boot, namespace, pid, started, beat, closed"
@@ -61,6 +63,22 @@ class Undelivered:
             while True:
                 given.append(self._rows.popleft())
         return given
+
+
+class LeftToOthers:
+    """Says once of which brokers' credentials dead processes left some that this guard cannot end."""
+
+    def __init__(self) -> None:
+        self._said: frozenset[str] = frozenset()
+
+    def say(self, brokers: frozenset[str]) -> None:
+        """Take what is left now; what is new in it is said."""
+        if brokers - self._said:
+            _log.warning(
+                "the ledger holds credentials of dead processes whose brokers this guard does not have: %s; a process "
+                "that has them under `tokens` ends them", ", ".join(sorted(brokers)),
+            )  # fmt: skip
+        self._said = brokers
 
 
 def written(lease: Lease) -> bytes:

@@ -21,7 +21,7 @@ from agentguard.model.lease import Ending, Lease, LeaseState, Secret
 from agentguard.ports import Owed
 from agentguard.state.database import MAX_BYTES, Database
 from agentguard.state.owner import Owner, dead
-from agentguard.state.rows import Columns, Row, Undelivered, read, taken, written
+from agentguard.state.rows import Columns, LeftToOthers, Row, Undelivered, read, taken, written
 from agentguard.state.schema import (
     ALIVE,
     APPLICATION,
@@ -82,7 +82,7 @@ class SqliteLedger:
         self._beat_at = -math.inf
         self._pid = os.getpid()
         self._undelivered = Undelivered()
-        self._left: frozenset[str] = frozenset()  # brokers whose rows were left to others
+        self._others = LeftToOthers()
         self.adopted = 0  # rows taken over from dead owners, in all
 
     @property
@@ -250,17 +250,9 @@ class SqliteLedger:
                 found = [row for one in ids for row in moved(database, self._owner.instance, "id = ?", [one])]
             database.execute(f"DELETE FROM owners WHERE instance IN ({marks})", gone)  # noqa: S608  # question marks
             prune(database, self._owner.instance, now)
-        self._say_left(others)
+        self._others.say(others)
         self.adopted += len(found)
         self._undelivered.put(self._owed(found))
-
-    def _say_left(self, others: frozenset[str]) -> None:
-        if others - self._left:
-            _log.warning(
-                "the ledger holds credentials of dead processes whose brokers this guard does not have: %s; a process "
-                "that has them under `tokens` ends them", ", ".join(sorted(others)),
-            )  # fmt: skip
-        self._left = others
 
     def _owed(self, found: Iterable[Columns]) -> list[Owed]:
         """What can be read; the rest stays in the file, and is said."""
