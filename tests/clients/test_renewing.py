@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from threading import Event, Thread
 from typing import Any
 
 import anyio
 import pytest
 
-from agentguard import CredentialUnavailable, Intent, guard_tool, step
+from agentguard import CredentialUnavailable, Intent, current_task, guard_tool, step
 from agentguard._drive import drive
 from agentguard.access import current_credential
 from agentguard.credentials.held import Use
 from agentguard.model.lease import Credential, Grant, Issued, Lease
+from agentguard.state.suspensions_memory import MemorySuspensions
 from agentguard.testing import FakeIssuer, fake_guard
 
 AUDIENCE = "https://api.test"
@@ -172,4 +173,36 @@ async def test_synchronous_request_does_not_wait_for_one_of_its_own_event_loop()
             issuer.go.set()
 
     await in_async_call(issuer, body)
+    assert issuer.live == {}
+
+
+class SuspendsAfterItsAnswer(MemorySuspensions):
+    """The stop comes between the answer that nothing is stopped and what is done because of it."""
+
+    then: Callable[[], None] | None = None
+
+    async def suspended(self, keys: Sequence[str]) -> str:
+        answer = await super().suspended(keys)
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+        return answer
+
+
+@pytest.mark.control("9 a stopped call sends nothing")
+def test_call_that_is_stopped_while_it_renews_gets_no_other_credential() -> None:
+    issuer, suspensions = FakeIssuer(), SuspendsAfterItsAnswer()
+    guard = fake_guard(issuer=issuer, suspensions=suspensions)
+
+    def body() -> None:
+        credential, task = current_credential(), current_task().id
+        suspensions.then = lambda: guard.suspend(task=task, why="test")
+        with pytest.raises(CredentialUnavailable, match="stopped"):
+            drive(credential.renew())
+        assert not credential.live
+        with pytest.raises(CredentialUnavailable, match="revoked"):
+            _ = credential.token
+
+    with guard, guard.task("bot", on_behalf_of="ann", intent=Intent("x", step("call"))):
+        guard_tool(body, "call", audience=AUDIENCE)()
     assert issuer.live == {}

@@ -76,7 +76,7 @@ class Renewing(Obtaining):
         """Put another credential into a use, whoever else asks; tell whether it was kept.
 
         Nobody is given the refused one again. INVARIANT: the use is a share of one lease at every moment, and one that
-        was released takes no other: the two exclude each other.
+        was released, or whose call was stopped, takes no other: each excludes the other.
 
         Raises:
             CredentialUnavailable: as for `obtain`; or the call has ended meanwhile.
