@@ -21,7 +21,7 @@ from agentguard.audit.redaction import Redactor
 from agentguard.model.decision import Decision, Miss, Outcome, Reason
 from agentguard.model.principal import Identity, Proof
 from agentguard.model.record import Event, Record
-from agentguard.recording import call_record, denial_fields
+from agentguard.recording import call_facts, call_record, denial_fields
 from agentguard.running import Running, undecided
 from agentguard.task import Task
 from agentguard.testing import fake_guard
@@ -103,7 +103,7 @@ def test_record_of_a_decision_says_that_decision_after_another_one(other: Decisi
     with fake_guard() as guard, guard.task("bot", on_behalf_of="alice", intent=intent()) as task:
         for decision in (SAME, other, SAME):
             running = not_decided(guard, task)
-            running.decision, found = decision, {**guard.call_facts(task, running.tool.spec), "question": "q"}
+            running.decision, found = decision, {**call_facts(guard, task, running.tool.spec), "question": "q"}
             found |= {"call": running.call.id, "arguments_hash": ""}
             if event is Event.CALL_DENIED:
                 found |= denial_fields(decision, guard.stopping.public)
@@ -248,7 +248,7 @@ def test_task_that_is_opened_again_is_recorded_with_who_was_proved_then(
                 task.park()
         else:
             with monkeypatch.context() as patch, pytest.raises(Denied):
-                patch.setattr(guard, "append", lambda record: 1 / 0)
+                patch.setattr(guard.records, "append", lambda record: 1 / 0)
                 task.__enter__()
         proves.name = "spiffe://bank.test/two"
         before = len(guard.audit.records)  # type: ignore[attr-defined]  # a MemoryLog

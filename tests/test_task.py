@@ -28,7 +28,7 @@ from agentguard.model.principal import Agent, Proof, Subject
 from agentguard.registry import RegisteredAgent, Registry
 from agentguard.running import Running, undecided
 from agentguard.state.suspensions_memory import MemorySuspensions
-from agentguard.task import TaskState
+from agentguard.task_state import TaskState
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 from agentguard.tool import Tool
 from tests.tools import apay, everything, pay, ran, read_account, refund

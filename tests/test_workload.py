@@ -124,7 +124,7 @@ def test_identity_is_proved_again_when_a_parked_task_goes_on() -> None:
     made = guard(platform, clock=FakeClock())
     task = made.task("support-bot", on_behalf_of="alice", intent=Intent("x", step("look")))
     drive(made.open_task(task))
-    from agentguard.task import TaskState
+    from agentguard.task_state import TaskState
 
     drive(made.close_task(task, TaskState.PARKED, "asked"))
     platform.error = IdentityUnavailable("revoked")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from agentguard.access import CurrentCall as CurrentCall
     from agentguard.access import current_call as current_call
     from agentguard.access import current_credential as current_credential
+    from agentguard.active import current_task as current_task
     from agentguard.clients.httpx import GuardAuth as GuardAuth
     from agentguard.config import load as load
     from agentguard.config import local as local
@@ -64,7 +65,6 @@ if TYPE_CHECKING:
     from agentguard.model.decision import Reason as Reason
     from agentguard.model.lease import Credential as Credential
     from agentguard.task import Task as Task
-    from agentguard.task import current_task as current_task
     from agentguard.tools_file import load_tools as load_tools
     from agentguard.user import ITSELF as ITSELF
     from agentguard.user import User as User
@@ -74,6 +74,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "access": "Caller CurrentCall current_call current_credential",
+    "active": "current_task",
     "clients.httpx": "GuardAuth",
     "config": "load local",
     "errors": "AgentguardError ApprovalRequired AuditUnavailable ConfigurationError CredentialUnavailable Denied",
@@ -83,7 +84,7 @@ _ROOMS = {
     "model.call": "ToolSpec",
     "model.decision": "Decision Reason",
     "model.lease": "Credential",
-    "task": "Task current_task",
+    "task": "Task",
     "tools_file": "load_tools",
     "user": "ITSELF User",
     "wrap": "guard_tool guarded spec_of",

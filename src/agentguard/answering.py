@@ -40,13 +40,13 @@ async def answer(guard: Guard, question: str, approved: bool, by: str) -> bool:
         "digest": guard.pseudonyms.digest(found.request.digest), "by": guard.pseudonym(by),
     }  # fmt: skip
     if why := _why_not(guard, found, verdict, by):
-        guard.record(Event.APPROVAL_ANSWERED, {**fields, "refused": why})
+        guard.records.record(Event.APPROVAL_ANSWERED, {**fields, "refused": why})
         return False
-    guard.record(Event.APPROVAL_ANSWERED, fields)
+    guard.records.record(Event.APPROVAL_ANSWERED, fields)
     if await guard.approvals.answer(question, verdict, by, guard.now()):
         guard.telemetry.answered(guard.now() - found.asked_at, verdict)
         return True
-    guard.record(Event.APPROVAL_ANSWERED, {**fields, "refused": _TOO_LATE})  # somebody was quicker
+    guard.records.record(Event.APPROVAL_ANSWERED, {**fields, "refused": _TOO_LATE})  # somebody was quicker
     return False
 
 

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from agentguard._drive import drive
 from agentguard.access import _call, _task
+from agentguard.active import active_task, refuse_blocking
 from agentguard.async_streams import async_generator
 from agentguard.refusal import NOT_RUN, Ended
 from agentguard.running import Running
 from agentguard.streams import Pipeline, admitted, given, result_of, run_tool, settle, stream_parts, unlisted
-from agentguard.task import active_task, refuse_blocking
 from agentguard.tool import Tool
 
 __all__ = [

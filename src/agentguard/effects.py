@@ -12,7 +12,7 @@ from agentguard.levels import counted, levels_of
 from agentguard.model.decision import Outcome, Reason
 from agentguard.ports import Exhausted
 from agentguard.results import whole_of
-from agentguard.task import TaskState
+from agentguard.task_state import TaskState
 
 if TYPE_CHECKING:
     from agentguard.running import Running

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from agentguard._drive import RELEASE_SECONDS, run_shielded, wait_for
 from agentguard.model.record import Event, Record
-from agentguard.task import Task, TaskState
+from agentguard.task import Task
+from agentguard.task_state import TaskState
 from agentguard.waiting import give_back
 
 if TYPE_CHECKING:
@@ -99,6 +100,6 @@ class EndingTasks:
                 task.parent.children.remove(task)
                 task.parent.counts.add(counts)
         event = Event.TASK_PARKED if state is TaskState.PARKED else Event.TASK_ENDED
-        guard.try_append(Record(event, {**guard.opening.task_facts(task), "why": why, "counts": totals}))
+        guard.records.try_append(Record(event, {**guard.opening.task_facts(task), "why": why, "counts": totals}))
         if task.span is not None:
             task.span.end(totals)

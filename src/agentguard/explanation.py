@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agentguard.model.call import ToolCall
 from agentguard.model.canonical import Canonical, Digest, canonical, number_text, readable
-from agentguard.model.decision import Decision
+from agentguard.model.decision import Decision, Miss
 
 if TYPE_CHECKING:
     from agentguard.audit.redaction import Redactor
 
-_LONGEST = 80
+_LONGEST: Final = 80
+_MOST: Final = 1_000
 
 
 class Recalled(Struct, frozen=True):
@@ -58,6 +61,31 @@ class Explanation:
 
     def __len__(self) -> int:
         return len(self.decisions)
+
+
+class RecentDecisions:
+    """The last 1,000 decisions of one guard. Safe for concurrent use.
+
+    Args:
+        named: whether this guard may keep who asked, and the values of calls.
+        redactor: takes personal data out of values that are shown.
+    """
+
+    def __init__(self, *, named: bool, redactor: Redactor | None = None) -> None:
+        self._named, self._redactor = named, redactor
+        self._kept: deque[Recalled] = deque(maxlen=_MOST)
+
+    def keep(self, decision: Decision, who: Callable[[], str], call: ToolCall | None = None) -> None:
+        """Keep a decision; who asked, and with which values, only where this guard may."""
+        self._kept.append(Recalled(decision, who, call, self._redactor) if self._named else Recalled(decision))
+
+    def keep_unnamed(self, decision: Decision) -> None:
+        """Keep a denial that no chain stands behind; its text, which can name somebody, only where this guard may."""
+        self._kept.append(Recalled(decision if self._named else replace(decision, miss=Miss())))
+
+    def explanation(self) -> Explanation:
+        """Return what is kept, as it is now."""
+        return Explanation(tuple(self._kept))
 
 
 def shown_arguments(call: ToolCall, redactor: Redactor | None = None) -> str:

@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType, TracebackType
@@ -17,6 +16,7 @@ import anyio
 from msgspec.structs import replace
 
 from agentguard._drive import drive, run_shielded
+from agentguard.active import refuse_blocking
 from agentguard.answering import answer
 from agentguard.approval.refuse import RefuseAll
 from agentguard.approving import ASK_SECONDS, NOT_BY, checked_approver, checked_roles, checked_wait
@@ -27,15 +27,14 @@ from agentguard.credentials.ledger import MemoryLedger
 from agentguard.effects import take_effect
 from agentguard.ending_tasks import EndingTasks
 from agentguard.errors import ConfigurationError, Denied
-from agentguard.explanation import Explanation, Recalled
+from agentguard.explanation import Explanation, RecentDecisions
 from agentguard.intent import Intent
 from agentguard.intent.sets import NAME as SET_NAME
 from agentguard.intent.sets import Resolver
 from agentguard.keeper import Keeper, guards
-from agentguard.model.call import ToolSpec
 from agentguard.model.decision import Decision, Miss, Outcome, Reason
 from agentguard.model.lease import Secret
-from agentguard.model.record import Event, Facts, Position, Record
+from agentguard.model.record import Event, Record
 from agentguard.opening import Opening
 from agentguard.parking import Parking, is_task_id
 from agentguard.pipeline.admit import approve, decide, match_intent
@@ -61,7 +60,8 @@ from agentguard.ports import (
     Suspensions,
     waits,
 )
-from agentguard.recording import denial_fields, full_values, spec_fields
+from agentguard.recording import denial_fields
+from agentguard.records import Records
 from agentguard.refusal import ABANDONED, Ended, Refusal
 from agentguard.registry import OpenRegistry, Registry
 from agentguard.running import Running, undecided
@@ -70,7 +70,8 @@ from agentguard.state.budgets_memory import MemoryBudgets
 from agentguard.state.parked_memory import MemoryParkedTasks
 from agentguard.state.suspensions_memory import MemorySuspensions
 from agentguard.stopping import Stopping, key_of
-from agentguard.task import Task, TaskState, refuse_blocking
+from agentguard.task import Task
+from agentguard.task_state import TaskState
 from agentguard.telemetry.emitter import Emitter
 from agentguard.telemetry.settings import Telemetry
 from agentguard.tool import Tool
@@ -92,7 +93,6 @@ class Closing(Protocol):
 
 
 _log: Final = logging.getLogger("agentguard")
-_REMEMBERED: Final = 1000
 _NOBODY_NAMED: Final[Any] = object()
 _ASK, _DENY = Outcome.ASK, Outcome.DENY  # found faster than in their enumeration
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -159,12 +159,13 @@ class Guard:
         self.authenticator, self.handovers = authenticator, handovers
         self._exporting: Exporting | None = None
         self._closing = tuple(closing)
+        self.telemetry = Emitter(telemetry or Telemetry(), getattr(audit, "behind", None))
+        self.records = Records(audit, self.telemetry)
         self.leases: Leases | None = None
         if issuer is not None:
             ledger = ledger if ledger is not None else MemoryLedger()
-            self.leases = Leases(issuer, ledger, self.record, clock, append=self.append, grace=grace)
+            self.leases = Leases(issuer, ledger, self.records.record, clock, append=self.records.append, grace=grace)
         self.secrets = self.leases.secrets if self.leases is not None else LiveSecrets()
-        self.telemetry = Emitter(telemetry or Telemetry(), getattr(self.audit, "behind", None))
         ports = (
             self.audit, issuer, ledger, self.approver, self.approvals, self.parked, *self.decision_points, users,
             authenticator, self.budgets, self.suspensions, handovers.redemptions if handovers is not None else None,
@@ -181,8 +182,7 @@ class Guard:
         self.details_for: Callable[[str], bool] = getattr(issuer, "details_for", None) or bool
         self.resolvers: dict[str, Resolver] = {}
         self.closed = False
-        self._recall = recall
-        self._remembered: deque[Recalled] = deque(maxlen=_REMEMBERED)
+        self.recent = RecentDecisions(named=recall, redactor=redactor)
         self._new_ids()
         self.opening, self.ending = Opening(self), EndingTasks(self)
         self.parking = Parking(self)
@@ -368,9 +368,9 @@ class Guard:
         for link in task.path:
             link.counts.denied += 1
         fields = {**self.opening.task_facts(task), "tool": tool, **denial_fields(decision, self.stopping.public)}
-        position = self.try_append(Record(Event.CALL_DENIED, fields))
+        position = self.records.try_append(Record(Event.CALL_DENIED, fields))
         decision = replace(decision, id=position.id if position is not None else "")
-        self.recall(decision, task.chain.text)
+        self.recent.keep(decision, task.chain.text)
         return Denied(decision)
 
     async def open_task(self, task: Task) -> None:
@@ -421,60 +421,13 @@ class Guard:
 
     # --- records ---------------------------------------------------------------------------------------------
 
-    def record(self, event: Event, fields: Mapping[str, Any]) -> None:
-        """Write a record that something waits for; a raise means that it was not written."""
-        if time.monotonic() < self.telemetry.quiet_until:
-            self.audit.append(Record(event, fields))
-        else:
-            self.telemetry.append(self.audit, Record(event, fields))
-
-    def append(self, record: Record) -> Position:
-        """Write a record that something waits for, and return where it stands; a raise means that it was not."""
-        if time.monotonic() < self.telemetry.quiet_until:
-            return self.audit.append(record)
-        return self.telemetry.append(self.audit, record)
-
-    def try_append(self, record: Record) -> Position | None:
-        """Write a record that nothing waits for; a failure is logged, and the next call is denied by it."""
-        try:
-            if time.monotonic() < self.telemetry.quiet_until:
-                return self.audit.append(record)
-            return self.telemetry.append(self.audit, record)
-        except Exception as error:
-            _log.error("audit record %s was not written: %s", record.event, type(error).__name__)
-            return None
-
-    def call_facts(self, task: Task, spec: ToolSpec) -> Facts:
-        """What every record of a tool's calls in a task says; made once per task and tool."""
-        facts: Facts | None = task.cache.get(("facts", spec.name))
-        if facts is None or facts.spec is not spec:  # another tool may be called like it
-            facts = Facts({**self.opening.task_facts(task), **spec_fields(spec)})
-            facts.spec = spec
-            task.cache[("facts", spec.name)] = facts
-        return facts
-
     def pseudonym(self, name: str) -> str:
         """A keyed hash of a name: the same in every record of this log, and no name."""
         return self.pseudonyms.of(name)
 
-    def remember(self, running: Running) -> None:
-        """Keep the decision for `explain()`; its values only where this guard may keep them."""
-        if self.recording is not None:
-            self.recording.take(full_values(running))
-        self._remembered.append(
-            Recalled(running.decision, running.task.chain.text, running.call, self.redactor)
-            if self._recall
-            else Recalled(running.decision)
-        )
-
-    def recall(self, decision: Decision, who: Callable[[], str] | None = None, *, names: bool = False) -> None:
-        """Keep a denial outside the pipeline for `explain()`; a text with names only where names are kept."""
-        decision = replace(decision, miss=Miss()) if names and not self._recall else decision
-        self._remembered.append(Recalled(decision, who if self._recall else None))
-
     def explain(self) -> Explanation:
         """Return the last 1,000 decisions; printed, each is one line that says why."""
-        return Explanation(tuple(self._remembered))
+        return self.recent.explanation()
 
     # --- the local issuer's other side -----------------------------------------------------------------------
 

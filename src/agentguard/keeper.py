@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from agentguard._drive import drive, loop_running
-from agentguard.task import Task, TaskState
+from agentguard.task import Task
+from agentguard.task_state import TaskState
 
 if TYPE_CHECKING:
     from agentguard.guard import Guard

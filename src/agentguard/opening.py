@@ -17,7 +17,8 @@ from agentguard.model.duration import seconds
 from agentguard.model.principal import MAX_HOPS, Chain, Identity, Proof, Subject, checked_name
 from agentguard.model.record import Event, Record
 from agentguard.stopping import suspension_keys
-from agentguard.task import Task, TaskState
+from agentguard.task import Task
+from agentguard.task_state import TaskState
 from agentguard.telemetry import spans
 from agentguard.user import Itself, OnBehalfOf, User
 
@@ -162,7 +163,7 @@ class Opening:
         if refusal := await arrival.refusal(guard, task):
             raise self.refused(Event.TASK_DENIED, task.agent.agent.name, *refusal, source)
         if why := await arrival.redeem(guard):
-            guard.try_append(
+            guard.records.try_append(
                 Record(Event.TASK_DENIED, {"outcome": "deny", "reason": "token_rejected", "why": why, **source})
             )
             raise TokenRejected("invalid_token", why)
@@ -230,7 +231,7 @@ class Opening:
         event = Event.DELEGATED if task.parent is not None and task.arrival is None else Event.TASK_OPENED
         event = Event.TASK_RESUMED if resumed else event
         try:
-            self._guard.append(Record(event, fields))
+            self._guard.records.append(Record(event, fields))
         except Exception as error:
             text = f"the task was not recorded ({error if isinstance(error, Unavailable) else type(error).__name__})"
             raise _denied(task.agent.agent.name, Reason.AUDIT_UNAVAILABLE, text) from None
@@ -279,11 +280,11 @@ class Opening:
         self, event: Event, agent: str, reason: Reason, text: str, fields: Mapping[str, Any] | None = None
     ) -> Denied:
         """Record a refusal, and return the error to raise."""
-        position = self._guard.try_append(
+        position = self._guard.records.try_append(
             Record(event, {"agent": agent, "outcome": "deny", "reason": str(reason), **(fields or {})})
         )
         error = _denied(agent, reason, text, position.id if position is not None else "")
-        self._guard.recall(error.decision, names=True)
+        self._guard.recent.keep_unnamed(error.decision)
         return error
 
 

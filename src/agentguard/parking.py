@@ -246,7 +246,8 @@ class Parking:
         except Exception as error:  # those that were given out with it would be lost
             _log.error("what task %s used up was not forgotten: %s", parked.id, type(error).__name__)
         agent = {"agent": state.agent} if state is not None else {}
-        guard.try_append(Record(Event.TASK_LAPSED, {"task": parked.id, **agent, "why": "expired while it was parked"}))
+        fields = {"task": parked.id, **agent, "why": "expired while it was parked"}
+        guard.records.try_append(Record(Event.TASK_LAPSED, fields))
 
     def after_fork(self) -> None:
         """In a child: what waits is the parent's; the store may give it to the child too, by its id."""

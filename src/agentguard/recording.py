@@ -13,7 +13,9 @@ from agentguard.refusal import event_of
 
 if TYPE_CHECKING:
     from agentguard.audit.recording_file import Recorded
+    from agentguard.guard import Guard
     from agentguard.running import Running
+    from agentguard.task import Task
 
 
 _DECISIONS: Final = 32  # that a task knows; there are a few
@@ -39,7 +41,7 @@ def call_record(running: Running, event: Event, more: Mapping[str, Any] | None) 
     elif event is _DENIED:
         facts = _denied(running)
     else:
-        facts = running.guard.call_facts(task, spec)
+        facts = call_facts(running.guard, task, spec)
     fields: dict[str, Any] = {"call": call.id, "arguments_hash": running.hash}
     names = spec.record if running.judged is None else _in_clear(running)
     if names:
@@ -76,9 +78,19 @@ def _decided(running: Running, event: Event, key: tuple[Any, ...]) -> Facts:
     known = task.cache.get("decided")
     if known is None or len(known) >= _DECISIONS:  # a denial names arguments that a model made up
         known = task.cache["decided"] = {}
-    facts = Facts({**running.guard.call_facts(task, running.tool.spec), **_decision_fields(running, event)})
+    facts = Facts({**call_facts(running.guard, task, running.tool.spec), **_decision_fields(running, event)})
     facts.spec = running.tool.spec
     known[key] = facts
+    return facts
+
+
+def call_facts(guard: Guard, task: Task, spec: ToolSpec) -> Facts:
+    """What every record of a tool's calls in a task says; made once per task and tool."""
+    facts: Facts | None = task.cache.get(("facts", spec.name))
+    if facts is None or facts.spec is not spec:  # another tool may be called like it
+        facts = Facts({**guard.opening.task_facts(task), **spec_fields(spec)})
+        facts.spec = spec
+        task.cache[("facts", spec.name)] = facts
     return facts
 
 

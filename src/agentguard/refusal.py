@@ -10,7 +10,7 @@ from agentguard.errors import Unavailable
 from agentguard.model.decision import Miss, Reason
 from agentguard.model.record import Event
 from agentguard.ports import Settlement
-from agentguard.task import pauses
+from agentguard.task_state import pauses
 
 
 class Ended(Struct, frozen=True):

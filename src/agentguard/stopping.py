@@ -37,7 +37,7 @@ class Stopping:
         """
         await self._guard.suspensions.suspend(key, why)
         self._guard.forget_decisions()
-        self._guard.try_append(Record(Event.SUSPENDED, {"key": self.public(key), "why": why}))
+        self._guard.records.try_append(Record(Event.SUSPENDED, {"key": self.public(key), "why": why}))
         await self._end_under({key})
         await self._hear(key)
 
@@ -83,7 +83,7 @@ class Stopping:
         for task in self._guard.keeper.open_tasks():
             if key == f"task:{task.id}":
                 task.why_stopped = ""
-        self._guard.try_append(Record(Event.RESUMED, {"key": self.public(key)}))
+        self._guard.records.try_append(Record(Event.RESUMED, {"key": self.public(key)}))
 
     def public(self, key: str) -> str:
         """A key as records name it: a subject by its pseudonym, alone or at the head of a chain."""

@@ -10,12 +10,12 @@ from typing import Any
 
 from agentguard._drive import drive
 from agentguard.access import CurrentCall, _call
+from agentguard.active import active_task
 from agentguard.async_streams import Start
 from agentguard.credentials.leaks import Search, Stream
 from agentguard.pipeline.search import passed
 from agentguard.refusal import Ended
 from agentguard.running import Running
-from agentguard.task import active_task
 from agentguard.tool import Tool
 
 Pipeline = AsyncGenerator[Running, Ended]

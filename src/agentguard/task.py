@@ -8,72 +8,25 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextvars import Token
-from dataclasses import dataclass, field
-from enum import StrEnum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from agentguard._drive import drive, loop_running
+from agentguard._drive import drive
 from agentguard.access import _task
-from agentguard.errors import ApprovalRequired, ConfigurationError, Denied
+from agentguard.active import denial, refuse_blocking
+from agentguard.errors import ConfigurationError, Denied
 from agentguard.intent import CompiledIntent, Intent
 from agentguard.model.canonical import MAX_BYTES, is_nfc
-from agentguard.model.decision import Decision, Miss, Outcome, Reason
+from agentguard.model.decision import Reason
 from agentguard.model.lease import Secret, SubjectToken
 from agentguard.model.principal import Chain, Subject
-from agentguard.results import Key, Store
+from agentguard.task_state import Counts, TaskState, Tree, pauses
 from agentguard.user import OnBehalfOf, User
-from agentguard.waiting import WaitingCalls
 
 if TYPE_CHECKING:
     from agentguard.registry import RegisteredAgent
 
 F = TypeVar("F", bound=Callable[..., Any])
-# Control flow that frameworks raise to pause a run; a task that is left with one is parked, not ended.
-_PAUSES: Final = frozenset({"GraphBubbleUp", "GraphInterrupt"})
-
-
-class TaskState(StrEnum):
-    """A task's life; parked waits for a person and holds no lease."""
-
-    NEW = "new"
-    OPEN = "open"
-    PARKED = "parked"
-    ENDING = "ending"
-    ENDED = "ended"
-
-
-@dataclass(slots=True)
-class Counts:
-    """What happened in a task, for its closing record and its span; its leases are counted where they begin and end."""
-
-    permitted: int = 0
-    denied: int = 0
-    asked: int = 0
-    issued: int = 0
-    revoked: int = 0
-
-    def add(self, other: Counts) -> None:
-        """Take over what a sub-agent's task counted; its denials were counted at every level already."""
-        self.permitted += other.permitted
-        self.asked += other.asked
-        self.issued += other.issued
-        self.revoked += other.revoked
-
-
-@dataclass(slots=True, eq=False)
-class Tree:
-    """What all tasks under one root share."""
-
-    root: str
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    seen: frozenset[str] = frozenset()
-    heard: tuple[str, ...] = ()
-    origins: tuple[str, ...] = ()  # ids that tasks above have where they were handed on
-    hosts: tuple[str, ...] = ()  # whom the task has passed
-    results: Store = field(default_factory=Store)
-    pending: dict[str, tuple[Key, ...]] = field(default_factory=dict)  # what calls that run are going to leave there
-    waiting: WaitingCalls = field(default_factory=WaitingCalls)
 
 
 class Host(Protocol):
@@ -427,59 +380,3 @@ class Task:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError("a task cannot be copied or pickled; authority crosses by delegate() or export()")
-
-
-def refuse_blocking(host: Host) -> None:
-    """Refuse a synchronous caller where a port could suspend, or would block a running event loop.
-
-    Raises:
-        ConfigurationError: it says what to use instead.
-    """
-    if host.suspends:
-        raise ConfigurationError(
-            f"{host.suspends} can suspend, which a synchronous caller cannot wait for; "
-            "use `async with guard.task(...)` and async tools"
-        )
-    if host.remote and loop_running():
-        raise ConfigurationError(
-            "a remote port would block the running event loop; use `async with guard.task(...)` and async tools"
-        )
-
-
-def pauses(error: BaseException | None) -> bool:
-    """Whether an exception pauses the task instead of ending it; a group does if all of it does."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(map(pauses, error.exceptions))
-    return isinstance(error, ApprovalRequired) or (
-        error is not None and any(kind.__name__ in _PAUSES for kind in type(error).__mro__)
-    )
-
-
-def denial(reason: Reason, tool: str, text: str) -> Denied:
-    """A Denied outside any call."""
-    return Denied(Decision(outcome=Outcome.DENY, reason=reason, tool=tool, miss=Miss(text=text)))
-
-
-def current_task() -> Task:
-    """Return the active task.
-
-    Raises:
-        Denied: `no_task`.
-    """
-    return active_task("task")
-
-
-def active_task(tool: str) -> Task:
-    """Return the active task, or raise: absence never becomes authority.
-
-    Raises:
-        Denied: `no_task`.
-    """
-    task = _task.get()
-    if task is None:
-        raise denial(
-            Reason.NO_TASK, tool,
-            'no task is active here; open one: `with guard.task("agent", on_behalf_of="alice", intent=...):`. '
-            "A thread started by hand has lost it: use task.bind(fn)",
-        )  # fmt: skip
-    return task

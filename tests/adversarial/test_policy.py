@@ -25,7 +25,7 @@ from agentguard.policy.decided import Answering, Decided
 from agentguard.ports import Answer as SaysYes
 from agentguard.ports import Approval, DecisionPoint
 from agentguard.registry import OpenRegistry
-from agentguard.task import TaskState
+from agentguard.task_state import TaskState
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 from tests.approval.openid_provider import FakeProvider, said
 from tests.loopback import Answer, Received, reply, serving

@@ -25,7 +25,7 @@ from agentguard import (
 )  # fmt: skip
 from agentguard._drive import drive
 from agentguard.model.lease import Grant, Issued, Lease, Placement, Secret
-from agentguard.task import TaskState
+from agentguard.task_state import TaskState
 from agentguard.testing import FakeIssuer, fake_guard
 
 not_shown = pytest.mark.control("6 a credential is never seen (case 66)")

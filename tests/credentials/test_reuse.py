@@ -102,7 +102,7 @@ def served(calls: list[Call], *, points: bool, details: bool, by_key: bool) -> l
     random.seed(7)  # the jitter of the refresh
     guard = fake_guard(issuer=issuer, clock=clock, decision_points=[point] if points else [])
     if not by_key:
-        guard.leases = ByGrant(issuer, MemoryLedger(), guard.record, clock)
+        guard.leases = ByGrant(issuer, MemoryLedger(), guard.records.record, clock)
     with guard, guard.task("bot", on_behalf_of="alice", intent=intent(), ttl=3600) as task:
         for tool, account, obligation, number, seconds in calls:
             clock.advance(seconds)

@@ -30,7 +30,7 @@ from agentguard.ports import Answer, Approval, ApprovalRequest
 from agentguard.registry import RegisteredAgent, Registry
 from agentguard.state.budgets_memory import MemoryBudgets
 from agentguard.state.suspensions_memory import MemorySuspensions
-from agentguard.task import TaskState
+from agentguard.task_state import TaskState
 from agentguard.testing import Answering, FailingAudit, FakeClock, FakeIssuer, fake_guard
 from tests.tools import everything, pay, ran, read_account, refund
 

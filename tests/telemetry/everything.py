@@ -142,7 +142,7 @@ def _refused() -> None:
         with pytest.raises(Denied):
             guard.resume("0123456789abcdef01", on_behalf_of="alice")
     with fake_guard(telemetry=ALL, audit=FailingAudit(MemoryLog())) as guard, suppress(AuditUnavailable):
-        guard.record(Event.TASK_OPENED, {})
+        guard.records.record(Event.TASK_OPENED, {})
 
 
 def _handed_on() -> None:

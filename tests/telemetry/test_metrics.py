@@ -315,15 +315,15 @@ def test_log_that_cannot_tell_how_far_it_is_behind_counts_for_nothing(backend: B
         behind = staticmethod(lambda: 1 // 0)
 
     with fake_guard(audit=Behind()) as guard:
-        guard.record(Event.TASK_OPENED, {})
+        guard.records.record(Event.TASK_OPENED, {})
         assert 0 == lag(backend)
 
 
 def test_records_that_are_not_written_are_counted_and_still_refuse(backend: Backend) -> None:
     with fake_guard(audit=FailingAudit(MemoryLog(), after=1)) as guard:
-        guard.record(Event.TASK_OPENED, {})
+        guard.records.record(Event.TASK_OPENED, {})
         with pytest.raises(AuditUnavailable):
-            guard.record(Event.TASK_OPENED, {})
+            guard.records.record(Event.TASK_OPENED, {})
     points = backend.metrics()[name.METRIC_AGENTGUARD_AUDIT_WRITE_DURATION]
 
     assert (1, 1) == (only(points, status="written").count, only(points, status="failed").count)

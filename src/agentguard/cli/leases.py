@@ -236,7 +236,7 @@ def _revoke(room: Room, leases: Sequence[Lease], timeout: float) -> int:
     """
     guard = room.guard
     assert guard.issuer is not None  # noqa: S101  # a guard with leases has one
-    revocations = Revocations(guard.issuer, room.ledger, LiveSecrets(), guard.record, time.time)
+    revocations = Revocations(guard.issuer, room.ledger, LiveSecrets(), guard.records.record, time.time)
     mine = [lease.id for lease in leases if not is_local(guard, lease)]
     for lease in mine:
         revocations.adopt(drive(room.ledger.take(lease, time.time())))

@@ -167,7 +167,7 @@ def _ended(guard: Guard, agent: str) -> Sequence[Lease]:
         return ()
     ledger = guard.leases.ledger
     take = getattr(ledger, "take", None)
-    revocations = Revocations(guard.issuer, ledger, LiveSecrets(), guard.record, time.time)
+    revocations = Revocations(guard.issuer, ledger, LiveSecrets(), guard.records.record, time.time)
     for lease in _waited_for(ledger, agent):
         if take is not None and not is_local(guard, lease):
             revocations.adopt(drive(take(lease.id, time.time())))

@@ -18,7 +18,8 @@ from agentguard.model.principal import Agent, Chain
 from agentguard.ports import Candidate, Charge, Exhausted
 from agentguard.registry import RegisteredAgent
 from agentguard.stopping import suspension_keys
-from agentguard.task import Task, TaskState
+from agentguard.task import Task
+from agentguard.task_state import TaskState
 from agentguard.user import User
 
 if TYPE_CHECKING:

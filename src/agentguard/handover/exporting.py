@@ -14,6 +14,7 @@ import msgspec
 
 from agentguard._drive import run_shielded
 from agentguard._jwt import MAX_LEEWAY, Profile, Rejection, examine
+from agentguard.active import denial
 from agentguard.errors import ConfigurationError, Unavailable
 from agentguard.handover.details import REQUIRED, TYP, Details, act_of, details_from
 from agentguard.handover.levels import Held, Literal, give_back, level_details, literals, narrowing, reserve
@@ -30,7 +31,6 @@ from agentguard.model.principal import Proof, checked_name
 from agentguard.model.record import Event, Record
 from agentguard.ports import Exhausted
 from agentguard.stopping import suspension_keys
-from agentguard.task import denial
 
 if TYPE_CHECKING:
     from agentguard.guard import Guard
@@ -156,7 +156,7 @@ class Exporting:
         guard = self._guard
         fields = {**guard.opening.task_facts(task), "to": to, "handover": jti, "redeem_by": expires}
         try:
-            guard.append(Record(Event.DELEGATED, fields))
+            guard.records.append(Record(Event.DELEGATED, fields))
         except Exception as error:
             why = error if isinstance(error, Unavailable) else type(error).__name__
             text = f"the handover was not recorded ({why})"

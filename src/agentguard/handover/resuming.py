@@ -44,7 +44,8 @@ def resume(guard: Guard, token: Secret, agent: str = "") -> Task:
 
 def rejected(guard: Guard, rejection: Rejection) -> TokenRejected:
     """Record that a handover was refused, and return the error; neither holds anything of it."""
-    guard.try_append(Record(Event.TASK_DENIED, {"outcome": "deny", "reason": "token_rejected", "why": rejection.why}))
+    fields = {"outcome": "deny", "reason": "token_rejected", "why": rejection.why}
+    guard.records.try_append(Record(Event.TASK_DENIED, fields))
     return rejection.raised()
 
 

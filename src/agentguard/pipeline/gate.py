@@ -16,7 +16,7 @@ from agentguard.pipeline.intercept import refuse_changes
 from agentguard.ports import Candidate, Exhausted
 from agentguard.refusal import Refusal, cause
 from agentguard.stopping import suspension_keys
-from agentguard.task import TaskState
+from agentguard.task_state import TaskState
 
 if TYPE_CHECKING:
     from agentguard.running import Running

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentguard.model.decision import Reason
 from agentguard.refusal import Refusal
-from agentguard.task import TaskState
+from agentguard.task_state import TaskState
 
 if TYPE_CHECKING:
     from agentguard.running import Running

@@ -12,10 +12,10 @@ from agentguard.errors import ApprovalRequired, Denied
 from agentguard.model.decision import Decision, Outcome, Reason
 from agentguard.model.record import Event, Record
 from agentguard.pipeline.intercept import make_unbound
-from agentguard.recording import call_record
+from agentguard.recording import call_record, full_values
 from agentguard.refusal import Refusal, event_of
 from agentguard.running import UNBOUND
-from agentguard.task import pauses
+from agentguard.task_state import pauses
 from agentguard.telemetry import spans
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def denied(call: Running, refusal: Refusal) -> Denied:
         call.guard.telemetry.waits(call.waits.question, call.waits.expires_at - call.guard.now())
     if call.judged is not None:
         fields |= call.judged.fields()
-    position = call.guard.try_append(call_record(call, Event.CALL_DENIED, fields))
+    position = call.guard.records.try_append(call_record(call, Event.CALL_DENIED, fields))
     if position is not None:
         call.decision = replace(call.decision, id=position.id)
     return ApprovalRequired(call.decision, call.waits.question) if call.waits is not None else Denied(call.decision)
@@ -57,7 +57,7 @@ def close(call: Running) -> None:
         guard, task = call.guard, call.task
         started, error = call.started, call.ended.error
         if call.hits:
-            guard.try_append(call_record(call, Event.SECRET_REMOVED, {"leases": sorted(call.hits)}))
+            guard.records.try_append(call_record(call, Event.SECRET_REMOVED, {"leases": sorted(call.hits)}))
         results = task.tree.results
         if results.idle and started and error is None:
             results.passed.add(("", call.tool.spec.name))
@@ -72,10 +72,12 @@ def close(call: Running) -> None:
                 fields["lease"] = call.use.held.issued.lease.id
             if why:
                 fields["error"] = why
-            guard.try_append(Record(event, fields))
+            guard.records.try_append(Record(event, fields))
         decided = call.recorded or call.refused  # else the caller gave it up: what stands there is no answer
         if decided:
-            guard.remember(call)
+            if guard.recording is not None:
+                guard.recording.take(full_values(call))
+            guard.recent.keep(call.decision, task.chain.text, call.call)
         if call.span is not None and call.span.on:
             given_up = not started and not call.refused
             if decided:

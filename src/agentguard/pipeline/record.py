@@ -28,7 +28,7 @@ async def record_decision(call: Running) -> None:
         call.span.decision = call.decision
     try:
         made = call_record(call, _PERMITTED, None if call.judged is None else call.judged.fields())
-        position = call.position = call.guard.append(made)
+        position = call.position = call.guard.records.append(made)
     except Exception as error:
         raise _unrecorded(call, error) from None
     call.recorded = True
@@ -44,7 +44,7 @@ async def record_decision(call: Running) -> None:
 def append(call: Running, event: Event, fields: Mapping[str, Any]) -> None:
     """INVARIANT: no record, no action: a failed write refuses the call."""
     try:
-        call.position = call.guard.append(call_record(call, event, fields))
+        call.position = call.guard.records.append(call_record(call, event, fields))
     except Exception as error:
         raise _unrecorded(call, error) from None
 

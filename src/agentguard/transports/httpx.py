@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from agentguard.active import current_task
 from agentguard.clients.placing import origin
 from agentguard.errors import ConfigurationError
 from agentguard.model.lease import Secret
-from agentguard.task import current_task
 from agentguard.transports.headers import HEADER, to_headers, without_our_ids
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
