@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from agentguard import Intent, between, in_, prefix, step
 from agentguard.intent import Admitted, CompiledIntent, Facts, Refused, compile_intent, from_
-from agentguard.intent.provenance import sources_of
+from agentguard.intent.sources import sources_of
 from agentguard.model.call import Effect, ToolCall, ToolSpec
 from agentguard.model.canonical import canonical, digest
 from agentguard.results import Store, View

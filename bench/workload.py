@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from agentguard import Denied, Guard, Intent, any_, between, guarded, step
 from agentguard._drive import drive
+from agentguard.facts import span_attributes
 from agentguard.model.decision import Outcome
 from bench.harness import Case
 
@@ -97,7 +98,7 @@ def deciding(guard: Guard, task: Any) -> Case:
 
     async def decided() -> Any:  # as `Guard.pipeline` has them
         call = Running(guard, task, tool, guard.next_id(), undecided(tool.spec.name))
-        known_as = task.cache.get("attributes") or guard.opening.attributes(task)
+        known_as = task.cache.get("attributes") or span_attributes(guard, task)
         call.span = guard.telemetry.start_call(tool.spec.name, known_as, tool.attributes)
         intercept(call, ("c-1",), {"limit": 10})
         identify(call)

@@ -329,7 +329,7 @@ def test_whatever_is_admitted_at_the_far_side_was_admitted_at_home(
     intent = _intent(steps, forbidden, everywhere)
     if intent is None:
         return
-    from agentguard.intent.provenance import sources_of
+    from agentguard.intent.sources import sources_of
 
     store = Store(entries=1 if evicted else 100)
     sources = sources_of(intent.resolve())

@@ -18,10 +18,11 @@ from agentguard.audit.memory import MemoryLog
 from agentguard.audit.pseudonyms import Pseudonyms, read_file, rotate
 from agentguard.audit.recording_file import Recording
 from agentguard.audit.redaction import Redactor
+from agentguard.facts import call_facts
 from agentguard.model.decision import Decision, Miss, Outcome, Reason
 from agentguard.model.principal import Identity, Proof
 from agentguard.model.record import Event, Record
-from agentguard.recording import call_facts, call_record, denial_fields
+from agentguard.recording import call_record, denial_fields
 from agentguard.running import Running, undecided
 from agentguard.task import Task
 from agentguard.testing import fake_guard

@@ -265,7 +265,7 @@ def test_stream_that_began_before_anybody_looked_at_it_cannot_be_told(guard: Gua
 
 
 def test_store_stays_within_its_bytes() -> None:
-    from agentguard.intent.provenance import sources_of
+    from agentguard.intent.sources import sources_of
     from tests.intent.calls import call_of, spec_of
 
     store = Store(size=10_000)

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from agentguard.approval.rendering import rendered, rendered_value
 from agentguard.credentials.held import Key, apart, key_of
 from agentguard.intent import Step
-from agentguard.intent.provenance import Candidate, From
+from agentguard.intent.earlier import Candidate
+from agentguard.intent.provenance import From
 from agentguard.intent.tree import hash_of, step_tree
 from agentguard.levels import Level, levels_of
 from agentguard.model.call import Effect, ToolCall, ToolSpec

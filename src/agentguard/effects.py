@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentguard._drive import run_shielded
 from agentguard.ending_tasks import END_TASK
-from agentguard.intent.provenance import UNTOLD
+from agentguard.intent.earlier import UNTOLD
 from agentguard.levels import counted, levels_of
 from agentguard.model.decision import Outcome, Reason
 from agentguard.ports import Exhausted

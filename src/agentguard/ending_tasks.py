@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from agentguard._drive import RELEASE_SECONDS, run_shielded, wait_for
+from agentguard.facts import task_facts
 from agentguard.model.record import Event, Record
 from agentguard.task import Task
 from agentguard.task_state import TaskState
@@ -100,6 +101,6 @@ class EndingTasks:
                 task.parent.children.remove(task)
                 task.parent.counts.add(counts)
         event = Event.TASK_PARKED if state is TaskState.PARKED else Event.TASK_ENDED
-        guard.records.try_append(Record(event, {**guard.opening.task_facts(task), "why": why, "counts": totals}))
+        guard.records.try_append(Record(event, {**task_facts(guard, task), "why": why, "counts": totals}))
         if task.span is not None:
             task.span.end(totals)

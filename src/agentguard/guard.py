@@ -28,6 +28,7 @@ from agentguard.effects import take_effect
 from agentguard.ending_tasks import EndingTasks
 from agentguard.errors import ConfigurationError, Denied
 from agentguard.explanation import Explanation, RecentDecisions
+from agentguard.facts import span_attributes, task_facts
 from agentguard.intent import Intent
 from agentguard.intent.sets import NAME as SET_NAME
 from agentguard.intent.sets import Resolver
@@ -201,7 +202,7 @@ class Guard:
         drop or swap a step; what varies is behind the ports.
         """
         call, refusal = Running(self, task, tool, self.next_id(), undecided(tool.spec.name)), None
-        known_as = task.cache.get("attributes") or self.opening.attributes(task)
+        known_as = task.cache.get("attributes") or span_attributes(self, task)
         call.span = self.telemetry.start_call(tool.spec.name, known_as, tool.attributes)
         try:
             intercept(call, args, kwargs)  # 1 bind once: canonical form and run copy
@@ -367,7 +368,7 @@ class Guard:
         decision = Decision(outcome=Outcome.DENY, reason=reason, tool=tool, miss=Miss(text=text))
         for link in task.path:
             link.counts.denied += 1
-        fields = {**self.opening.task_facts(task), "tool": tool, **denial_fields(decision, self.stopping.public)}
+        fields = {**task_facts(self, task), "tool": tool, **denial_fields(decision, self.stopping.public)}
         position = self.records.try_append(Record(Event.CALL_DENIED, fields))
         decision = replace(decision, id=position.id if position is not None else "")
         self.recent.keep(decision, task.chain.text)

@@ -10,7 +10,8 @@ from msgspec import Struct, structs
 from agentguard.intent import Admitted, CompiledIntent
 from agentguard.intent.binds import Binds, bind_key, binds_of
 from agentguard.intent.charges import Admits
-from agentguard.intent.provenance import Source, sources_of
+from agentguard.intent.earlier import Source
+from agentguard.intent.sources import sources_of
 from agentguard.intent.sure import Sure
 from agentguard.model.call import ToolCall, ToolSpec
 from agentguard.model.decision import Decision

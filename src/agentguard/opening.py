@@ -1,21 +1,20 @@
-"""Opening tasks: who may open one, what a sub-agent gets, and what records and spans say about a task."""
+"""Opening tasks: who may open one, and what a sub-agent gets."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
-
-from msgspec.structs import replace
+from typing import TYPE_CHECKING, Any
 
 from agentguard.errors import ConfigurationError, Denied, TokenRejected, Unavailable
+from agentguard.facts import span_attributes, task_facts
 from agentguard.intent import CompiledIntent, Intent, compile_intent
 from agentguard.intent.sets import Resolver
 from agentguard.levels import need_results
 from agentguard.model.decision import Decision, Miss, Outcome, Reason
 from agentguard.model.duration import seconds
-from agentguard.model.principal import MAX_HOPS, Chain, Identity, Proof, Subject, checked_name
+from agentguard.model.principal import MAX_HOPS, Chain, checked_name
 from agentguard.model.record import Event, Record
+from agentguard.proving import prove_agent, subject_of
 from agentguard.stopping import suspension_keys
 from agentguard.task import Task
 from agentguard.task_state import TaskState
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from agentguard.guard import Guard
     from agentguard.handover.arrival import Arrival
     from agentguard.registry import RegisteredAgent
-
-_NAMED: Final = Identity("", Proof.IN_PROCESS, math.inf)
 
 
 class Opening:
@@ -122,10 +119,10 @@ class Opening:
             raise ConfigurationError("the guard is closed; make a new one")
         resumed = task.state is TaskState.PARKED or task.subject is not None
         if task.parent is None and task.state is not TaskState.PARKED:
-            subject = await self._subject(task)
+            subject = await subject_of(guard, task)
             guard.parking.refuse_other(task, subject)
             task.settle_chain(Chain(subject, (task.agent.agent,)))
-        await self._identify(task)
+        await prove_agent(guard, task)
         guard.parking.refuse_other_agent(task)
         _forget_other_chain(task)
         self._refuse_unfit(task)
@@ -154,7 +151,7 @@ class Opening:
         known = taken.state if taken is not None else None
         before = known.trace if known is not None else getattr(task.span, "traceparent", "")
         purpose = guard.redactor.text(task.intent.purpose) if guard.redactor is not None else task.intent.purpose
-        known_as = self.attributes(task)
+        known_as = span_attributes(guard, task)
         task.span = spans.start_agent(task.agent.agent.name, known_as, purpose=purpose, origin=before)
 
     async def _arrive(self, task: Task, arrival: Arrival) -> None:
@@ -168,51 +165,6 @@ class Opening:
             )
             raise TokenRejected("invalid_token", why)
 
-    async def _subject(self, task: Task) -> Subject:
-        user, agent = task.user, task.agent
-        if isinstance(user, Itself):
-            return Subject(agent.agent.name, proof=Proof.ITSELF, sponsor=agent.owners.get("business", ""))
-        assert isinstance(user, User)  # noqa: S101  # root() made it one
-        if user.subject is not None:
-            return user.subject
-        guard, why = self._guard, "this guard verifies no users; configure `users` in agentguard.yaml"
-        if guard.users is not None and user.token is not None:
-            try:
-                return await guard.users.verify(user.token.reveal(), guard.now())
-            except Exception as error:
-                why = f"the user's token was refused: {getattr(error, 'why', type(error).__name__)}"
-        raise self.refused(Event.TASK_DENIED, agent.agent.name, Reason.USER_UNVERIFIED, why)
-
-    async def _identify(self, task: Task) -> None:
-        """Bind the agent to what this workload proved to be, before any tool is reached."""
-        guard, registered = self._guard, task.agent.agent
-        identity = await self._identity(task)
-        if registered.registered and identity.name != registered.identity:
-            proved = f"is {identity.name!r}" if identity.name else "is only named in-process"
-            wanted = f"is registered for {registered.identity!r}" if registered.identity else "has no identity there"
-            raise self._unproved(
-                task, f"this workload {proved}, and agent {registered.name!r} {wanted}; see agentguard.yaml"
-            )
-        if not guard.now() < identity.expires_at:
-            raise self._unproved(task, f"the identity of this workload, {identity.name!r}, has expired")
-        if identity.proof is not Proof.IN_PROCESS:
-            chain, proof = task.chain, replace(registered, identity=identity.name, proof=identity.proof)
-            task.settle_chain(Chain(chain.subject, (*chain.agents[:-1], proof)))
-
-    async def _identity(self, task: Task) -> Identity:
-        guard = self._guard
-        if guard.authenticator is None:
-            return _NAMED
-        try:
-            return await guard.authenticator.identify(guard.now())
-        except Exception as error:
-            why = str(error) if isinstance(error, Unavailable) else type(error).__name__
-            raise self._unproved(task, f"this workload could not prove who it is: {why}") from None
-
-    def _unproved(self, task: Task, text: str) -> Denied:
-        event = Event.DELEGATION_DENIED if task.parent else Event.TASK_DENIED
-        return self.refused(event, task.agent.agent.name, Reason.IDENTITY_UNPROVED, text)
-
     def _refuse_unfit(self, task: Task) -> None:
         guard, event = self._guard, Event.DELEGATION_DENIED if task.parent else Event.TASK_DENIED
         refusal = task.agent.refusal(guard.now(), guard.environment)
@@ -222,10 +174,10 @@ class Opening:
             raise self.refused(event, task.agent.agent.name, *refusal)
 
     def _record_opening(self, task: Task, resumed: bool) -> None:
-        fields = {**self.task_facts(task), "purpose": task.intent.purpose, "ttl": int(task.remaining())}
+        fields = {**task_facts(self._guard, task), "purpose": task.intent.purpose, "ttl": int(task.remaining())}
         if task.parent is not None:
             fields["parent"] = task.parent.id
-            spans.delegated(task.parent.agent.agent.name, task.agent.agent.name, self.attributes(task))
+            spans.delegated(task.parent.agent.agent.name, task.agent.agent.name, span_attributes(self._guard, task))
         if task.arrival is not None:
             fields["from"] = task.arrival.source
         event = Event.DELEGATED if task.parent is not None and task.arrival is None else Event.TASK_OPENED
@@ -236,44 +188,15 @@ class Opening:
             text = f"the task was not recorded ({error if isinstance(error, Unavailable) else type(error).__name__})"
             raise _denied(task.agent.agent.name, Reason.AUDIT_UNAVAILABLE, text) from None
 
-    # --- what records and spans say about a task --------------------------------------------------------------
-
-    def task_facts(self, task: Task) -> Mapping[str, Any]:
-        """What every record of a task says; made once."""
-        facts: Mapping[str, Any] | None = task.cache.get("facts")
-        if facts is None:
-            chain, guard = task.chain, self._guard
-            task.cache["chain"] = chain
-            subject = chain.subject.sub if chain.subject.proof is Proof.ITSELF else guard.pseudonym(chain.subject.sub)
-            names = [subject, *chain.names()[1:]]
-            facts = task.cache["facts"] = {
-                "task": task.id, "root": task.tree.root, "agent": chain.actor.name, "subject": subject,
-                "subject_proof": chain.subject.proof.value, "agent_proof": chain.actor.proof.value,
-                **({"agent_identity": chain.actor.identity} if chain.actor.proof is Proof.ATTESTED else {}),
-                "delegation": names, "intent": task.intent.name, "intent_s256": task.intent.s256,
-                "environment": guard.environment, "registration": guard.registry.registration,
-                **({"tenant": chain.subject.tenant} if chain.subject.tenant else {}),
-                **({"sponsor": guard.pseudonym(chain.subject.sponsor)} if chain.subject.sponsor else {}),
-            }  # fmt: skip
-        return facts
-
-    def attributes(self, task: Task) -> Mapping[str, Any]:
-        """The span attributes of a task; made once."""
-        attributes: Mapping[str, Any] | None = task.cache.get("attributes")
-        if attributes is None:
-            subject = self._guard.pseudonym(task.chain.subject.sub).removeprefix("u:")
-            attributes = task.cache["attributes"] = spans.task_attributes(
-                task.chain, task.id, task.intent.name, task.intent.s256, subject, task.root.agent.agent.name
-            )
-        return attributes
-
     # --- refusing ---------------------------------------------------------------------------------------------
 
     def delegation_refused(self, parent: Task, agent: str, reason: Reason, text: str) -> Denied:
         """Record that a task was not delegated, and return the error to raise."""
         error = self.refused(Event.DELEGATION_DENIED, agent, reason, text, {"task": parent.id})
         if parent.is_open():
-            spans.delegated(parent.agent.agent.name, agent, self.attributes(parent), refused=error.decision)
+            spans.delegated(
+                parent.agent.agent.name, agent, span_attributes(self._guard, parent), refused=error.decision
+            )
         return error
 
     def refused(

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from agentguard.intent.provenance import UNTOLD, Found, Row
+from agentguard.intent.earlier import UNTOLD, Found, Row
 from agentguard.intent.truth import MISSING
 from agentguard.model.call import Effect, ToolSpec
 from agentguard.model.canonical import Digest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from agentguard.model.call import ToolSpec
+from agentguard.facts import call_facts
 from agentguard.model.canonical import readable
 from agentguard.model.decision import Decision
 from agentguard.model.record import Event, Facts, Record
@@ -13,9 +13,7 @@ from agentguard.refusal import event_of
 
 if TYPE_CHECKING:
     from agentguard.audit.recording_file import Recorded
-    from agentguard.guard import Guard
     from agentguard.running import Running
-    from agentguard.task import Task
 
 
 _DECISIONS: Final = 32  # that a task knows; there are a few
@@ -84,16 +82,6 @@ def _decided(running: Running, event: Event, key: tuple[Any, ...]) -> Facts:
     return facts
 
 
-def call_facts(guard: Guard, task: Task, spec: ToolSpec) -> Facts:
-    """What every record of a tool's calls in a task says; made once per task and tool."""
-    facts: Facts | None = task.cache.get(("facts", spec.name))
-    if facts is None or facts.spec is not spec:  # another tool may be called like it
-        facts = Facts({**guard.opening.task_facts(task), **spec_fields(spec)})
-        facts.spec = spec
-        task.cache[("facts", spec.name)] = facts
-    return facts
-
-
 def _decision_fields(running: Running, event: Event) -> Mapping[str, Any]:
     decision = running.decision
     if event is _DENIED:
@@ -142,13 +130,3 @@ def denial_fields(decision: Decision, public: Callable[[str], str]) -> dict[str,
         "level": public(level) if level.startswith(_NAMING) else level,
         "miss": {"step": miss.step, "argument": miss.argument, "kind": miss.kind},
     }  # fmt: skip
-
-
-def spec_fields(spec: ToolSpec) -> Mapping[str, Any]:
-    """What every record of a tool's calls says about the tool."""
-    fields: dict[str, Any] = {"tool": spec.name, "effect": spec.effect.value, "credential": spec.audience or "none"}
-    if spec.data:
-        fields["data"] = sorted(spec.data)
-    if spec.tags:
-        fields["tags"] = sorted(spec.tags)
-    return fields

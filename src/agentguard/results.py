@@ -16,8 +16,8 @@ from decimal import Decimal
 from typing import Any, Final, NamedTuple, NoReturn
 
 from agentguard.errors import NotCanonical
+from agentguard.intent.earlier import UNTOLD, Candidate, Found, Projection, Row, Source
 from agentguard.intent.field_path import FieldPath
-from agentguard.intent.provenance import UNTOLD, Candidate, Found, Projection, Row, Source
 from agentguard.intent.truth import MISSING
 from agentguard.model.call import ToolCall, ToolSpec
 from agentguard.model.canonical import Canonical, canonical

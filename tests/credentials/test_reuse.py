@@ -17,6 +17,7 @@ from agentguard.asking import _grant_for, asked_for, grant_for
 from agentguard.audit.memory import MemoryLog
 from agentguard.credentials.leases import Leases
 from agentguard.credentials.ledger import MemoryLedger
+from agentguard.facts import span_attributes
 from agentguard.model.canonical import readable
 from agentguard.model.decision import AccessRequest, Decision
 from agentguard.model.lease import Grant, Lease
@@ -281,7 +282,7 @@ def test_quick_way_to_a_grant_and_the_general_one_agree(first: object, second: o
         guard.task("bot", on_behalf_of="a", intent=intent()) as task,
     ):
         call = Running(guard, task, tool, guard.next_id(), undecided(tool.spec.name))
-        call.span = guard.telemetry.start_call(tool.spec.name, guard.opening.attributes(task), tool.attributes)
+        call.span = guard.telemetry.start_call(tool.spec.name, span_attributes(guard, task), tool.attributes)
         try:
             intercept(call, (), arguments)
         except Refusal:  # not canonical

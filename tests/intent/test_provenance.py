@@ -31,7 +31,7 @@ from agentguard.intent import (
     text,
 )  # fmt: skip
 from agentguard.intent.binds import binds_of
-from agentguard.intent.provenance import sources_of
+from agentguard.intent.sources import sources_of
 from agentguard.model.canonical import canonical, digest
 from agentguard.results import Store, View
 from tests.intent.calls import call_of, problems, spec_of

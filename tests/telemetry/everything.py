@@ -11,6 +11,7 @@ from agentguard import ApprovalRequired, Denied, Guard, Intent, any_, current_cr
 from agentguard.access import Caller
 from agentguard.audit.memory import MemoryLog
 from agentguard.errors import AuditUnavailable
+from agentguard.facts import span_attributes
 from agentguard.model.decision import AccessRequest, Decision, Reason
 from agentguard.model.record import Event
 from agentguard.policy.decided import Answering as Says
@@ -107,7 +108,7 @@ def _calls(guard: Guard, issuer: FakeIssuer) -> tuple[str, str]:
                 wrong()
         with pytest.raises(ValueError, match="4711"):
             fail()
-        spans.start_agent("bot", guard.opening.attributes(task)).end({}, "ValueError")  # as an integration may
+        spans.start_agent("bot", span_attributes(guard, task)).end({}, "ValueError")  # as an integration may
         with task.delegate("helper", reads=["told.leak"]):
             leak()
         with pytest.raises(Denied):

@@ -13,7 +13,7 @@ from agentguard.intent.binds import bind_key, binds_of
 from agentguard.intent.check import CompiledIntent
 from agentguard.intent.data_file import read_json
 from agentguard.intent.document import nearest
-from agentguard.intent.provenance import sources_of
+from agentguard.intent.sources import sources_of
 from agentguard.intent.strict_file import read_strict_file
 from agentguard.intent.truth import Facts
 from agentguard.intent.verdict import Admitted, Option, Refused

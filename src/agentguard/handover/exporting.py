@@ -16,6 +16,7 @@ from agentguard._drive import run_shielded
 from agentguard._jwt import MAX_LEEWAY, Profile, Rejection, examine
 from agentguard.active import denial
 from agentguard.errors import ConfigurationError, Unavailable
+from agentguard.facts import task_facts
 from agentguard.handover.details import REQUIRED, TYP, Details, act_of, details_from
 from agentguard.handover.levels import Held, Literal, give_back, level_details, literals, narrowing, reserve
 from agentguard.handover.parties import MAX_WAIT, Handovers
@@ -154,7 +155,7 @@ class Exporting:
     def _record(self, task: Task, to: str, jti: str, expires: int) -> None:
         """INVARIANT: no record, no handover."""
         guard = self._guard
-        fields = {**guard.opening.task_facts(task), "to": to, "handover": jti, "redeem_by": expires}
+        fields = {**task_facts(guard, task), "to": to, "handover": jti, "redeem_by": expires}
         try:
             guard.records.append(Record(Event.DELEGATED, fields))
         except Exception as error:

@@ -13,7 +13,7 @@ from agentguard.intent import Facts, Intent
 from agentguard.intent.binds import bind_key
 from agentguard.intent.literal import FrozenMapping
 from agentguard.intent.literal_intent import literal_intent, opened_intent, reach_of
-from agentguard.intent.provenance import sources_of
+from agentguard.intent.sources import sources_of
 from agentguard.levels import Level, levels_of
 from agentguard.ports import Budgets, Candidate, Charge, Exhausted, Reservation, Settlement
 from agentguard.results import View

@@ -13,7 +13,7 @@ from agentguard.intent.literal import FrozenMapping, is_text
 from agentguard.intent.mistakes import Notes
 from agentguard.intent.naming import reference_mistakes
 from agentguard.intent.parts import forbids_of, only_steps, patterns_of, sets_of, slug, sub_intents, with_ids
-from agentguard.intent.provenance import unknown_sources
+from agentguard.intent.sources import unknown_sources
 from agentguard.intent.step import arguments, pattern_problem
 from agentguard.model.duration import seconds
 

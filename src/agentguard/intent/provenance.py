@@ -1,105 +1,34 @@
 """The kind `from`: the value stood in a named field of the result, or in an argument, of a named earlier call.
 
-The results themselves are kept by whoever runs the calls; here is what is asked of them, and what the answer means.
+The results themselves are kept by whoever runs the calls; here is what their answer (`earlier.Results`) means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from msgspec import Struct
 from msgspec.structs import force_setattr, replace
 
 from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import Constraint, Inner
+from agentguard.intent.earlier import Candidate, Found, Projection, Row, Source
 from agentguard.intent.field_path import FieldPath, field_path
 from agentguard.intent.finders import WHOLE, Match, match_of
 from agentguard.intent.literal import FrozenMapping, is_text
 from agentguard.intent.params import FromParameter
 from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, MISSING, Facts, Test, Truth, every, odd
-from agentguard.model.call import TOOL_NAME, ToolCall, ToolSpec
-from agentguard.model.canonical import Canonical, is_nfc
+from agentguard.model.call import TOOL_NAME, ToolCall
+from agentguard.model.canonical import is_nfc
 
 if TYPE_CHECKING:
-    from agentguard.intent.document import Path
-    from agentguard.intent.intent import Intent
+    pass
 
-Candidate: TypeAlias = "str | Decimal"
 _KEYS: Final = ("tool", "step", "args", "field", "arg", "where", "match", "unique")
 _ARGS: Final = "args"
 _NOTHING: Final[FrozenMapping[Any]] = FrozenMapping()
-
-
-class Projection(Struct, frozen=True):
-    """What is kept of a call: the candidates of one field, each with the values beside it.
-
-    Args:
-        field: where the candidates stand.
-        match: what is found inside a text field.
-        beside: the siblings that `where` names.
-        of_arguments: it is a field of the call's arguments, not of its result.
-    """
-
-    field: FieldPath
-    match: Match = WHOLE
-    beside: tuple[FieldPath, ...] = ()
-    of_arguments: bool = False
-
-
-class Source(Struct, frozen=True):
-    """Whose result: every call of a tool, or the calls that consumed a step; and what is kept of them.
-
-    Args:
-        tool, step: exactly one of them.
-        projection: the candidates.
-        arguments: names of the call's arguments that are looked at.
-    """
-
-    tool: str
-    step: str
-    projection: Projection
-    arguments: frozenset[str]
-
-
-class Row(NamedTuple):
-    """A candidate with the values beside it, in the order of the projection: canonical, MISSING or UNTOLD."""
-
-    value: Candidate
-    beside: tuple[Any, ...] = ()
-
-
-class Untold:
-    """Stands for a value that has no canonical form: no constraint can tell anything about it."""
-
-
-UNTOLD: Final = Untold()
-
-
-class Found(Struct, frozen=True, eq=False):
-    """What one earlier call offers.
-
-    Args:
-        spec: the tool.
-        arguments: those of its checked arguments that a source looks at, canonical.
-        rows: the candidates; None where they could not be kept.
-        values: the candidates alone.
-        call: the call's id, as in the records.
-    """
-
-    spec: ToolSpec
-    arguments: Mapping[str, Canonical]
-    rows: tuple[Row, ...] | None
-    values: frozenset[Candidate]
-    call: str = ""
-
-
-class Results(Protocol):
-    """The results that a task may see, at one level of its chain."""
-
-    def of(self, source: Source) -> tuple[Sequence[Found], bool]:
-        """Return what earlier calls offer, the oldest first, and whether that is all of it."""
 
 
 class From(Constraint, frozen=True):
@@ -311,39 +240,3 @@ def _read_each(node: Any, key: str, inner: Inner) -> FrozenMapping[Constraint]:
     if not isinstance(node, dict) or not node:
         raise ConfigurationError(f"'from': {key!r} takes a mapping of names and constraints, or is left out")
     return FrozenMapping({name: inner(said) for name, said in node.items()})
-
-
-def constraints_of(intent: Intent) -> Iterator[Constraint]:
-    """Yield every constraint of an intent, at any depth; not those of what its sub-agents get."""
-    said = [*intent.everywhere.values(), *getattr(intent, "define", {}).values()]
-    said += [item for step in intent.steps for item in step.args.values()]
-    said += [item for entry in intent.forbid for item in entry.args.values()]
-    for item in said:
-        yield from item.walk()
-
-
-def sources_of(intent: Intent) -> frozenset[Source]:
-    """Return what the results of a task's calls must be kept for: its own `from`, and those of its sub-agents.
-
-    A sub-agent that is named in the intent may use what was read before it was called.
-    """
-    own = {item.source for item in constraints_of(intent) if isinstance(item, From)}
-    return frozenset(own.union(*(_by_tool(sources_of(sub)) for sub in intent.agents.values())))
-
-
-def _by_tool(sources: Iterable[Source]) -> set[Source]:
-    return {source for source in sources if source.tool}
-
-
-def unknown_sources(intent: Intent) -> Iterator[tuple[Path, str]]:
-    """Yield every `from` that names a step which the intent does not have."""
-    known = {step.id for step in intent.steps}
-    places: list[tuple[Path, Mapping[str, Constraint]]] = [(("everywhere",), intent.everywhere)]
-    places += [(("steps", index, "args"), step.args) for index, step in enumerate(intent.steps)]
-    places += [(("forbid", index, "args"), entry.args) for index, entry in enumerate(intent.forbid)]
-    places += [(("define",), getattr(intent, "define", {}))]
-    for path, entries in places:
-        for name, said in entries.items():
-            for item in said.walk():
-                if isinstance(item, From) and item.step and item.step not in known:
-                    yield (*path, name), f"'from' names the step {item.step!r}, which is not there; give a step this id"

@@ -13,7 +13,7 @@ from agentguard.model.call import ToolCall
 from agentguard.model.canonical import same
 
 if TYPE_CHECKING:
-    from agentguard.intent.provenance import Results
+    from agentguard.intent.earlier import Results
 
 
 class Truth(Enum):
