@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agentguard.intent.check import compile_intent as compile_intent
     from agentguard.intent.check import explain as explain
     from agentguard.intent.constraint import Constraint as Constraint
+    from agentguard.intent.forbid import Forbid as Forbid
     from agentguard.intent.intent import Intent as Intent
     from agentguard.intent.limits import Example as Example
     from agentguard.intent.limits import Examples as Examples
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
     from agentguard.intent.sets import FileSet as FileSet
     from agentguard.intent.sets import ResolvedSet as ResolvedSet
     from agentguard.intent.sets import ValueSet as ValueSet
-    from agentguard.intent.step import Forbid as Forbid
     from agentguard.intent.step import Step as Step
     from agentguard.intent.step import Times as Times
     from agentguard.intent.step import Total as Total
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
 _ROOMS: Final = {
     "check": "CompiledIntent compile_intent explain",
     "constraint": "Constraint",
+    "forbid": "Forbid",
     "intent": "Intent",
     "limits": "Example Examples Limit Limits Otherwise",
     "links": "find_link",
@@ -79,7 +80,7 @@ _ROOMS: Final = {
     "optional path prefix regex same_as template text url",
     "python_sources": "bind from_ said",
     "sets": "EnvSet FileSet ResolvedSet ValueSet",
-    "step": "Forbid Step Times Total",
+    "step": "Step Times Total",
     "truth": "Facts Truth",
     "verdict": "Admitted Option Refused StepExplanation Verdict",
 }

@@ -11,13 +11,14 @@ from agentguard.errors import ConfigurationError
 from agentguard.intent.charges import Admits, admits_of, counter_of, limit_charges, spellings
 from agentguard.intent.constraint import Constraint, Names
 from agentguard.intent.document import Path
+from agentguard.intent.forbid import Forbid
 from agentguard.intent.intent import Intent
 from agentguard.intent.limits import Limits, Otherwise
 from agentguard.intent.literal import thawed
 from agentguard.intent.mistakes import Mistakes
 from agentguard.intent.presence import ANY
 from agentguard.intent.sets import ValueSet
-from agentguard.intent.step import Forbid, Step
+from agentguard.intent.step import Step
 from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, MISSING, Facts, Test, Truth, unset, value_of
 from agentguard.intent.verdict import Admitted, Option
 from agentguard.model.call import Effect, ToolCall, ToolSpec

@@ -8,9 +8,10 @@ from msgspec import Struct
 
 from agentguard.intent.check import compile_intent
 from agentguard.intent.compile import Rules
+from agentguard.intent.forbid import Forbid
 from agentguard.intent.intent import Intent
 from agentguard.intent.literal import duration_text
-from agentguard.intent.step import Forbid, Step
+from agentguard.intent.step import Step
 from agentguard.intent.verdict import Admitted
 from agentguard.model.call import Effect, ToolSpec
 from agentguard.model.decision import Outcome

@@ -12,6 +12,7 @@ from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import Constraint
 from agentguard.intent.constraint_form import read_constraint
 from agentguard.intent.document import Document, Path, Problems, nearest
+from agentguard.intent.forbid import Forbid
 from agentguard.intent.intent import Intent
 from agentguard.intent.limits import Otherwise, examples_of, limits_of, otherwise_of
 from agentguard.intent.literal import FrozenMapping
@@ -19,7 +20,7 @@ from agentguard.intent.mistakes import Notes
 from agentguard.intent.params import FromParameter, MappingFromParameter, Parameters
 from agentguard.intent.parts import slug, sub_intent_name
 from agentguard.intent.sets import SetSource, ValueSet, set_from_form
-from agentguard.intent.step import ASKED, Forbid, Step, Times, Total, total_of
+from agentguard.intent.step import ASKED, Step, Times, Total, total_of
 from agentguard.intent.tree import hash_of
 from agentguard.model.decision import Outcome
 from agentguard.model.duration import seconds

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agentguard.intent.constraint import Constraint, Names
+    from agentguard.intent.forbid import Forbid
     from agentguard.intent.limits import Examples, Limits, Otherwise
     from agentguard.intent.literal import FrozenMapping
     from agentguard.intent.sets import Resolver, SetSource
-    from agentguard.intent.step import Forbid, Step
+    from agentguard.intent.step import Step
 
 T = TypeVar("T")
 _MAX_SHOWN: Final = 8

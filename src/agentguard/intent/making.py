@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from agentguard.intent.constraint import Constraint
     from agentguard.intent.document import Path
+    from agentguard.intent.forbid import Forbid
     from agentguard.intent.intent import Intent
     from agentguard.intent.sets import SetSource
-    from agentguard.intent.step import Forbid, Step
+    from agentguard.intent.step import Step
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from agentguard.errors import ConfigurationError
 from agentguard.intent.constraint import Constraint, Names
 from agentguard.intent.document import Path
+from agentguard.intent.forbid import Forbid, forbid_of
 from agentguard.intent.literal import FrozenMapping, is_text
 from agentguard.intent.mistakes import Notes
 from agentguard.intent.sets import NAME as SET_NAME
 from agentguard.intent.sets import SetSource, set_of
-from agentguard.intent.step import Forbid, Step, forbid_of
+from agentguard.intent.step import Step
 from agentguard.model.principal import checked_name
 
 if TYPE_CHECKING:

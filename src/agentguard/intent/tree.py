@@ -7,8 +7,9 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from agentguard.errors import ConfigurationError, NotCanonical
+from agentguard.intent.forbid import Forbid
 from agentguard.intent.literal import duration_text
-from agentguard.intent.step import ASKED, Forbid, Step, Times, Total
+from agentguard.intent.step import ASKED, Step, Times, Total
 from agentguard.model.canonical import canonical, canonical_bytes
 from agentguard.model.decision import Outcome
 
