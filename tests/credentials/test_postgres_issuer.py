@@ -219,6 +219,9 @@ class Slow:
         assert self.there.wait(5)
         yield self
 
+    def server(self, deadline: float) -> str:
+        return ""
+
     def verifier(self, role: str, password: Secret) -> str:
         return "v"
 

@@ -21,7 +21,7 @@ from psycopg import sql
 from agentguard._drive import drive
 from agentguard.credentials.postgres import PostgresRoles, connections, roles
 from agentguard.errors import CredentialUnavailable
-from agentguard.model.lease import Ending, Grant, Issued, Lease, LeaseKey, Placement
+from agentguard.model.lease import Ending, Grant, Issued, Lease, LeaseKey, Placement, Secret
 from agentguard.model.principal import Agent, Chain, Subject
 from tests.services.endpoints import Services
 
@@ -332,6 +332,35 @@ def test_case_53_another_process_ends_the_role_by_its_lease_alone(database: Data
     restarted = make(owner="other")
     assert revoke(restarted, issued.lease) is Ending.REVOKED
     assert issued.lease.name not in database.roles()
+
+
+@pytest.mark.control("3 a role that was made at another server is not called revoked")
+def test_role_that_was_made_at_another_server_is_not_called_revoked_here(database: Database, make: Any) -> None:
+    lost = replace(make().prepare(database.grant(), 0.0), issued_at=time.time() - 60)
+    [(here,)] = database.as_superuser("SELECT system_identifier::text FROM pg_control_system()")
+    with pytest.raises(CredentialUnavailable, match="was made at another PostgreSQL server"):
+        drive(make().revoke(lost, Secret("1234567890123456789")))
+    assert drive(make().revoke(lost, Secret(here))) is Ending.REVOKED
+
+
+def test_role_goes_with_the_name_of_its_server_also_after_an_upgrade_renamed_it(database: Database, make: Any) -> None:
+    issued = issued_by(make(), database.grant())
+    [(here,)] = database.as_superuser("SELECT system_identifier::text FROM pg_control_system()")
+    assert issued.handle is not None
+    assert issued.handle.reveal() == here
+    assert drive(make().revoke(issued.lease, Secret("1234567890123456789"))) is Ending.REVOKED
+    assert issued.lease.name not in database.roles()
+
+
+def test_admin_that_may_not_ask_for_the_name_of_the_server_issues_and_revokes(
+    database: Database, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_SERVER", sql.SQL("SELECT passwd FROM pg_catalog.pg_shadow").format())
+    issuer = make()
+    issued = issued_by(issuer, database.grant())
+    assert issued.handle is None
+    assert revoke(issuer, issued.lease) is Ending.REVOKED
+    assert database.roles() == []
 
 
 @pytest.mark.control("3 a role that may still be created is not called revoked")

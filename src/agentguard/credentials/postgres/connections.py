@@ -26,6 +26,7 @@ _AT_ONCE: Final = 8
 _KEPT: Final = 300.0  # seconds that a connection is used again, so that a changed password or rule is felt
 _CONNECT: Final = 3
 _LONGEST: Final = 200
+_SERVER: Final = sql.SQL("SELECT system_identifier FROM pg_catalog.pg_control_system()").format()
 # libpq's other messages can hold parts of a connection string that it could not read.
 _SAFE: Final = re.compile(r"connection to server (?:at|on) .*|connection timeout expired")
 _inherited: Final[list[psycopg.Connection]] = []  # a forked child neither uses nor closes its parent's connections
@@ -44,8 +45,19 @@ class Admin:
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self.connection, self.since = connection, time.monotonic()
+        self._server: str | None = None
         self._pgconn = connection.pgconn
         self._pgconn.nonblocking = 1
+
+    def server(self, deadline: float) -> str:
+        """Return what tells this server and its copies from every other one; empty where the admin may not ask."""
+        if self._server is None:
+            try:
+                [(found,)] = self.run(_SERVER, deadline)
+            except Refused:
+                found = ""
+            self._server = found or ""
+        return self._server
 
     def verifier(self, role: str, password: Secret) -> str:
         """Return the SCRAM-SHA-256 verifier of a password (RFC 5803), computed here."""

@@ -113,7 +113,8 @@ class PostgresRoles:
         """End the role's sessions and drop it, issued or only prepared; once more changes nothing.
 
         Raises:
-            CredentialUnavailable: it could not be done, or the role may still be created; ask again.
+            CredentialUnavailable: it could not be done, the role may still be created, or it was made at another server
+                than the dsn leads to now; ask again.
         """
         if lease.issuer != self._audience:
             raise CredentialUnavailable(f"lease {lease.id} was issued by {lease.issuer}, not by {self._audience}")
@@ -125,7 +126,8 @@ class PostgresRoles:
                 "`tokens` until its leases have ended"
             )
         role = _role_of(lease)
-        await _blocking(lambda: self._roles.end(role, lease.issued_at + self._window))
+        server = handle.reveal() if handle is not None else ""
+        await _blocking(lambda: self._roles.end(role, lease.issued_at + self._window, server))
         return Ending.REVOKED
 
     # --- beside the port --------------------------------------------------------------------------------------
@@ -162,8 +164,9 @@ class PostgresRoles:
 
     def _create(self, role: str, privileges: tuple[Privileges, ...], lease: Lease) -> Issued:
         self._lint_once()
-        password = self._roles.create(role, privileges, prepared=lease.issued_at, until=lease.expires_at)
-        return Issued(replace(lease, fingerprint=password.fingerprint()), password)
+        password, server = self._roles.create(role, privileges, prepared=lease.issued_at, until=lease.expires_at)
+        handle = Secret(server) if server else None
+        return Issued(replace(lease, fingerprint=password.fingerprint()), password, handle)
 
     def _lint_once(self) -> None:
         """Say, before the first role is made, what every role may do."""

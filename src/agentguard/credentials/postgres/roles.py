@@ -64,8 +64,10 @@ class Roles:
         if not self._gone.expect(role):
             raise CredentialUnavailable(f"role {role} was asked for already")
 
-    def create(self, role: str, privileges: tuple[Privileges, ...], *, prepared: float, until: float) -> Secret:
-        """Create a role and return its password.
+    def create(
+        self, role: str, privileges: tuple[Privileges, ...], *, prepared: float, until: float
+    ) -> tuple[Secret, str]:
+        """Create a role, and return its password and what names the server.
 
         Args:
             role: its name, which is expected; nobody else creates one of this name.
@@ -77,6 +79,7 @@ class Roles:
                 exist.
         """
         password, deadline, sent = Secret(secrets.token_urlsafe(32)), time.monotonic() + ISSUE, False
+        server = ""
 
         def sending() -> None:
             nonlocal sent
@@ -85,6 +88,8 @@ class Roles:
             sent = True
 
         def work(admin: Admin) -> None:
+            nonlocal server
+            server = admin.server(deadline)
             statement = statements.create(
                 role, admin.verifier(role, password), privileges, prepared=prepared, window=self._limits.window,
                 until=until, connections=self._limits.sessions, settings=self._settings(privileges),
@@ -97,7 +102,7 @@ class Roles:
         if refused:
             self._gone.add(role)  # INVARIANT: the server answered that it rolled back, so the role was never born
             raise CredentialUnavailable(refused)
-        return password
+        return password, server
 
     def _settings(self, privileges: tuple[Privileges, ...]) -> list[tuple[str, sql.Composable]]:
         """Defaults of the role's sessions. It may change them, so they bound mistakes and not attacks."""
@@ -111,27 +116,30 @@ class Roles:
             settings.append(("default_transaction_read_only", sql.SQL("on")))
         return [*settings, ("search_path", schemas)]
 
-    def end(self, role: str, born_until: float) -> None:
+    def end(self, role: str, born_until: float, server: str = "") -> None:
         """End a role's sessions and drop it; once more changes nothing.
 
         Args:
             role: its name.
             born_until: seconds since the epoch, on the server's clock, until which it may still be created.
+            server: what `create` said of the server; empty where nobody knows.
 
         Raises:
-            CredentialUnavailable: it could not be done, or the role is not there yet; ask again.
+            CredentialUnavailable: it could not be done, the role is not there yet, or it was made at another server:
+                that there is none here says nothing then. Ask again.
         """
         if self._gone.ended(role):
             return
-        early, deadline = False, time.monotonic() + _REVOKE
+        early, elsewhere, deadline = False, False, time.monotonic() + _REVOKE
 
         def work(admin: Admin) -> None:
-            nonlocal early
+            nonlocal early, elsewhere
             [(oid, clock)] = admin.run(statements.stop(role, _left(deadline)), deadline)
             early = oid is None and float(clock or 0) <= born_until
             if oid is None and not early:
                 admin.run(statements.probe(role, _left(deadline)), deadline)
-            elif oid is not None:
+                elsewhere = bool(server) and admin.server(deadline) not in ("", server)
+            elif oid is not None:  # wherever it was made: a server that was upgraded goes by another name
                 more = admin.run(statements.lock_out(role, _WAIT, _left(deadline)), deadline)
                 while more[0][0] == "t":  # each round is committed, so whoever is out of time goes on from there
                     more = admin.run(statements.unlink(role, _left(deadline)), deadline)
@@ -142,6 +150,11 @@ class Roles:
             raise CredentialUnavailable(f"role {role} could not be dropped: {refused}")
         if early:
             raise CredentialUnavailable(f"role {role} is not there and may still be created; ask again")
+        if elsewhere:
+            raise CredentialUnavailable(
+                f"role {role} was made at another PostgreSQL server than the dsn leads to now; let it lead "
+                "there until the leases of that server have ended"
+            )
         self._gone.add(role)
 
     def ended_before(self, prefix: str, moment: float) -> list[str]:
