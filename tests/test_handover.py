@@ -43,11 +43,12 @@ from agentguard.intent import Admitted, Constraint, Facts, compile_intent
 from agentguard.intent.literal_intent import literal_intent
 from agentguard.model.principal import Agent, Proof, Subject
 from agentguard.model.record import Record
-from agentguard.ports import Candidate, Exhausted, Reservation, Settlement
+from agentguard.ports import Candidate, Exhausted, Reservation
 from agentguard.registry import RegisteredAgent, Registry, admits
 from agentguard.results import Store, View
 from agentguard.state.approvals_memory import MemoryApprovals
 from agentguard.state.budgets_memory import MemoryBudgets
+from agentguard.state.budgets_sqlite import SqliteBudgets
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 from agentguard.user import User
 from tests.handing import DOMAIN, KEYS, claims_of, done, guard_of, pay, read, refund, refunds
@@ -618,9 +619,55 @@ def test_share_of_a_window_is_held_for_as_long_as_the_far_side_may_use_it() -> N
         clock.advance(2)
         with home.task("bot", on_behalf_of="alice", intent=refunds()) as task:
             assert not _ran(5)  # the two of the far side are two seconds old
-            clock.advance(150)
-            task.export("researcher", share="0.1")  # lets go of what no window looks back to
+            clock.advance(100)  # 90 of the task, 10 of the leeway and the minute's window are over
             assert _ran(5)
+
+
+@budget
+def test_share_of_a_window_comes_back_by_time_also_where_the_process_ended_and_nobody_hands_on_again(
+    tmp_path: Path,
+) -> None:
+    clock = FakeClock()
+    registry = Registry([RegisteredAgent(agent=Agent("bot", registered=True), calls=(4, 60.0))])
+
+    def started() -> Guard:
+        budgets = SqliteBudgets(tmp_path / "state.db", clock=clock)
+        return guard_of("home", registry=registry, budgets=budgets, clock=clock, monotonic=clock)
+
+    with started() as home, home.task("bot", on_behalf_of="alice", intent=refunds(), ttl=90) as task:
+        task.export("researcher", share=1)
+    clock.advance(159)  # 90 of the task, 10 of the leeway and 59 of the window
+    with started() as home:
+        with home.task("bot", on_behalf_of="alice", intent=refunds()):
+            assert not _ran(5)
+            clock.advance(2)
+            assert [_ran(5) for _ in range(5)] == [True, True, True, True, False]
+
+
+@budget
+def test_what_has_left_its_window_is_no_part_of_what_is_left_to_hand_on() -> None:
+    clock = FakeClock()
+    clocks: dict[str, Any] = {"clock": clock, "monotonic": clock}
+    registry = Registry([RegisteredAgent(agent=Agent("bot", registered=True), calls=(4, 60.0))])
+    with guard_of("home", registry=registry, **clocks) as home, guard_of("far", "home", **clocks) as far:
+        with home.task("bot", on_behalf_of="alice", intent=refunds()) as task:
+            assert [_ran(5) for _ in range(4)] == [True] * 4
+            clock.advance(61)
+            token = task.export("researcher", share=1)
+        with far.resume(token):
+            assert [_ran(5) for _ in range(5)] == [True, True, True, True, False]
+
+
+def test_as_many_handovers_as_a_busy_service_makes_are_made(
+    home: Guard, far: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentguard.handover.exporting.MAX_MADE", 3)
+    with home.task("bot", on_behalf_of="alice", intent=refunds()) as task:
+        tokens = [task.export("researcher", reads=["handed.read"]) for _ in range(5)]
+        with pytest.raises(ConfigurationError, match="3 others were made since"):
+            task.reclaim(tokens[0])
+    with far.resume(tokens[0]):
+        read("acme")
 
 
 def test_step_that_ends_the_task_at_home_ends_it_at_the_far_side(home: Guard, far: Guard) -> None:
@@ -824,7 +871,7 @@ def test_what_a_store_takes_for_an_export_that_is_cancelled_meanwhile_is_given_b
 
 
 @pytest.mark.control("3 what a call that never ran has reserved is given back")
-def test_what_was_taken_for_an_export_is_given_back_where_its_windows_cannot_be_taken() -> None:
+def test_export_whose_shares_cannot_be_taken_takes_nothing() -> None:
     class FailingBudgets(MemoryBudgets):
         fails_in = 0
 
@@ -838,31 +885,10 @@ def test_what_was_taken_for_an_export_is_given_back_where_its_windows_cannot_be_
     intent = refunds(2, limits={"rate": "5/1m"})
     with guard_of("home", "far", budgets=budgets) as home:
         with home.task("bot", on_behalf_of="alice", intent=intent) as task:
-            budgets.fails_in = 2  # what stays spent is taken first, then the windows
+            budgets.fails_in = 2  # what has left its window is let go first, then all shares are taken
             with pytest.raises(Unavailable):
                 task.export("researcher", share=1)
             assert [_ran(5), _ran(5)] == [True, True]
-
-
-def test_exports_at_the_same_time_let_go_of_old_windows_once() -> None:
-    class LateBudgets(MemoryBudgets):
-        suspends = True
-
-        async def settle(self, reservation: Reservation, settlement: Settlement) -> None:
-            await asyncio.sleep(0)
-            await super().settle(reservation, settlement)
-
-    async def work() -> list[str]:
-        clock = FakeClock()
-        with guard_of("home", "far", budgets=LateBudgets(), clock=clock, monotonic=clock) as home:
-            async with home.task("bot", on_behalf_of="alice", intent=refunds(limits={"rate": "9/1m"}), ttl=90) as task:
-                for _ in range(2):
-                    await task.aexport("researcher", share="0.1")
-            clock.advance(300)
-            async with home.task("bot", on_behalf_of="alice", intent=refunds()) as task:
-                return await asyncio.gather(*(task.aexport("researcher", share="0.1") for _ in range(2)))
-
-    assert len(asyncio.run(work())) == 2
 
 
 @pytest.mark.anyio

@@ -143,6 +143,32 @@ class BudgetsContract:
         self.took(budgets, per_minute)
         assert isinstance(self.reserve(budgets, per_minute), Exhausted)
 
+    def test_window_that_begins_later_holds_until_then_and_for_its_length(self, budgets: Budgets, clock: Clock) -> None:
+        both = charge(limit="3", per=60.0)
+        held = self.took(budgets, step(charge(limit="3", amount="2", per=60.0, later=100.0)))
+        self.took(budgets, step(both))
+        assert isinstance(self.reserve(budgets, step(both)), Exhausted)
+
+        clock.advance(61)  # what was taken after it has left the window before it
+        self.took(budgets, step(both))
+        assert isinstance(self.reserve(budgets, step(both)), Exhausted)
+        clock.advance(98)
+        self.took(budgets, step(both))
+        assert isinstance(self.reserve(budgets, step(both)), Exhausted)
+        clock.advance(2)
+        assert [self.took(budgets, step(both)).chosen for _ in range(2)] == [(0,), (0,)]
+        assert isinstance(self.reserve(budgets, step(both)), Exhausted)
+
+        self.settle(budgets, held, Settlement.NOT_RUN)
+        assert ["3"] == self.standing(budgets, "task:t/calls")
+
+    def test_window_that_begins_later_is_given_back(self, budgets: Budgets) -> None:
+        held = self.took(budgets, step(charge(limit="3", amount="2", per=60.0, later=100.0)))
+
+        self.settle(budgets, held, Settlement.NOT_RUN)
+
+        assert [""] == self.standing(budgets, "task:t/calls")
+
     def test_what_left_the_window_is_not_given_back_twice(self, budgets: Budgets, clock: Clock) -> None:
         per_minute = step(charge(limit="1", per=60.0))
         old = self.took(budgets, per_minute)

@@ -18,7 +18,7 @@ from agentguard.active import denial
 from agentguard.errors import ConfigurationError, Unavailable
 from agentguard.facts import task_facts
 from agentguard.handover.details import REQUIRED, TYP, Details, act_of, details_from
-from agentguard.handover.levels import Held, Literal, give_back, level_details, literals, narrowing, reserve
+from agentguard.handover.levels import Literal, give_back, level_details, literals, narrowing, reserve
 from agentguard.handover.parties import MAX_WAIT, Handovers
 from agentguard.handover.shares import Share, fraction_of
 from agentguard.intent import Intent
@@ -30,7 +30,7 @@ from agentguard.model.duration import seconds
 from agentguard.model.lease import Secret
 from agentguard.model.principal import Proof, checked_name
 from agentguard.model.record import Event, Record
-from agentguard.ports import Exhausted
+from agentguard.ports import Exhausted, Reservation
 from agentguard.stopping import suspension_keys
 
 if TYPE_CHECKING:
@@ -39,18 +39,17 @@ if TYPE_CHECKING:
     from agentguard.task import Task
 
 DEFAULT_WAIT: Final = 60
-MAX_MADE: Final = 10_000
+MAX_MADE: Final = 10_000  # handovers that can be reclaimed at once
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A handover that was made here, for as long as something is held for it."""
+    """A handover that was made here, for as long as it may be reclaimed."""
 
     task: str
     jti: str
-    held: Held
+    held: Reservation | None
     until: float  # seconds since the epoch: the end of the task that it describes
-    ends: float  # monotonic seconds: no window looks back to its share any more
 
 
 class Exporting:
@@ -69,9 +68,6 @@ class Exporting:
         if parties.key is None:
             raise ConfigurationError("this guard has no key to hand tasks on with: Handovers(key=SigningKey...)")
         await self._refuse(task, checked_name(to, "agent"))
-        await self._release_windows()
-        if len(self._made) >= MAX_MADE:
-            raise guard.opening.delegation_refused(task, to, Reason.NOT_ALLOWED, "too many handovers are on their way")
         wait = DEFAULT_WAIT if redeem_within is None else seconds(redeem_within, "redeem_within: ")
         if not 1 <= wait <= MAX_WAIT:
             raise ConfigurationError(f"redeem_within is 1 to {MAX_WAIT} seconds")
@@ -83,11 +79,14 @@ class Exporting:
         except ConfigurationError as error:
             raise guard.opening.delegation_refused(task, to, Reason.NOT_ALLOWED, str(error)) from None
         shares: list[tuple[Share, ...]] = []
-        held: Held | None = None
+        held: Reservation | None = None
+        # INVARIANT: said before the shares are taken, so that a window begins here after its last use there.
+        lasts = min([task.remaining(), *most])
+        until = guard.now() + lasts
 
         async def take() -> None:
             nonlocal shares, held
-            reserved = await reserve(found, guard.budgets, fraction, guard.monotonic())
+            reserved = await reserve(found, guard.budgets, fraction, guard.monotonic(), lasts + parties.leeway)
             if isinstance(reserved, Exhausted):
                 text = f"what is left of {reserved.charge.key} changes faster than it can be handed on; try again"
                 raise guard.opening.delegation_refused(task, to, Reason.BUDGET_EXHAUSTED, text)
@@ -96,12 +95,9 @@ class Exporting:
         try:
             # INVARIANT: what a store takes for an export that is cancelled meanwhile is known here, to be given back.
             await run_shielded(take, suspends=guard.reserving_waits)
-            assert held is not None  # noqa: S101  # it was taken, or this was left
-            return await self._signed(parties, task, to, narrowed, found, shares, held, most, wait)
+            return await self._signed(parties, task, to, narrowed, found, shares, held, until, wait)
         except BaseException:
-            if held is not None:
-                taken = held
-                await run_shielded(lambda: give_back(taken, guard.budgets), suspends=guard.release_waits)
+            await run_shielded(lambda: give_back(held, guard.budgets), suspends=guard.release_waits)
             raise
 
     @property
@@ -122,12 +118,12 @@ class Exporting:
 
     async def _signed(
         self, parties: Handovers, task: Task, to: str, narrowed: Intent | None, found: list[Literal],
-        shares: list[tuple[Share, ...]], held: Held, most: list[float], wait: float,
+        shares: list[tuple[Share, ...]], held: Reservation | None, ends: float, wait: float,
     ) -> str:  # fmt: skip
         guard, now = self._guard, self._guard.now()
         jti = secrets.token_urlsafe(16)
         # INVARIANT: what is left is read after everything that may wait, so the far task ends no later than this one.
-        until = math.floor(now + min([task.remaining(), *most]))
+        until = math.floor(min(ends, now + task.remaining()))
         expires = min(math.floor(now) + math.floor(wait), until)
         if expires <= math.floor(now):
             raise guard.opening.delegation_refused(task, to, Reason.EXPIRED, "the task ends within a second")
@@ -147,8 +143,7 @@ class Exporting:
             for link in task.path:  # whoever stops one of them stops the far side too, also after it ended here
                 link.handed_on = True
             self._record(task, to, jti, expires)
-            end = guard.monotonic() + max(0.0, until - now) + parties.leeway + held.longest
-            self._made[_digest(token)] = Outgoing(task.id, jti, held, until, end)
+            self._remember(_digest(token), Outgoing(task.id, jti, held, until))
             return token.reveal()
         raise guard.opening.delegation_refused(task, to, *token)
 
@@ -163,13 +158,13 @@ class Exporting:
             text = f"the handover was not recorded ({why})"
             raise denial(Reason.AUDIT_UNAVAILABLE, "task", text) from None
 
-    async def _release_windows(self) -> None:
-        """Let go of shares that no window looks back to any more; what had no window stays spent."""
-        now = self._guard.monotonic()
-        for digest, made in [item for item in self._made.items() if item[1].ends <= now]:
-            # INVARIANT: given back once, whoever else exports meanwhile; what fails here stays spent.
-            if self._made.pop(digest, None) is not None:
-                await give_back(made.held, self._guard.budgets, windows_only=True)
+    def _remember(self, digest: bytes, made: Outgoing) -> None:
+        """Keep what may be reclaimed, until its time is over; the share of the oldest that is too many stays spent."""
+        self._made[digest] = made
+        now, most = self._guard.now(), len(self._made) - MAX_MADE
+        for position, (other, old) in enumerate(list(self._made.items())):
+            if position < most or not now < old.until:
+                self._made.pop(other, None)
 
     async def reclaim(self, task: Task, token: Secret) -> None:
         """Take back the share of a handover that was provably not redeemed; `Task.reclaim` says when that is."""
@@ -177,7 +172,10 @@ class Exporting:
         digest = _digest(token)
         made = self._made.get(digest)
         if made is None or made.task != task.id or not guard.now() < made.until:
-            raise ConfigurationError("this task made no such handover, its share was given back, or its time is over")
+            raise ConfigurationError(
+                "this task made no such handover, its share was given back, its time is over, or "
+                f"{MAX_MADE} others were made since"
+            )
         if not parties.redemptions.shared:
             raise ConfigurationError(
                 "nobody here can know whether the handover was redeemed: the far side has redemptions of its own; "
@@ -189,7 +187,7 @@ class Exporting:
         ):
             text = "the handover was redeemed, so its share is in use"
             raise guard.opening.delegation_refused(task, "", Reason.NOT_ALLOWED, text)
-        del self._made[digest]
+        self._made.pop(digest, None)
         await run_shielded(lambda: give_back(made.held, guard.budgets), suspends=guard.release_waits)
 
 

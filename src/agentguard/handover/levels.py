@@ -35,15 +35,6 @@ class Literal:
     bound: tuple[tuple[str, str], ...]  # digests by the key of the name
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What was reserved for a handover: for ever, and for as long as its windows look back."""
-
-    spent: Reservation | None
-    windows: Reservation | None
-    longest: float
-
-
 async def literals(task: Task, to: str, narrowed: Intent | None, budgets: Budgets) -> list[Literal]:
     """Return every level of a task as it stands now, without what the far side cannot reach.
 
@@ -88,40 +79,35 @@ def narrowing(task: Task, intent: Intent) -> Intent:
 
 
 async def reserve(
-    found: Sequence[Literal], budgets: Budgets, fraction: Decimal | None, now: float
-) -> tuple[list[tuple[Share, ...]], Held] | Exhausted:
-    """Take the shares of all levels at once, as they are left now.
+    found: Sequence[Literal], budgets: Budgets, fraction: Decimal | None, now: float, lasts: float
+) -> tuple[list[tuple[Share, ...]], Reservation | None] | Exhausted:
+    """Take the shares of all levels at once, as they are left now; None where nothing is counted.
 
     Args:
         found: the levels.
         budgets: the counters.
         fraction: see `share_of`.
         now: monotonic seconds.
+        lasts: seconds in which the far side may use them.
     """
     refused = Exhausted(0, "", Charge("", "0"))
     for _ in range(_TRIES):  # a call may use up what was just seen; then it is looked at again
-        shares = await _shares(found, budgets, fraction)
-        charges = [charge for level in shares for share in level for charge in share.charges()]
-        spent = await _taken(budgets, [charge for charge, window in charges if not window], now)
-        if isinstance(spent, Exhausted):
-            refused = spent
-            continue
-        try:
-            windows = await _taken(budgets, [charge for charge, window in charges if window], now)
-        except BaseException:  # nobody else knows of the first half
-            await give_back(Held(spent, None, 0.0), budgets)
-            raise
-        if isinstance(windows, Exhausted):
-            await give_back(Held(spent, None, 0.0), budgets)
-            refused = windows
-            continue
-        longest = max((hold.per for level in found for one in level.counters for hold in one.holds), default=0.0)
-        return shares, Held(spent, windows, longest)
+        shares = await _shares(found, budgets, fraction, now)
+        charges = [charge for level in shares for share in level for charge in share.charges(lasts)]
+        taken = await _taken(budgets, charges, now)
+        if not isinstance(taken, Exhausted):
+            return shares, taken
+        refused = taken
     return refused
 
 
-async def _shares(found: Sequence[Literal], budgets: Budgets, fraction: Decimal | None) -> list[tuple[Share, ...]]:
-    keys = [hold.key for level in found for counter in level.counters for hold in counter.holds]
+async def _shares(
+    found: Sequence[Literal], budgets: Budgets, fraction: Decimal | None, now: float
+) -> list[tuple[Share, ...]]:
+    holds = [hold for level in found for counter in level.counters for hold in counter.holds]
+    keys = [hold.key for hold in holds]
+    # A sum holds what has left its window until something is taken there.
+    await _taken(budgets, [Charge(hold.key, "Infinity", "0", per=hold.per) for hold in holds if hold.per], now)
     totals = await budgets.standing(keys) if keys else ()
     used = {key: Decimal(total or "0") for key, total in zip(keys, totals, strict=True)}
     return [tuple(share_of(counter, used, fraction) for counter in level.counters) for level in found]
@@ -131,11 +117,10 @@ async def _taken(budgets: Budgets, charges: list[Charge], now: float) -> Reserva
     return await budgets.reserve([[Candidate("handover", tuple(charges))]], now) if charges else None
 
 
-async def give_back(held: Held, budgets: Budgets, *, windows_only: bool = False) -> None:
+async def give_back(held: Reservation | None, budgets: Budgets) -> None:
     """Give back what was reserved."""
-    for reservation in (held.windows, None if windows_only else held.spent):
-        if reservation is not None:
-            await budgets.settle(reservation, Settlement.NOT_RUN)
+    if held is not None:
+        await budgets.settle(held, Settlement.NOT_RUN)
 
 
 def level_details(literal: Literal, shares: Sequence[Share], heir: str, position: int) -> LevelDetails:

@@ -63,17 +63,15 @@ class Share:
         used = _EXACT.subtract(limit, self.amount)
         return Spent(key=self.counter.key, limit=number_text(limit), amount=number_text(used))
 
-    def charges(self) -> Iterator[tuple[Charge, bool]]:
-        """Yield what is taken here, and whether time gives it back by itself, so that somebody has to.
+    def charges(self, lasts: float) -> Iterator[Charge]:
+        """Yield what is taken here.
 
-        A share of a window is held without one: the far side may use it at any moment of its life. The charge of zero
-        before it lets go of what has left the window already.
+        Args:
+            lasts: seconds in which the far side may use it. A window begins after them, as it may be used in the last.
         """
         for hold in self.counter.holds if self.counter.reserved and self.amount else ():
-            limit = number_text(hold.limit)
-            if hold.per:
-                yield Charge(hold.key, limit, "0", per=hold.per), True
-            yield Charge(hold.key, limit, number_text(self.amount)), bool(hold.per)
+            later = lasts if hold.per else 0.0
+            yield Charge(hold.key, number_text(hold.limit), number_text(self.amount), per=hold.per, later=later)
 
 
 def counters_of(intent: Intent, scope: str, *, ceiling: bool) -> Iterator[Counter]:

@@ -20,6 +20,7 @@ class Charge(Struct, frozen=True):
         least: what the counter must have reached already, by other reservations too.
         value: what the counter stands for. The first charge sets it, while it is held another value does not fit, and
             when the last charge is given back it is free again.
+        later: seconds until the window begins; it counts from now on, for these and the window's.
     """
 
     key: str
@@ -28,6 +29,7 @@ class Charge(Struct, frozen=True):
     per: float = 0.0
     least: str = "0"
     value: str = ""
+    later: float = 0.0
 
 
 class Candidate(Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from bisect import insort
 from collections import deque
 from collections.abc import Mapping, Sequence
 from decimal import Context, Decimal, Inexact, InvalidOperation
@@ -48,7 +49,12 @@ class _Counter:
         if charge.value:
             self.value, self.holders = charge.value, self.holders + 1
         if charge.per:
-            self.entries.append((now, amount, reservation))
+            entry = (now + charge.later, amount, reservation)
+            # What is let go first stands first; a window that begins later stays behind those that began meanwhile.
+            if self.entries and entry[0] < self.entries[-1][0]:
+                insort(self.entries, entry)
+            else:
+                self.entries.append(entry)
         return True
 
     def rename(self, old: str, new: str) -> None:
