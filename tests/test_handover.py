@@ -604,6 +604,46 @@ def test_ceilings_and_registered_call_limits_of_home_hold_two_hosts_away(home: G
 
 
 @budget
+def test_what_was_handed_on_is_counted_once_also_where_all_hosts_share_the_state_and_the_registry() -> None:
+    allowed = step("handed.refund", account=any_, amount=any_).times(4, "1h")
+    ceiling = compile_intent(Intent("c", allowed), ceiling=True)
+    limits: list[dict[str, Any]] = [{"ceiling": ceiling}, {"calls": (4, 3600.0)}]
+    for limit in limits:
+        names = ("bot", "clerk", "auditor")
+        rooms: dict[str, Any] = {
+            "budgets": MemoryBudgets(),
+            "registry": Registry([RegisteredAgent(agent=Agent(name, registered=True), **limit) for name in names]),
+        }
+        with guard_of("home", **rooms) as home, guard_of("far", "home", **rooms) as far:
+            with guard_of("third", "far", **rooms) as third:
+                with home.task("bot", on_behalf_of="alice", intent=refunds(100)) as task:
+                    first, second = task.export("clerk", share="0.25"), task.export("clerk", share=1)
+                    assert not _ran(5)
+                with far.resume(first):
+                    assert [_ran(5) for _ in range(2)] == [True, False]
+                with far.resume(second) as resumed:
+                    assert _ran(5)
+                    last = resumed.export("auditor", share=1)
+                    assert not _ran(5)
+                with third.resume(last):
+                    assert [_ran(5) for _ in range(3)] == [True, True, False]
+                with third.task("auditor", on_behalf_of="alice", intent=refunds(100)):
+                    assert [_ran(5) for _ in range(3)] == [True, True, False]
+
+
+@budget
+def test_limit_of_the_far_registry_holds_for_all_that_is_handed_to_it_together(home: Guard) -> None:
+    entry = RegisteredAgent(agent=Agent("bot", registered=True), calls=(3, 3600.0))
+    heir = RegisteredAgent(agent=Agent("clerk", registered=True))
+    with guard_of("far", "home", registry=Registry([entry, heir])) as far:
+        with home.task("bot", on_behalf_of="alice", intent=refunds(100)) as task:
+            tokens = [task.export("clerk", share="0.5") for _ in range(2)]
+        for token, ran in zip(tokens, ([True, True], [True, False]), strict=True):
+            with far.resume(token):
+                assert [_ran(5) for _ in range(2)] == ran
+
+
+@budget
 def test_share_of_a_window_is_held_for_as_long_as_the_far_side_may_use_it() -> None:
     clock = FakeClock()
     clocks: dict[str, Any] = {"clock": clock, "monotonic": clock}

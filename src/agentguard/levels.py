@@ -146,7 +146,7 @@ def _levels(task: Task) -> Levels:
     limits: list[tuple[Candidate, ...]] = []
     for link in task.path:
         name = link.agent.agent.name
-        scope = name.replace("/", "%2F")
+        scope = agent_scope(link)
         own = f"task:{link.id}"
         found.append(_level(name, own, own, link.intent, link, task))
         if link.agent.ceiling is not None:
@@ -156,6 +156,16 @@ def _levels(task: Task) -> Levels:
             most, per = link.agent.calls
             limits.append((Candidate("limits", (Charge(f"agent:{scope}/calls", str(most), per=per),)),))
     return Levels(tuple(found), tuple(limits), {}, {})
+
+
+def agent_scope(link: Task) -> str:
+    """Name the agent of a task in the keys of what all its tasks count together: its ceiling, and its call limit.
+
+    INVARIANT: what was handed on was counted where it came from, perhaps in this very store; so a limit of this side
+    counts it apart from that one, and from each other hop's. No name of an agent holds a space.
+    """
+    name = link.agent.agent.name.replace("/", "%2F")
+    return f"{name} {len(link.tree.hosts)}" if "@" in link.id else name
 
 
 def _level(label: str, scope: str, home: str, intent: CompiledIntent, link: Task, task: Task) -> Level:

@@ -14,7 +14,7 @@ from agentguard.intent.binds import bind_key
 from agentguard.intent.literal import FrozenMapping
 from agentguard.intent.literal_intent import literal_intent, opened_intent, reach_of
 from agentguard.intent.sources import sources_of
-from agentguard.levels import Level, levels_of
+from agentguard.levels import Level, agent_scope, levels_of
 from agentguard.ports import Budgets, Candidate, Charge, Exhausted, Reservation, Settlement
 from agentguard.results import View
 
@@ -54,8 +54,7 @@ async def _literal(task: Task, level: Level, budgets: Budgets, reaches: Callable
     intent = literal_intent(level.intent.intent, facts, reaches)
     counters = list(counters_of(intent, level.scope, ceiling=ceiling))
     if link.agent.calls is not None and level.intent is link.intent:
-        scope = link.agent.agent.name.replace("/", "%2F")
-        intent, counters = with_calls(intent, counters, f"agent:{scope}/calls", link.agent.calls)
+        intent, counters = with_calls(intent, counters, f"agent:{agent_scope(link)}/calls", link.agent.calls)
     return Literal(link, ceiling, intent, tuple(counters), bound)
 
 
