@@ -235,6 +235,23 @@ def test_case_31_an_answer_that_is_kept_does_not_outlive_the_token(issuer: Issue
     assert issuer.asked() == 1
 
 
+@pytest.mark.control("RFC 7662: never kept beyond exp")
+def test_case_31_an_issuer_that_refuses_a_token_from_its_exp_is_heard_whatever_the_leeway(
+    issuer: Issuer, http: Http
+) -> None:
+    clock = Clock()
+    verifier = issuer.verifier(http, cache_seconds=60, clock=clock)
+    issuer.said = active(exp=NOW + 10)
+    verifier.verify(TOKEN)
+    issuer.said = {"active": False}
+    issuer.monotonic.now, clock.now = 9, NOW + 9
+    verifier.verify(TOKEN)
+
+    issuer.monotonic.now, clock.now = 11, NOW + 11
+    with pytest.raises(TokenRejected, match="not active"):
+        verifier.verify(TOKEN)
+
+
 def test_a_token_that_is_not_active_is_not_asked_about_at_once_again(issuer: Issuer, http: Http) -> None:
     issuer.said = {"active": False}
     verifier = issuer.verifier(http)

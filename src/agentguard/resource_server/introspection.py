@@ -227,7 +227,11 @@ class IntrospectionVerifier:
         said = _Said(why=answer) if isinstance(answer, str) else _read(answer)
         if said.why:
             return said, 0.0
-        return said, self._negative if said.claims is None else self._positive
+        return said, self._negative if said.claims is None else self._reused(said.claims.get("exp"))
+
+    def _reused(self, expires: object) -> float:
+        """How long an answer is good. INVARIANT: never beyond `exp`, where the issuer itself refuses the token."""
+        return min(self._positive, expires - self._clock()) if type(expires) is int else 0.0
 
     async def _sent(self, url: str, token: Secret, seconds: float) -> Response | str:
         async def make() -> Request:
