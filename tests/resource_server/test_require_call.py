@@ -218,6 +218,21 @@ async def test_without_the_middleware_it_is_a_mistake_and_not_a_pass() -> None:
         await pay(lambda: app)
 
 
+async def test_an_app_that_is_protected_as_a_whole_starts_and_stops() -> None:
+    sent: list[str] = []
+    received = iter(["lifespan.startup", "lifespan.shutdown"])
+
+    async def receive() -> dict[str, Any]:
+        return {"type": next(received)}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    await TokenMiddleware(REFUND.protect(Starlette()), VERIFIER)({"type": "lifespan", "app": None}, receive, send)
+
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
 async def test_only_http_is_protected_and_a_client_that_leaves_gets_nothing() -> None:
     async def inner(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("reached")

@@ -183,7 +183,7 @@ class RequiredCall:
         return inspect.Signature([inspect.Parameter("request", kind, annotation=Annotation)])
 
     def protect(self, app: App, *, max_body: int = MAX_BODY) -> App:
-        """Return an ASGI app that lets only covered requests through to another.
+        """Return an ASGI app that lets only covered requests, and its own lifespan, through to another.
 
         Args:
             app: gets the request with its body, which was read meanwhile.
@@ -191,6 +191,9 @@ class RequiredCall:
         """
 
         async def protected(scope: Message, receive: Any, send: Any) -> None:
+            if scope["type"] == "lifespan":
+                await app(scope, receive, send)
+                return
             if scope["type"] != "http":
                 raise ConfigurationError(f"require_call checks http requests, not {scope['type']!r}")
             token = _token_of(scope)
