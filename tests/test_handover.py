@@ -49,6 +49,7 @@ from agentguard.results import Store, View
 from agentguard.state.approvals_memory import MemoryApprovals
 from agentguard.state.budgets_memory import MemoryBudgets
 from agentguard.state.budgets_sqlite import SqliteBudgets
+from agentguard.task import TaskState
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 from agentguard.user import User
 from tests.handing import DOMAIN, KEYS, claims_of, done, guard_of, pay, read, refund, refunds
@@ -523,6 +524,27 @@ def test_share_comes_back_only_when_it_is_proved_that_nobody_redeemed_it() -> No
                 pass
             with pytest.raises(Denied, match="redeemed"):
                 task.reclaim(token)
+
+
+@pytest.mark.parametrize("stop", ["end", "suspend"])
+def test_task_that_ends_or_is_stopped_while_it_is_handed_on_hands_nothing_on(stop: str) -> None:
+    async def work() -> None:
+        budgets = FarBudgets()
+        with guard_of("home", "far", budgets=budgets) as guard:
+            task = guard.task("bot", on_behalf_of="alice", intent=refunds())
+            async with task:
+                running = asyncio.ensure_future(task.aexport("researcher"))
+                await budgets.taken.wait()
+                if stop == "suspend":
+                    await guard.asuspend(task=task.id, why="it misbehaves")
+                else:
+                    await guard.close_task(task, TaskState.ENDED, "done")
+                budgets.answers.set()
+                with pytest.raises(Denied, match="task_ended" if stop == "end" else "suspended"):
+                    await running
+            assert not any(record["event"] == "delegated" for record in records(guard))
+
+    asyncio.run(work())
 
 
 def far_context(far: Guard, token: str) -> Any:
