@@ -542,7 +542,7 @@ def test_task_that_ends_or_is_stopped_while_it_is_handed_on_hands_nothing_on(sto
                 budgets.answers.set()
                 with pytest.raises(Denied, match="task_ended" if stop == "end" else "suspended"):
                     await running
-            assert not any(record["event"] == "delegated" for record in records(guard))
+            assert not any(record["event"] == "delegation.created" for record in records(guard))
 
     asyncio.run(work())
 
