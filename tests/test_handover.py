@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from decimal import ROUND_DOWN, Context, Decimal, Inexact, localcontext
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,6 +27,7 @@ from agentguard import (
     bind,
     eq,
     from_,
+    handover,
     in_,
     in_set,
     not_,
@@ -41,6 +44,7 @@ from agentguard.handover.patterns import both
 from agentguard.handover.shares import counters_of, fraction_of, share_of
 from agentguard.intent import Admitted, Constraint, Facts, compile_intent
 from agentguard.intent.literal_intent import literal_intent
+from agentguard.keys import KeySet
 from agentguard.model.principal import Agent, Proof, Subject
 from agentguard.model.record import Record
 from agentguard.ports import Candidate, Exhausted, Reservation
@@ -961,6 +965,50 @@ async def test_export_and_resume_under_an_event_loop(home: Guard, far: Guard) ->
             await task.areclaim(token)
     async with far.resume(token, agent="researcher"):
         assert read("acme")
+
+
+@pytest.mark.anyio
+async def test_an_event_loop_goes_on_while_the_keys_of_a_peer_are_fetched_for_a_handover(home: Guard) -> None:
+    asked, goes_on = threading.Event(), threading.Event()
+
+    class Slow:
+        async def keys_for(self, token: str) -> KeySet:
+            asked.set()
+            assert goes_on.wait(10)
+            return KeySet.of(KEYS["home"])
+
+    async def open_the_gate() -> None:
+        while not asked.is_set():  # noqa: ASYNC110  # by another thread
+            await anyio.sleep(0.01)
+        goes_on.set()
+
+    parties = Handovers(issuer="far", trust_domain=DOMAIN, peers={"home": Slow()})
+    with fake_guard(handovers=parties) as far:
+        async with home.task("bot", on_behalf_of="alice", intent=refunds()) as task:
+            token = await task.aexport("researcher", reads=["handed.read"])
+        async with anyio.create_task_group() as group:
+            group.start_soon(open_the_gate)
+            resumed = await far.aresume(token, agent="researcher")
+        async with resumed:
+            assert read("acme")
+
+
+@pytest.mark.anyio
+async def test_error_of_a_token_that_is_refused_under_an_event_loop_holds_nothing_of_it(
+    home: Guard, far: Guard
+) -> None:
+    async with home.task("bot", on_behalf_of="alice", intent=refunds()) as task:
+        token = await task.aexport("researcher")
+    with pytest.raises(TokenRejected) as caught:
+        await far.aresume(token[:-8] + "AAAAAAAA")
+    trace = caught.value.__traceback__.tb_next if caught.value.__traceback__ else None
+    while trace is not None:
+        assert token[:40] not in repr(list(trace.tb_frame.f_locals.values()))
+        trace = trace.tb_next
+
+
+def test_every_name_that_the_package_says_is_there() -> None:
+    assert all(hasattr(handover, name) for name in handover.__all__)
 
 
 def test_error_of_a_refused_token_holds_nothing_of_it(home: Guard, far: Guard) -> None:

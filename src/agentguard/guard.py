@@ -333,12 +333,16 @@ class Guard:
         return resume(self, secret, agent)
 
     async def aresume(self, task: str, *, agent: str = "", on_behalf_of: OnBehalfOf | None = None) -> Task:
-        """Return a parked task as `resume` does, without blocking the event loop; a handover blocks nothing."""
-        if not is_task_id(task):
-            return self.resume(task, agent=agent)
+        """Return a task as `resume` does, without blocking the event loop."""
+        from agentguard.handover.resuming import aresume
+
         if self.closed:
             raise ConfigurationError("the guard is closed; make a new one")
-        return await self.parking.find(task, agent, on_behalf_of)
+        if is_task_id(task):
+            return await self.parking.find(task, agent, on_behalf_of)
+        secret = Secret(task)
+        del task
+        return await aresume(self, secret, agent)
 
     def answer(self, question: str, *, approved: bool, by: str) -> bool:
         """Take a person's answer to a question that waits, for an application that has a page of its own for it.

@@ -13,5 +13,6 @@ from __future__ import annotations
 
 from agentguard.handover.parties import Handovers
 from agentguard.handover.redemptions import MemoryRedemptions
+from agentguard.ports import Redemptions
 
 __all__ = ["Handovers", "MemoryRedemptions", "Redemptions"]

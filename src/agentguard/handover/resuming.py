@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import anyio.to_thread
+
 from agentguard._drive import drive
 from agentguard._jwt import Rejection, examine, kid_of
 from agentguard.errors import AgentguardError, ConfigurationError, TokenRejected
@@ -40,6 +42,11 @@ def resume(guard: Guard, token: Secret, agent: str = "") -> Task:
     if isinstance(outcome, Rejection):
         raise rejected(guard, outcome)
     return _task(guard, *outcome)
+
+
+async def aresume(guard: Guard, token: Secret, agent: str = "") -> Task:
+    """Do what `resume` does on a thread: a peer's keys may have to be fetched, and intents are parsed."""
+    return await anyio.to_thread.run_sync(resume, guard, token, agent)
 
 
 def rejected(guard: Guard, rejection: Rejection) -> TokenRejected:
