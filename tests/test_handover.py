@@ -53,6 +53,7 @@ from agentguard.results import Store, View
 from agentguard.state.approvals_memory import MemoryApprovals
 from agentguard.state.budgets_memory import MemoryBudgets
 from agentguard.state.budgets_sqlite import SqliteBudgets
+from agentguard.state.suspensions_memory import MemorySuspensions
 from agentguard.task import TaskState
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 from agentguard.user import User
@@ -759,6 +760,32 @@ def test_task_that_stopped_itself_at_home_stays_stopped_at_the_far_side(home: Gu
         task.export("researcher", share="0.5")
         assert [_why("evil") for _ in range(3)][-1] == "suspended"
     assert [stop.key for stop in drive(home.suspensions.standing())] == [f"task:{task.id}"]
+
+
+def test_task_that_the_level_above_its_handover_stops_stops_whoever_it_was_handed_on_to_and_can_be_lifted() -> None:
+    rooms: dict[str, Any] = {"suspensions": MemorySuspensions()}
+    with guard_of("home", **rooms) as home, guard_of("far", "home", **rooms) as far:
+        with guard_of("third", "far", **rooms) as third:
+            with home.task("bot", on_behalf_of="alice", intent=refunds(limits={"denials": 2})) as task:
+                token = task.export("clerk", steps=refunds(5).steps, share="0.5")
+            with far.resume(token) as resumed:
+                last = third.resume(resumed.export("auditor", share="0.5"))
+                assert [_why("evil") for _ in range(3)][-1] == "suspended"
+            with pytest.raises(Denied, match="suspended"), last:
+                pass
+            assert [stop.key for stop in drive(far.suspensions.standing())] == [f"task:{resumed.id}"]
+
+
+def test_stop_of_a_task_by_the_level_above_its_handover_is_lifted_and_gone_with_it(home: Guard, far: Guard) -> None:
+    with home.task("bot", on_behalf_of="alice", intent=refunds(limits={"denials": 2})) as task:
+        tokens = [task.export("clerk", steps=refunds(3).steps, share="0.3") for _ in range(2)]
+    with far.resume(tokens[0]) as resumed:
+        assert [_why("evil") for _ in range(3)][-1] == "suspended"
+        far.lift(f"task:{resumed.id}")
+        assert _why("acme") == "refunded 1"
+    with far.resume(tokens[1]):
+        assert [_why("evil") for _ in range(3)][-1] == "suspended"
+    assert not drive(far.suspensions.standing())
 
 
 def test_task_that_was_handed_on_and_then_parked_stays_stopped_too() -> None:

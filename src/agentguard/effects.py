@@ -92,9 +92,20 @@ async def _count_denial(call: Running) -> None:
         if not level.task.is_open():
             continue  # nothing could start, and its counters are gone
         reserved = await call.guard.budgets.reserve([[candidate]], now)
-        if isinstance(reserved, Exhausted) and not level.task.why_stopped:
-            level.task.why_stopped = "as many calls were denied as the intent lets"
-            await call.guard.stopping.suspend(f"task:{level.task.id}", level.task.why_stopped)
+        task = _known_to_others(level.task, call.task)
+        if isinstance(reserved, Exhausted) and not task.why_stopped:
+            task.why_stopped = "as many calls were denied as the intent lets"
+            await call.guard.stopping.suspend(f"task:{task.id}", task.why_stopped)
+
+
+def _known_to_others(link: Task, task: Task) -> Task:
+    """The task to stop for a link of the chain: for one above a handover, the task that it opened here.
+
+    INVARIANT: a link above a handover has an id of its own here: whoever the task was handed on to, and whoever lifts
+    the stop, knows the one that was opened.
+    """
+    opened = next((one for one in task.path if one.arrival is not None), link)
+    return opened if link in opened.path else link
 
 
 def _retries_left(call: Running) -> bool:
