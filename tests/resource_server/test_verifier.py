@@ -8,7 +8,7 @@ import pytest
 
 from agentguard.errors import ConfigurationError, TokenRejected
 from agentguard.keys import KeySet, SigningKey
-from agentguard.resource_server import InsufficientScope, TokenVerifier, VerifiedToken
+from agentguard.resource_server import Http, InsufficientScope, Jwks, TokenVerifier, VerifiedToken
 from tests.resource_server.forging import ABSENT, AUDIENCE, ISSUER, KEY, KEYS, NOW, actors, claims, header, sign, token
 from tests.resource_server.forging import verifier as of
 
@@ -170,6 +170,13 @@ def test_a_revoked_token_is_refused() -> None:
     with pytest.raises(TokenRejected, match="revoked") as caught:
         of(revoked=lambda iss, jti: True).verify(token(), NOW)
     assert (caught.value.error, caught.value.status) == ("invalid_token", 401)
+
+
+def test_keys_that_find_no_key_are_a_mistake_and_not_a_refusal_of_every_token() -> None:
+    keys: Any = Jwks(Http(), "https://as.bank.test/jwks")
+
+    with pytest.raises(ConfigurationError, match=r"await jwks\.keys\(\)"):
+        TokenVerifier(keys, ISSUER, AUDIENCE)
 
 
 def test_a_coroutine_function_cannot_check_revocation() -> None:

@@ -127,8 +127,8 @@ class TokenVerifier:
         require_details: refuse a token without `authorization_details`.
 
     Raises:
-        ConfigurationError: a bound is out of range, the issuer or audience is empty, `revoked` is no plain function, or
-            a status is required that nobody looks up.
+        ConfigurationError: a bound is out of range, the issuer or audience is empty, `keys` finds none by its id,
+            `revoked` is no plain function, or a status is required that nobody looks up.
     """
 
     def __init__(
@@ -146,6 +146,8 @@ class TokenVerifier:
     ) -> None:
         if inspect.iscoroutinefunction(revoked):
             raise ConfigurationError("revoked is a plain function of (iss, jti); the middleware calls it on a thread")
+        if not callable(getattr(keys, "find", None)):
+            raise ConfigurationError("keys is a KeySet; of a Jwks, what it holds now: await jwks.keys()")
         if require_status and status is None:
             raise ConfigurationError("require_status needs something to ask: status=StatusListCheck(...)")
         self._keys = keys
