@@ -1034,6 +1034,20 @@ async def test_error_of_a_token_that_is_refused_under_an_event_loop_holds_nothin
         trace = trace.tb_next
 
 
+def test_handover_is_refused_for_the_keys_that_cannot_be_had_and_not_as_a_strangers(home: Guard) -> None:
+    class Down:
+        async def keys_for(self, token: str) -> KeySet:
+            raise Unavailable("the server does not answer")
+
+    parties = Handovers(issuer="far", trust_domain=DOMAIN, peers={"home": Down(), "third": KeySet.of(KEYS["third"])})
+    with fake_guard(handovers=parties) as far:
+        with home.task("bot", on_behalf_of="alice", intent=refunds()) as task:
+            token = task.export("researcher")
+        with pytest.raises(TokenRejected, match="keys of a peer cannot be had"):
+            far.resume(token)
+        assert "keys of a peer cannot be had" in records(far)[-1]["why"]
+
+
 def test_every_name_that_the_package_says_is_there() -> None:
     assert all(hasattr(handover, name) for name in handover.__all__)
 

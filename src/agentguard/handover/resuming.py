@@ -8,7 +8,7 @@ import anyio.to_thread
 
 from agentguard._drive import drive
 from agentguard._jwt import Rejection, examine, kid_of
-from agentguard.errors import AgentguardError, ConfigurationError, TokenRejected
+from agentguard.errors import AgentguardError, ConfigurationError, TokenRejected, Unavailable
 from agentguard.handover.arrival import Arrival, compiled_from, links_of, seconds_left
 from agentguard.handover.details import Details, details_of
 from agentguard.handover.exporting import place_of, profile_of, scope_id
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from agentguard.registry import RegisteredAgent
 
 _UNKNOWN: Final = Rejection("no issuer that hands tasks on to this guard has signed it")
+_UNTOLD: Final = Rejection("who has signed it cannot be told now: the keys of a peer cannot be had; try again")
 
 
 def resume(guard: Guard, token: Secret, agent: str = "") -> Task:
@@ -75,8 +76,12 @@ def _claims(parties: Handovers, token: str, now: float) -> tuple[str, dict[str, 
     """INVARIANT: a key verifies only what its own issuer says: each peer has a profile with its own name."""
     kid, refused = kid_of(token) or "", _UNKNOWN
     for issuer, peer in parties.peers.items():
-        keys = _keys_of(peer, token)
-        if keys is None or keys.find(kid) is None:
+        try:
+            keys = _keys_of(peer, token)
+        except AgentguardError as error:  # out of reach: its handovers are refused meanwhile
+            refused = _UNTOLD if refused is _UNKNOWN and isinstance(error, Unavailable) else refused
+            continue
+        if keys.find(kid) is None:
             continue
         outcome = examine(token, profile_of(parties, issuer), keys, now)
         if not isinstance(outcome, Rejection):
@@ -85,14 +90,9 @@ def _claims(parties: Handovers, token: str, now: float) -> tuple[str, dict[str, 
     return refused
 
 
-def _keys_of(peer: Keys | RemoteKeys, token: str) -> Keys | None:
+def _keys_of(peer: Keys | RemoteKeys, token: str) -> Keys:
     """The keys of a peer; those that are fetched are at hand except at first, and after the peer's rotation."""
-    if not isinstance(peer, RemoteKeys):
-        return peer
-    try:
-        return drive(peer.keys_for(token))
-    except AgentguardError:  # out of reach: its handovers are refused meanwhile
-        return None
+    return drive(peer.keys_for(token)) if isinstance(peer, RemoteKeys) else peer
 
 
 def _task(guard: Guard, issuer: str, claims: dict[str, Any], details: Details) -> Task:
