@@ -257,6 +257,22 @@ def test_case_50_another_peer_that_repeats_an_id_touches_no_counters_of_the_firs
 
 
 @forged
+def test_case_50_an_agent_whose_only_level_is_a_ceiling_does_not_pass_the_registry_by(home: Guard) -> None:
+    def hide(claims: dict[str, Any]) -> None:
+        only_reads = {"intent": Intent("c", reads=["handed.read"]).to_yaml(), "spent": [], "ceiling": True}
+        claims["tctx"]["levels"][0].update(only_reads)
+
+    agents = [RegisteredAgent(agent=Agent("bot", registered=True), status="retired")]
+    agents += [RegisteredAgent(agent=Agent("auditor", registered=True))]
+    with home.task("bot", on_behalf_of="alice", intent=refunds()) as task:
+        with task.delegate("clerk", reads=["handed.read"]) as sub:
+            token = _edited(sub.export("auditor"), hide)
+    with guard_of("far", "home", registry=Registry(agents)) as far:
+        with pytest.raises(TokenRejected, match="malformed"), far.resume(token):
+            read("acme")
+
+
+@forged
 def test_case_50_levels_stand_in_the_order_of_the_chain(home: Guard, far: Guard) -> None:
     with home.task("bot", on_behalf_of="alice", intent=refunds()) as task:
         with task.delegate("clerk", reads=["handed.read"]) as sub:

@@ -124,7 +124,9 @@ def _check_names(details: Details) -> None:
     if any("/" in level.task for level in details.levels):  # it begins the scope of its counters, which has none
         raise ValueError
     order = [level.agent for level in details.levels]
-    if order != sorted(order) or set(order) != set(range(len(details.agents))) or details.levels[-1].ceiling:
+    # INVARIANT: each agent has a level that is no ceiling: it brings in what the registry here says of that agent.
+    own = {level.agent for level in details.levels if not level.ceiling}
+    if order != sorted(order) or own != set(range(len(details.agents))) or details.levels[-1].ceiling:
         raise ValueError
 
 
