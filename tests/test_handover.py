@@ -866,6 +866,30 @@ def test_handover_whose_opening_is_not_recorded_is_used_up_and_leaves_nothing(ho
 
 
 @once
+def test_state_that_is_out_of_reach_refuses_a_handover_on_either_side_and_that_is_recorded(home: Guard) -> None:
+    class Down(MemorySuspensions):
+        async def suspended(self, keys: Sequence[str]) -> str:
+            raise Unavailable("the database does not answer")
+
+    class DownBudgets(MemoryBudgets):
+        async def reserve(self, levels: Sequence[Sequence[Candidate]], now: float) -> Reservation | Exhausted:
+            raise Unavailable("the database does not answer")
+
+    with home.task("bot", on_behalf_of="alice", intent=refunds()) as task:
+        tokens = [task.export("clerk", share="0.1") for _ in range(2)]
+        home.suspensions = Down()
+        with pytest.raises(Denied, match="suspensions cannot be read"):
+            task.export("clerk")
+    with guard_of("far", "home", suspensions=Down()) as far:
+        with pytest.raises(Denied, match="suspensions cannot be read"), far.resume(tokens[0]):
+            pass
+        assert [record["event"] for record in records(far)] == ["task.denied"]
+    with guard_of("far", "home", budgets=DownBudgets()) as far:
+        with pytest.raises(TokenRejected, match="cannot be counted"), far.resume(tokens[1]):
+            pass
+        assert [record["event"] for record in records(far)] == ["task.denied"]
+
+
 def test_memory_that_is_full_refuses(home: Guard) -> None:
     with guard_of("far", "home", shared=MemoryRedemptions(most=1)) as far:
         with home.task("bot", on_behalf_of="alice", intent=refunds()) as task:

@@ -10,8 +10,10 @@ import anyio
 
 from agentguard._drive import driven
 from agentguard.errors import ConfigurationError, Unavailable
+from agentguard.model.decision import Reason
 from agentguard.model.principal import checked_name
 from agentguard.model.record import Event, Record
+from agentguard.refusal import cause
 from agentguard.task import Task
 
 if TYPE_CHECKING:
@@ -106,6 +108,15 @@ def suspension_keys(task: Task) -> tuple[str, ...]:
         chains = ["chain:" + ">".join(names[: depth + 1]) for depth in range(1, len(names))]
         keys = task.cache["keys"] = ("all", *agents, *tasks, f"subject:{task.chain.subject.sub}", *chains)
     return keys
+
+
+async def stop_of(guard: Guard, task: Task) -> tuple[Reason, str] | None:
+    """Return which stop keeps a task from being handed on or taken, or None; one that cannot be read does."""
+    try:
+        stopped = await guard.suspensions.suspended(suspension_keys(task))
+    except Exception as error:
+        return Reason.SUSPENDED, f"the suspensions cannot be read ({cause(error)})"
+    return (Reason.SUSPENDED, f"{stopped} is suspended") if stopped else None
 
 
 def key_of(agent: str, task: str, subject: str, chain: str = "") -> str:

@@ -15,9 +15,9 @@ from agentguard.handover.patterns import both
 from agentguard.intent import CompiledIntent, Intent, ValueSet, compile_intent
 from agentguard.model.decision import Reason
 from agentguard.model.principal import Agent, Chain
-from agentguard.ports import Candidate, Charge, Exhausted
+from agentguard.ports import Candidate, Charge, Reservation
 from agentguard.registry import RegisteredAgent
-from agentguard.stopping import suspension_keys
+from agentguard.stopping import stop_of
 from agentguard.task import Task
 from agentguard.task_state import TaskState
 from agentguard.user import User
@@ -53,9 +53,7 @@ class Arrival:
         for link in self.links:
             if refusal := link.agent.refusal(guard.now(), guard.environment):
                 return refusal
-        if stopped := await guard.suspensions.suspended(suspension_keys(task)):
-            return Reason.SUSPENDED, f"{stopped} is suspended"
-        return None
+        return await stop_of(guard, task)
 
     async def redeem(self, guard: Guard) -> str:
         """Use it up, once, and set what is left of its budgets; return why it cannot be, or nothing."""
@@ -70,11 +68,13 @@ class Arrival:
         if not first:
             return "the handover was redeemed before; each is good once"
         charges = tuple(self._spent())
-        if charges and isinstance(
-            await guard.budgets.reserve([[Candidate("handover", charges)]], guard.monotonic()), Exhausted
-        ):
-            return "what is left of the budgets of the handover cannot be counted here"
-        return ""
+        try:
+            fits = not charges or isinstance(
+                await guard.budgets.reserve([[Candidate("handover", charges)]], guard.monotonic()), Reservation
+            )
+        except Exception:  # it is used up, so it is recorded as refused, whatever the store says
+            fits = False
+        return "" if fits else "what is left of the budgets of the handover cannot be counted here"
 
     def _spent(self) -> Iterator[Charge]:
         for link, level in zip(self.links, self.details.levels, strict=True):

@@ -31,7 +31,7 @@ from agentguard.model.lease import Secret
 from agentguard.model.principal import Proof, checked_name
 from agentguard.model.record import Event, Record
 from agentguard.ports import Exhausted, Reservation
-from agentguard.stopping import suspension_keys
+from agentguard.stopping import stop_of
 
 if TYPE_CHECKING:
     from agentguard.guard import Guard
@@ -109,8 +109,7 @@ class Exporting:
         refusal = guard.opening.delegation_refusal(task, to)
         for link in task.path if refusal is None else ():
             refusal = refusal or link.agent.refusal(guard.now(), guard.environment)
-        if refusal is None and (stopped := await guard.suspensions.suspended(suspension_keys(task))):
-            refusal = Reason.SUSPENDED, f"{stopped} is suspended"
+        refusal = refusal or await stop_of(guard, task)
         if refusal is None and any(link.why_stopped for link in task.path):
             refusal = Reason.SUSPENDED, "a task of the chain is stopped"
         if refusal is not None:
