@@ -54,7 +54,7 @@ from agentguard.state.approvals_memory import MemoryApprovals
 from agentguard.state.budgets_memory import MemoryBudgets
 from agentguard.state.budgets_sqlite import SqliteBudgets
 from agentguard.state.suspensions_memory import MemorySuspensions
-from agentguard.task import TaskState
+from agentguard.task_state import TaskState
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 from agentguard.user import User
 from tests.handing import DOMAIN, KEYS, claims_of, done, guard_of, pay, read, refund, refunds

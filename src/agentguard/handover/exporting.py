@@ -139,9 +139,7 @@ class Exporting:
         }  # fmt: skip
         token = await _compact(parties, claims, now)
         if isinstance(token, Secret):
-            await self._refuse(
-                task, to
-            )  # it may have ended, or been stopped, while the store or the signer took its time
+            await self._refuse(task, to)  # it may have ended or been stopped while store or signer took their time
             for link in task.path:  # whoever stops one of them stops the far side too, also after it ended here
                 link.handed_on = True
             self._record(task, to, jti, expires)
