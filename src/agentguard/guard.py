@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import anyio
 from msgspec.structs import replace
@@ -158,7 +158,6 @@ class Guard:
         self.suspensions: Suspensions = suspensions if suspensions is not None else MemorySuspensions()
         self.issuer, self.now, self.monotonic = issuer, clock, monotonic
         self.authenticator, self.handovers = authenticator, handovers
-        self._exporting: Exporting | None = None
         self._closing = tuple(closing)
         self.telemetry = Emitter(telemetry or Telemetry(), getattr(audit, "behind", None))
         self.records = Records(audit, self.telemetry)
@@ -294,9 +293,8 @@ class Guard:
     def _handing_on(self) -> Exporting:
         from agentguard.handover.exporting import Exporting
 
-        if self._exporting is None:
-            self._exporting = Exporting(self)
-        return self._exporting
+        # INVARIANT: one for all threads, as it knows what can be reclaimed.
+        return cast("Exporting", self.__dict__.setdefault("_exporting", Exporting(self)))
 
     def resume(self, token: str, *, agent: str = "", on_behalf_of: OnBehalfOf | None = None) -> Task:
         """Return a task to go on with, to be opened with `with` or `async with`: of a handover, or one that was parked.

@@ -278,9 +278,9 @@ class Task:
 
         It holds this task's whole chain and, at every level, a literal intent as it stands now. What it may use up of
         each budget is taken here, so that both sides together never exceed one; that share stays spent, also where the
-        far side does not use it, unless `reclaim` proves that the handover was never redeemed. What the far side reads
-        does not come back: hand on no more than it needs. Whoever holds the token can redeem it: send it over TLS, and
-        never to a model, a log or a URL.
+        far side does not use it, unless `reclaim` proves that the handover was never redeemed; of a window it comes
+        back by time. What the far side reads does not come back: hand on no more than it needs. Whoever holds the token
+        can redeem it: send it over TLS, and never to a model, a log or a URL.
 
         Args:
             to: the agent it is for; it has to be registered at the far side.
