@@ -10,12 +10,16 @@ import pytest
 
 import agentguard
 from agentguard import ConfigurationError
+from agentguard._drive import drive
 from agentguard.config_brokers import _read_anew
 from agentguard.config_fields import SecretSource
 from agentguard.credentials.local import LocalIssuer
 from agentguard.credentials.routes import Routes
 from agentguard.identity.spiffe import SpiffeIdentity
-from agentguard.keys import SigningKey
+from agentguard.keys import KeySet, SigningKey
+from tests.identity.test_jwt_file import ACCOUNT, AUDIENCE, workload_token
+from tests.loopback import reply, serving
+from tests.resource_server.forging import KEY, NOW
 
 HEAD = """\
 version: 1
@@ -196,8 +200,6 @@ def test_secrets_of_the_file_are_in_no_error(folder: Path) -> None:
 def test_handovers_are_made_with_the_peers_keys(folder: Path, state: str) -> None:
     import json
 
-    from agentguard.keys import KeySet
-
     (folder / "peer.jwks.json").write_text(json.dumps(KeySet.of(SigningKey.generate()).jwks()))
     text = (
         "handovers: {issuer: 'https://a.test', trust_domain: bank.test, key: client.pem, leeway: 5s, "
@@ -212,9 +214,15 @@ def test_handovers_are_made_with_the_peers_keys(folder: Path, state: str) -> Non
 def test_state_of_a_file_is_shared_by_all_that_name_it(folder: Path) -> None:
     with load(folder, STATE) as guard, load(folder, STATE) as other:
         guard.suspend(agent="support-bot", why="test")
-        from agentguard._drive import drive
-
         assert drive(other.suspensions.suspended(["agent:support-bot"])) == "agent:support-bot"
+
+
+def test_keys_of_the_identitys_issuer_are_fetched_from_their_url(folder: Path) -> None:
+    with serving(lambda request: reply(KeySet.of(KEY).jwks(), Connection="close")) as server:
+        (folder / "token").write_text(workload_token(iss=server.url))
+        text = f"identity: {{jwt_file: {{path: token, issuer: '{server.url}', audience: '{AUDIENCE}', jwks: '{server.url}'}}}}\n"  # noqa: E501  # a line of the file
+        with load(folder, text) as guard:
+            assert drive(guard.authenticator.identify(NOW)).name == ACCOUNT
 
 
 @pytest.mark.parametrize(

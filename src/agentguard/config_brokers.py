@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     )
 
 T = TypeVar("T")
-_KEY_CHARACTERS: Final = 32
-_MAKE_ONE: Final = "make one with: openssl rand -hex 32"
 _RULES: Final = (
     "max_lifetime", "default_lifetime", "dpop", "target", "targets", "subject", "details", "enrichment", "introspect",
     "revocable", "leeway",
@@ -51,12 +49,16 @@ class Brokers:
 
     Args:
         http: how servers are reached, by keyword of `Http`.
-        identity: what proves this workload; its tokens authenticate clients and log in at vaults.
         problems: receives the mistakes.
+
+    Attributes:
+        identity: what proves this workload, made with the same client; its tokens authenticate clients and log in.
     """
 
-    def __init__(self, http: Mapping[str, Any], identity: Authenticator | None, problems: Problems) -> None:
-        self._settings, self._identity, self._problems = http, identity, problems
+    identity: Authenticator | None = None
+
+    def __init__(self, http: Mapping[str, Any], problems: Problems) -> None:
+        self._settings, self._problems = http, problems
         self._http: Http | None = None
         self._where: Where = ()
 
@@ -137,15 +139,15 @@ class Brokers:
             key = self._at("key", partial(SigningKey.from_pem_file, said["key"]))
             legacy = said.get("legacy_aud", "")
             return PrivateKeyJwt(said["client_id"], key, said["issuer"], kid=said.get("kid", ""), legacy_aud=legacy)
-        kind = "spiffe" if type(self._identity).__name__ == "SpiffeIdentity" else "jwt"
+        kind = "spiffe" if type(self.identity).__name__ == "SpiffeIdentity" else "jwt"
         return WorkloadAssertion(said["client_id"], self._tokens("assertion"), said["issuer"], kind=kind)  # type: ignore[arg-type]  # one of the two
 
     def _tokens(self, what: str) -> Any:
-        if self._identity is None or not hasattr(self._identity, "token"):
+        if self.identity is None or not hasattr(self.identity, "token"):
             raise ConfigurationError(
                 f"{what} needs an identity with tokens: write identity: {{spiffe: ...}} or {{jwt_file: ...}}"
             )
-        return self._identity
+        return self.identity
 
     def _actor(self, said: dict[str, Any], client: PrivateKeyJwt | WorkloadAssertion) -> Any:
         from agentguard.credentials.oauth import PrivateKeyJwt, SignedActor, WorkloadActor

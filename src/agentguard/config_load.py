@@ -38,9 +38,10 @@ def loaded(path: str | os.PathLike[str]) -> Guard:
     settings = read_settings(document, problems)
     agents = _with_ceilings(settings, problems)
     workload: Authenticator | None = None
+    brokers = Brokers(settings.http, problems)
     if settings.identity.kind != "static":
-        workload = kept(problems, ("identity",), lambda: authenticator(settings.identity, lambda: brokers.http()))
-    brokers = Brokers(settings.http, workload, problems)
+        workload = kept(problems, ("identity",), lambda: authenticator(settings.identity, brokers.http))
+        brokers.identity = workload
     issuer = brokers.issuer(settings.tokens) if settings.tokens else None
     users = _users(settings.users, brokers, problems) if settings.users else None
     pseudonyms = pseudonyms_of(settings.audit, problems)
