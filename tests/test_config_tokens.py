@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,23 @@ def test_mistake_is_named_where_it_stands(folder: Path, text: str, expected: str
 def test_secrets_of_the_file_are_in_no_error(folder: Path) -> None:
     text = "tokens: {postgres: {dsn: 'postgresql://admin:hunter2@db/x', audience: 'postgresql://d/x', grants: {}}}\n"
     assert "hunter2" not in mistake(folder, text + STATE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "state: {postgres: {dsn: {file: ledger}}, key: {file: ledger}}\n",
+        "tokens: {postgres: {dsn: {file: ledger}, audience: 'postgresql://d/x', grants: {t: {public.t: {r: [SELECT]}}}}}\n"  # noqa: E501  # a line of the file
+        + STATE,
+    ],
+)
+def test_postgresql_without_its_driver_is_told_the_extra_that_brings_it(
+    folder: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if "postgres" in name and name.startswith("agentguard.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    assert "pip install 'agentguard[postgres]'" in mistake(folder, text)
 
 
 @pytest.mark.parametrize("state", [STATE, ""])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from agentguard.config_fields import SecretSource
-from agentguard.config_secrets import kept, secret_key, text_of
+from agentguard.config_secrets import kept, secret_key, text_of, with_psycopg
 from agentguard.config_tokens import Broker, State, Tokens, Workload
 from agentguard.errors import ConfigurationError
 from agentguard.model.lease import Placement, Secret
@@ -50,12 +50,9 @@ class Brokers:
     Args:
         http: how servers are reached, by keyword of `Http`.
         problems: receives the mistakes.
-
-    Attributes:
-        identity: what proves this workload, made with the same client; its tokens authenticate clients and log in.
     """
 
-    identity: Authenticator | None = None
+    identity: Authenticator | None = None  # what proves this workload; its tokens authenticate clients and log in
 
     def __init__(self, http: Mapping[str, Any], problems: Problems) -> None:
         self._settings, self._problems = http, problems
@@ -189,6 +186,7 @@ class Brokers:
         return OpenBaoIssuer(self.http(), said["address"], login=login, targets=targets, **options)
 
     def _postgres(self, said: dict[str, Any]) -> Issuer:
+        with_psycopg()
         from agentguard.credentials.postgres import PostgresRoles
 
         return PostgresRoles(_read_anew(said.pop("dsn")), **said)
@@ -295,6 +293,7 @@ def stores_of(state: State) -> Stores | None:
 
 
 def _postgres_stores(dsn: SecretSource, key: Secret, options: Mapping[str, Any]) -> Stores:
+    with_psycopg()
     from agentguard.state.approvals_postgres import PostgresApprovals
     from agentguard.state.budgets_postgres import PostgresBudgets
     from agentguard.state.ledger_postgres import PostgresLedger

@@ -30,6 +30,18 @@ def kept(problems: Problems, where: Where, make: Callable[[], T | None]) -> T | 
         return None
 
 
+def with_psycopg() -> None:
+    """Make sure of the driver of PostgreSQL, which an extra brings.
+
+    Raises:
+        ConfigurationError: it is not installed, or not with the library that it needs.
+    """
+    try:
+        import psycopg  # noqa: F401  # whoever called imports what needs it
+    except ImportError:
+        raise ConfigurationError("PostgreSQL needs the package psycopg: pip install 'agentguard[postgres]'") from None
+
+
 def secret_key(source: SecretSource) -> Secret | None:
     """Read a key of at least 32 characters; the error never holds any of it."""
     if source.file is None and not source.env:
