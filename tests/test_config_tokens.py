@@ -12,6 +12,7 @@ import pytest
 import agentguard
 from agentguard import ConfigurationError
 from agentguard._drive import drive
+from agentguard.cli.main import main
 from agentguard.config_brokers import _read_anew
 from agentguard.config_fields import SecretSource
 from agentguard.credentials.local import LocalIssuer
@@ -67,6 +68,25 @@ def test_secret_that_is_read_anew_is_found_from_another_working_directory(
     read = _read_anew(SecretSource(file=Path("ledger")))
     monkeypatch.chdir("/")
     assert read() == "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize("name", [".", "..", "../log"])
+def test_log_may_be_in_the_working_directory_and_is_recovered_there(
+    tmp_path: Path, folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home := tmp_path / "desk" / "log").mkdir(parents=True)
+    monkeypatch.chdir(home)
+    Path("agentguard.yaml").write_text(
+        HEAD.replace("dir: audit", f"dir: {name}, key: {folder}/ed.pem, name: desk").replace(
+            "file: pseudonym", f"file: {folder}/pseudonym"
+        )
+    )
+    SigningKey.generate("EdDSA").write_pem_file(folder / "ed.pem")
+    for _ in range(2):
+        agentguard.load().close()
+    log = (home / name).resolve()
+    assert 0 == main(["audit", "verify", str(log)])
+    assert sorted(file.name for file in log.parent.glob(f"{log.name}.*")) == [f"{log.name}.checkpoints"]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from agentguard.audit.note import NoteKey
 from agentguard.audit.places import CheckpointFile, log_event
 from agentguard.audit.trusted import Trusted
 from agentguard.audit.verify import verify
+from agentguard.cli.audit_proof import beside
 from agentguard.errors import AuditUnavailable, ConfigurationError
 from agentguard.keys import SigningKey
 from agentguard.model.record import Position
@@ -105,6 +106,20 @@ def test_idle_log_writes_none_and_keeps_no_thread(tmp_path: Path, written: list[
     log.close()
 
     assert [1, 2, 3] == sizes(written)
+
+
+@pytest.mark.parametrize(("directory", "expected"), [(".", "log.checkpoints"), ("..", "desk.checkpoints")])
+def test_log_of_the_working_directory_has_its_checkpoints_beside_it(
+    tmp_path: Path, directory: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "desk" / "log").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "desk" / "log")
+    log = FileLog(directory, checkpoints=settings())
+    log.append(record(1))
+    log.close()
+    (found,) = tmp_path.rglob("*.checkpoints/*")
+    assert expected == found.parent.name
+    assert beside(Path(directory)) == found.parent
 
 
 def test_checkpoints_of_a_rotated_chain_go_over_all_its_files(tmp_path: Path) -> None:

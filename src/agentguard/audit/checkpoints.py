@@ -89,7 +89,7 @@ class Checkpoints:
             AuditUnavailable: a directory cannot be used.
         """
         given = [self.to] if isinstance(self.to, str | os.PathLike) or callable(self.to) else list(self.to)
-        beside = directory.with_name(f"{directory.name}.checkpoints")
+        beside = f"{os.path.abspath(directory)}.checkpoints"  # `.` and `..` have no name to make one of
         return [
             place if callable(place) else CheckpointFile(Path(place).absolute(), chain) for place in given or [beside]
         ]

@@ -160,7 +160,7 @@ def _remember(directory: Path, end: str) -> None:
 
 
 def _beside(directory: Path) -> Path:
-    return directory.with_name(f"{directory.name}.recovered")
+    return Path(f"{os.path.abspath(directory)}.recovered")  # `.` and `..` have no name to make one of
 
 
 def _chains(directory: Path) -> list[Sequence[Path]]:

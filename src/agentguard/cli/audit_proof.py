@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,7 @@ def key(arguments: argparse.Namespace) -> tuple[str, str]:
 
 def beside(path: Path) -> Path:
     """Where the checkpoints of a log are written by default."""
-    directory = (path if path.is_dir() else path.parent).absolute()
-    return directory.with_name(f"{directory.name}.checkpoints")
+    return Path(f"{os.path.abspath(path if path.is_dir() else path.parent)}.checkpoints")
 
 
 def run_prove(arguments: argparse.Namespace) -> int:
