@@ -158,6 +158,10 @@ def test_approver_is_made_as_the_file_says(
         ("approval: {callback: 'tests.test_config_policy:nobody'}\n", "cannot be imported"),
         ("approval: {ciba: {issuer: 'https://op.bank.test'}}\n", "approval.ciba.client_id: this key is missing"),
         ("approval: {ciba: {issuer: 'https://op.bank.test', client_id: desk}}\n", "key: FILE or with assertion"),
+        (
+            "approval: {ciba: {issuer: 'https://op.bank.test', client_id: desk, key: absent.pem}}\n",
+            "approval.ciba.key: ",
+        ),
     ],
 )
 def test_mistake_in_approval_is_said_at_its_place(tmp_path: Path, more: str, said: str) -> None:

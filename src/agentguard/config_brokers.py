@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from agentguard.config_fields import SecretSource
-from agentguard.config_secrets import kept, secret_key, text_of, with_psycopg
+from agentguard.config_secrets import Noted, kept, secret_key, text_of, with_psycopg
 from agentguard.config_tokens import Broker, State, Tokens, Workload
 from agentguard.errors import ConfigurationError
 from agentguard.model.lease import Placement, Secret
@@ -38,10 +37,6 @@ _RULES: Final = (
     "max_lifetime", "default_lifetime", "dpop", "target", "targets", "subject", "details", "enrichment", "introspect",
     "revocable", "leeway",
 )  # fmt: skip
-
-
-class _Noted(Exception):
-    """A mistake that stands in the problems already."""
 
 
 class Brokers:
@@ -73,9 +68,7 @@ class Brokers:
 
         made: list[Route] = []
         for broker in tokens.brokers:
-            one = None
-            with suppress(_Noted):
-                one = kept(self._problems, broker.where, partial(self._made, broker))
+            one = kept(self._problems, broker.where, partial(self._made, broker))
             if one is not None:
                 made.append(Route(broker.kind, one, broker.audiences))
         if len(made) < len(tokens.brokers) or not made:
@@ -96,7 +89,7 @@ class Brokers:
         """Make a part; its mistake is noted at its own place."""
         made = kept(self._problems, (*self._where, key), make)
         if made is None:
-            raise _Noted
+            raise Noted
         return made
 
     # --- each broker ------------------------------------------------------------------------------------------

@@ -21,13 +21,19 @@ _KEY_CHARACTERS: Final = 32
 _MAKE_ONE: Final = "make one with: openssl rand -hex 32"
 
 
+class Noted(Exception):
+    """A mistake that stands in the problems already."""
+
+
 def kept(problems: Problems, where: Where, make: Callable[[], T | None]) -> T | None:
     """Return what `make` makes, or note its mistake at its place in the file."""
     try:
         return make()
     except ConfigurationError as error:
         problems.include(where, error)
-        return None
+    except Noted:  # by a part of it, at its own place
+        pass
+    return None
 
 
 def with_psycopg() -> None:
