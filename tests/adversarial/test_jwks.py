@@ -613,8 +613,11 @@ async def test_case_23_an_inner_address_in_the_url_is_refused_also_behind_a_prox
     await client.aclose()
 
 
-def test_case_23_a_proxy_of_another_kind_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("https_proxy", "socks5://user:pw@127.0.0.1:1")
+@pytest.mark.parametrize(
+    "proxy", ["socks5://user:pw@127.0.0.1:1", "http://user:pw@[127", "http://user:pw@127.0.0.1:99999"]
+)
+def test_case_23_a_proxy_of_another_kind_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("https_proxy", proxy)
     with pytest.raises(ConfigurationError, match="https_proxy") as caught:
         Http(trust_env=True)
     assert "pw" not in str(caught.value)

@@ -591,6 +591,7 @@ def test_a_fork_waits_for_the_call_that_is_being_made(agent: Agent) -> None:
         "unix://run/spire/agent.sock",
         "unix:agent.sock",
         "tcp://127.0.0.1:8081",
+        "unix://[/run/spire/agent.sock",
         "http://127.0.0.1/",
         "unix:///run/agent.sock?a=b",
         "unix:///run/%61gent.sock",

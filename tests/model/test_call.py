@@ -30,6 +30,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"audience": "https://api.test/#x"}, "fragment"),
     ({"audience": "https://"}, "user, query or fragment"),
     ({"audience": "ftp://api.test"}, "https://api.example.com"),
+    ({"audience": "https://[api.test"}, "https://api.example.com"),
+    ({"audience": "https://api.test:99999"}, "https://api.example.com"),
     ({"scopes": ("a",)}, "audience"),
     ({"lease": "forever"}, "'task' or 'call'"),
     ({"resource": "account/{acount}"}, "acount"),

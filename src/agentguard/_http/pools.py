@@ -97,12 +97,16 @@ def environment_proxy() -> tuple[httpcore.Proxy | None, str]:
     text = proxies.get("https") or proxies.get("all") or ""
     if not text:
         return None, ""
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:  # a bracket that is no address, a port that is none
+        parts, port = urlsplit(""), None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError("the proxy in the environment (https_proxy): write http://HOST:PORT")
     auth = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    url = f"{parts.scheme}://{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+    url = f"{parts.scheme}://{host}:{port or (443 if parts.scheme == 'https' else 80)}"
     return httpcore.Proxy(url, auth=auth), proxies.get("no", "")
 
 

@@ -117,7 +117,10 @@ def _address(text: str) -> str:
         raise ConfigurationError(
             f"identity: spiffe needs the agent's socket: write socket: unix:///run/spire/agent.sock, or set {ENDPOINT}"
         )
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # a bracket that is no address
+        parts = urlsplit("")
     plain = not (parts.netloc or parts.query or parts.fragment) and unquote(parts.path) == parts.path
     if parts.scheme != "unix" or not parts.path.startswith("/") or not plain:
         raise ConfigurationError(

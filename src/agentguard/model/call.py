@@ -153,7 +153,11 @@ def _audience_problem(audience: str) -> str:
         return ""
     from urllib.parse import urlsplit
 
-    parts = urlsplit(audience)
+    try:
+        parts = urlsplit(audience)
+        _ = parts.port
+    except ValueError:  # a bracket that is no address, a port that is none
+        parts = urlsplit("")
     local = parts.hostname in ("127.0.0.1", "::1", "localhost")
     if parts.scheme in ("https", "postgresql") or (parts.scheme == "http" and local):
         bad = parts.username or parts.query or parts.fragment or not parts.hostname
