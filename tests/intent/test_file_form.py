@@ -185,6 +185,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("sets: {a: {values: []}}", "sets.a: an empty set admits nothing"),
     ("sets: {a: {values: [true]}}", "sets.a: a member of a set is text"),
     ("sets: {a: {values: [x], field: y}}", "unknown key 'field' beside 'values'"),
+    ("sets: {a: {file: null}}", "sets.a: 'file' of a set ends in .yaml"),
     ("sets: {a: {file: payees.txt}}", "sets.a: 'file' of a set ends in .yaml"),
     ("sets: {a: {resolve: os.getenv}}", "sets.a: 'os.getenv' is no name of a resolver"),
     ("sets: {a: {file: a.csv, field: '[.x'}}", "is no field path"),

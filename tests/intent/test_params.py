@@ -76,6 +76,7 @@ BAD_PARAMS: list[tuple[str, dict[str, object], str]] = [
     ("reads: ['${a}']", {}, "3: reads[0]: ${a} is not declared under params"),
     ("everywhere: {u: {max: '${a}'}}", {}, "3: everywhere.u.max: ${a} is not declared under params"),
     ("params: {a: string}\nreads: ['${a}', 'x.${a}']", {"a": "x"}, "4: reads[1]: ${name} stands for a whole value"),
+    ("params: {a: {type: []}}\nreads: ['${a}']", {"a": "x"}, "3: params.a: write a type"),
     ("params: {a: strng}\nreads: ['${a}']", {"a": "x"}, "3: params.a: write a type"),
     ("params: {a: {type: string, max: 5}}\nreads: ['${a}']", {"a": "x"}, "3: params.a: min and max are for"),
     (

@@ -184,7 +184,7 @@ def _parameter(name: str, said: Any) -> Parameter:
     said = {"type": said} if isinstance(said, str) else said
     if not _NAME.fullmatch(name):
         raise ConfigurationError(f"{name!r} is no parameter name; write letters, digits and _")
-    if not isinstance(said, dict) or said.get("type") not in _TYPES or set(said) - {"type", "min", "max"}:
+    if not isinstance(said, dict) or said.get("type") not in tuple(_TYPES) or set(said) - {"type", "min", "max"}:
         raise ConfigurationError(f"write a type ({', '.join(_TYPES)}) or {{type: decimal, min: 0, max: 100}}")
     bounds = {key: decimal(said[key]) for key in ("min", "max") if key in said}
     if bounds and said["type"] not in _ORDERED:

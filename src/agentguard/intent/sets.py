@@ -71,7 +71,8 @@ class FileSet(Struct, frozen=True):
     def __post_init__(self) -> None:
         from pathlib import Path
 
-        force_setattr(self, "file", os.fspath(self.file))
+        if isinstance(self.file, os.PathLike):
+            force_setattr(self, "file", os.fspath(self.file))
         if not is_text(self.file) or Path(self.file).suffix not in _READERS:
             raise ConfigurationError(f"'file' of a set ends in {', '.join(_READERS)}: {{file: payees.yaml}}")
         field_path(self.field)
