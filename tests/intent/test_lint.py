@@ -38,6 +38,7 @@ def places(body: str, specs: Any = SPECS) -> list[tuple[str, str]]:
     return [(level, path) for level, path, _ in found(body, specs)]
 
 
+SHARED = "steps: [{tool: pay, args: {to: {in: [a, b]}}}, {id: x, tool: pay, args: {to: {in: [b, c]}}}]"
 CLEAN = (
     "steps: [{tool: pay, args: {to: {eq: ann}, n: {min: 1, max: 5}}}]",
     "steps: [{tool: pay, args: {n: {max: 5, min: 0}}}]",
@@ -65,6 +66,11 @@ CLEAN = (
     "steps: [{tool: pay, args: {a: {same_as: b}, b: {eq: x}}}, {id: x, tool: pay, args: {a: {eq: y}, b: {eq: x}}}]",
     "steps: [{tool: pay, args: {n: {eq: 1}}, total: {n: 9}, budget: b}, "
     "{tool: close, args: {n: {eq: 1}}, total: {n: 9}, budget: b}]",
+    f"{SHARED}\nforbid: [{{tool: pay, args: {{to: {{eq: b}}}}}}]",
+    f"{SHARED}\nforbid: [{{tool: pay}}]",
+    f"{SHARED}\neverywhere: {{to: {{in: [a, c]}}}}",
+    "everywhere: {b: {eq: you}}\nsteps: [{tool: owner.read, args: {a: {eq: x}}, times: 1}, "
+    "{id: x, tool: owner.read, args: {a: {eq: x}, l: {eq: [1]}}}, {id: y, tool: owner.read, args: {a: {in: [x]}}}]",
     "steps: [{tool: pay, args: {to: {eq: ann}}}]\nexamples: {permit: [{tool: pay, args: {to: ann}}], "
     "deny: [{tool: pay, args: {to: eve}}]}",
 )
@@ -86,6 +92,14 @@ WRONG = (
         "steps: [{tool: pay, args: {to: {in: [a, b]}}}, {id: x, tool: pay, args: {to: {in: [b, c]}}}]",
         ("warning", "steps[1].tool"),
         "add up",
+    ),
+    *(
+        (f"{SHARED}\n{rest}", ("warning", "steps[1].tool"), "add up")
+        for rest in (
+            "forbid: [{tool: pay, args: {to: {eq: a}}}, {tool: pay, seen: [pii]}, {tool: pay, args: {n: any}}]",
+            "forbid: [{tool: pay, args: {to: {eq: b}, n: {min: 5}}}]",
+            "everywhere: {to: {in: [b, d]}, account: {eq: acme}}",
+        )
     ),
     (
         "steps: [{tool: ticket.list, args: {q: {prefix: a}}}, {id: x, tool: ticket.list, args: {q: {eq: ab}}}]",

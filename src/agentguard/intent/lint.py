@@ -123,14 +123,14 @@ def _steps_in_each_others_way(subject: _Subject) -> Iterator[Finding]:
                         "nothing, or the narrower of the two first; a step that permits stands before one that asks"
                     )
                     yield Finding(Level.WARNING, (*places[step.id], "tool"), text, instead)
-                elif first.outcome is step.outcome and not _shared(first, step) and overlapping(first, step, spec):
+                elif _adds_up(first, step) and overlapping(first, step, spec, subject.intent):
                     text = f"{first.id} takes some of the same calls, so the budgets of the two add up"
                     instead = "arguments that exclude each other, or one budget: NAME in both steps"
                     yield Finding(Level.WARNING, (*places[step.id], "tool"), text, instead)
 
 
-def _shared(first: Step, second: Step) -> bool:
-    return bool(first.shared) and first.shared == second.shared
+def _adds_up(first: Step, second: Step) -> bool:
+    return first.outcome is second.outcome and not (first.shared and first.shared == second.shared)
 
 
 def _sums_apart(subject: _Subject) -> Iterator[Finding]:

@@ -10,27 +10,43 @@ from agentguard.intent.address import Email
 from agentguard.intent.binds import Bind
 from agentguard.intent.charges import acts
 from agentguard.intent.constraint import AllOf, AnyOf, Constraint
+from agentguard.intent.effective import _concerns
+from agentguard.intent.intent import Intent
 from agentguard.intent.literal import FrozenMapping, thawed
 from agentguard.intent.presence import Absent, AnyValue, OptionalValue
 from agentguard.intent.provenance import From
 from agentguard.intent.references import Is, SameAs
 from agentguard.intent.said_words import Said
-from agentguard.intent.step import Step
+from agentguard.intent.step import Forbid, Step
 from agentguard.intent.structures import Each, Items, Keys
 from agentguard.intent.texts import Text
-from agentguard.intent.truth import HOLD, MISSING, Facts, Truth, is_empty
+from agentguard.intent.truth import FAIL, HOLD, MISSING, Facts, Truth, is_empty
 from agentguard.model.call import ToolCall, ToolSpec
 from agentguard.model.decision import Outcome
 
 _NOTHING_KNOWN: Final = Facts()
 _ABSENT: Final = Absent()
+_ALIKE: Final = object()  # some value that nobody here can name, for which two equal constraints hold
 # Values that many kinds hold for, tried beside the literals of the two constraints.
 _TRIED: Final[tuple[Any, ...]] = ("x", "Thank you", Decimal(1), Decimal(0), True, None, (), {}, "2027-03-31")
 
 
-def overlapping(first: Step, second: Step, spec: ToolSpec) -> bool:
-    """Tell whether some call is certainly taken by both steps; their constraints hold the members of their sets."""
-    return all(_both(*said, name, spec) for name, said in _arguments(first, second))
+def overlapping(first: Step, second: Step, spec: ToolSpec, intent: Intent) -> bool:
+    """Tell whether some call is certainly taken by both steps of an intent; its constraints hold what they name.
+
+    A call that `everywhere` or a forbid denies is taken by neither.
+    """
+    unnamed = {name: (_ABSENT, _ABSENT) for name in intent.everywhere if name in spec.defaults}
+    taken = {
+        name: _values_of_both(*said, name, spec, intent.everywhere.get(name))
+        for name, said in {**unnamed, **dict(_arguments(first, second))}.items()
+    }
+    for entry in intent.forbid:
+        if _concerns(entry, spec) and not entry.seen:
+            if not (spared := _spared(entry, taken, spec)):
+                return False
+            taken |= spared
+    return all(taken.values())
 
 
 def hides(first: Step, second: Step, spec: ToolSpec) -> bool:
@@ -52,18 +68,41 @@ def _arguments(first: Step, second: Step) -> Iterator[tuple[str, tuple[Constrain
 
 def judged(said: Constraint, value: Any, name: str, spec: ToolSpec) -> Truth:
     """Judge one value of an argument, with nothing else known."""
+    return said.test(name)(value, _call(value, name, spec), _NOTHING_KNOWN)
+
+
+def _call(value: Any, name: str, spec: ToolSpec) -> ToolCall:
     arguments = dict(spec.defaults) | ({} if value is MISSING else {name: value})
-    call = ToolCall(id="", spec=spec, arguments=arguments, given=frozenset(arguments), digest="")
-    return said.test(name)(value, call, _NOTHING_KNOWN)
+    return ToolCall(id="", spec=spec, arguments=arguments, given=frozenset(arguments), digest="")
 
 
-def _both(first: Constraint, second: Constraint, name: str, spec: ToolSpec) -> bool:
-    if first == second:
-        return True
-    if any(isinstance(item, SameAs) for said in (first, second) for item in said.walk()):
-        return False  # whether it holds is up to another argument
-    tried = (*_values(first), *_values(second), *_TRIED, spec.defaults.get(name, MISSING))
-    return any(judged(first, value, name, spec) is HOLD is judged(second, value, name, spec) for value in tried)
+def _values_of_both(
+    first: Constraint, second: Constraint, name: str, spec: ToolSpec, always: Constraint | None
+) -> list[Any]:
+    """The values for which both constraints hold, and what holds for every call; some, or none that is certain."""
+    if first != second and any(isinstance(item, SameAs) for said in (first, second) for item in said.walk()):
+        return []  # whether it holds is up to another argument
+    rules = [first, second] if always is None else [first, second, always]
+    tried = (*(value for said in rules for value in _values(said)), *_TRIED, spec.defaults.get(name, MISSING))
+    found = [value for value in tried if all(judged(said, value, name, spec) is HOLD for said in rules[:2])]
+    if always is not None:
+        found = [value for value in found if value is MISSING or judged(always, value, name, spec) is HOLD]
+    return found or ([_ALIKE] if first == second and always in (None, first) else [])
+
+
+def _spared(entry: Forbid, taken: Mapping[str, list[Any]], spec: ToolSpec) -> Mapping[str, list[Any]]:
+    """The values of one argument that a forbid certainly does not match; none where it may match every call."""
+    for name, said in entry.args.items():
+        values = taken.get(name, [spec.defaults.get(name, MISSING)])
+        if spared := [value for value in values if _unmatched(said, value, name, spec)]:
+            return {name: spared}
+    return {}
+
+
+def _unmatched(said: Constraint, value: Any, name: str, spec: ToolSpec) -> bool:
+    if value is MISSING or value is _ALIKE:
+        return value is MISSING
+    return said.lifted(name)(value, _call(value, name, spec), _NOTHING_KNOWN) is FAIL
 
 
 def _values(said: Constraint) -> Iterator[Any]:
