@@ -214,6 +214,8 @@ def test_pin_that_cannot_be_compared_is_said_to_be_unknown(tmp_path: Path, capsy
         ("steps: [{tool: pay, args: {to: any, amount: any}}]", 4),
         ("steps: [{tool: pay, args: {to: {optional: any}, amount: any}}]", 4),
         (f"steps:\n  - {ANY}, then: ask}}\n  - {ANY}}}", 6),
+        ("define: {d: any}\nsteps: [{tool: pay, args: {to: {is: d}, amount: {optional: {is: d}}}}]", 5),
+        ("steps: [{tool: pay, args: {to: [{eq: ann}, any], amount: any}}]", 4),
     ],
 )  # fmt: skip
 def test_write_that_an_agent_may_do_alone_without_a_bound_is_a_warning(
@@ -233,6 +235,7 @@ def test_write_that_an_agent_may_do_alone_without_a_bound_is_a_warning(
         "steps: [{tool: pay, args: {to: any, amount: {min: 0, max: 5}}}]",
         "steps: [{tool: pay, args: {to: any, amount: any}, times: {n: 5, per: 1h}}]",
         "steps: [{tool: pay, args: {to: any, amount: any}, total: {amount: {max: 5, per: 1h}}}]",
+        "define: {d: {min: 0, max: 5}}\nsteps: [{tool: pay, args: {to: any, amount: {is: d}}}]",
         "steps: [{tool: pay, args: {to: any, amount: any}, then: ask}]",
         "steps: [{tool: pay}]",
         "steps: [{tool: pay, args: {to: any, amount: any}}]\neverywhere: {to: {eq: ann}}",

@@ -14,11 +14,12 @@ from agentguard.cli.agents.rules import Terms
 from agentguard.cli.agents.separation import Who, cell
 from agentguard.errors import ConfigurationError
 from agentguard.intent.charges import limit_charges
-from agentguard.intent.constraint import Constraint
+from agentguard.intent.constraint import AnyOf, Constraint
 from agentguard.intent.document import Path, nearest
 from agentguard.intent.intent import Intent
 from agentguard.intent.limits import Limits
 from agentguard.intent.presence import AnyValue, OptionalValue
+from agentguard.intent.references import Is
 from agentguard.intent.step import Step
 from agentguard.intent.strict_file import read_strict_file
 from agentguard.intent.tree import hash_of
@@ -129,26 +130,30 @@ def _unattended(inventory: Inventory) -> Iterator[Coded]:
 def _open_places(ceiling: Intent, spec: ToolSpec) -> Iterator[Path]:
     """Yield where a ceiling lets a tool be called without any bound."""
     takes = [said for name, said in ceiling.everywhere.items() if spec.parameters is None or name in spec.parameters]
-    if limit_charges(ceiling.limits or Limits()) or any(map(_bounds, takes)):
+    if limit_charges(ceiling.limits or Limits()) or any(_bounds(said, ceiling) for said in takes):
         return
     steps = [(index, step) for index, step in enumerate(ceiling.steps) if step.tool == spec.name]
     for index, step in steps:
-        if step.outcome is Outcome.PERMIT and not _bounded(step, spec):
+        if step.outcome is Outcome.PERMIT and not _bounded(step, spec, ceiling):
             yield ("steps", index, "tool")
     if not steps:
         yield ("reads",)
 
 
-def _bounded(step: Step, spec: ToolSpec) -> bool:
+def _bounded(step: Step, spec: ToolSpec, ceiling: Intent) -> bool:
     """Whether a step says anything about its arguments or its number; arguments it leaves out have to be absent."""
-    if step.uses or step.totals or any(map(_bounds, step.args.values())):
+    if step.uses or step.totals or any(_bounds(said, ceiling) for said in step.args.values()):
         return True
     return (spec.parameters is None and not step.args) or bool((spec.parameters or frozenset()) - step.args.keys())
 
 
-def _bounds(said: Constraint) -> bool:
-    inner = said.constraint if isinstance(said, OptionalValue) else said
-    return not isinstance(inner, AnyValue)
+def _bounds(said: Constraint, ceiling: Intent) -> bool:
+    """Whether a constraint takes less than any value; one that stands under a name is looked up."""
+    if isinstance(said, AnyOf):
+        return all(_bounds(item, ceiling) for item in said.alternatives)
+    if isinstance(said, OptionalValue | Is):
+        return _bounds(said.constraint if isinstance(said, OptionalValue) else ceiling.define[said.name], ceiling)
+    return not isinstance(said, AnyValue)
 
 
 # --- purposes ---------------------------------------------------------------------------------------------------------
