@@ -90,6 +90,27 @@ def test_every_mistake_of_the_bad_registry_is_found_at_its_line(capsys: Captured
     }
 
 
+@pytest.mark.parametrize(
+    ("top", "expected"),
+    [
+        ("approval: later\n", ["approval-unshared"]),
+        ("approval: {later: true, expires: 1h}\n", ["approval-unshared"]),
+        ("approval: {later: true}\nstate: {sqlite: s.db, key: {env: K}}\n", []),
+        ("approval: later\nstate: {sqlit: s.db, key: {env: K}}\n", ["invalid", "invalid"]),
+        ("approval: prompt\n", []),
+    ],
+)
+def test_questions_that_end_with_their_process_are_a_warning(
+    top: str, expected: list[str], tmp_path: Path, capsys: Captured
+) -> None:
+    file = registry(tmp_path, f"bot: {{{BOT}, tools: [look]}}", tools=TOOLS)
+    file.write_text(file.read_text() + top)
+
+    _, found = checked(capsys, file)
+    assert expected == [item["code"] for item in found]
+    assert all(item["path"] == "approval" for item in found if item["code"] == "approval-unshared")
+
+
 def test_agent_that_is_retired_is_not_found_expired_too(capsys: Captured) -> None:
     _, found = checked(capsys, BAD)
 

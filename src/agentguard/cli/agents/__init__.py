@@ -19,7 +19,7 @@ from agentguard.cli.agents.listing import (
     say_agent,
     say_list,
 )
-from agentguard.cli.agents.rules import DAY, Terms, agent_findings
+from agentguard.cli.agents.rules import DAY, Terms, agent_findings, approval_findings
 from agentguard.cli.agents.table import cell_members, say_table, table
 from agentguard.cli.agents.usage import Usage, usage_of
 from agentguard.cli.findings import report
@@ -95,7 +95,8 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 def findings(inventory: Inventory, terms: Terms) -> tuple[Coded, ...]:
     """Everything that is found in a registry: mistakes of its files, and what the rules say."""
-    return (*inventory.found, *agent_findings(inventory, terms), *file_findings(inventory, terms))
+    found = (*agent_findings(inventory, terms), *approval_findings(inventory), *file_findings(inventory, terms))
+    return (*inventory.found, *found)
 
 
 # list, show, table, graph ---------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ class Code(StrEnum):
     IDENTITY_UNPROVABLE = "identity-unprovable"
     PURPOSE_UNKNOWN = "purpose-unknown"
     UNATTENDED_WRITE = "unattended-write"
+    APPROVAL_UNSHARED = "approval-unshared"
     UNKNOWN = "unknown"
 
 

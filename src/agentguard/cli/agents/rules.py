@@ -42,6 +42,16 @@ def agent_findings(inventory: Inventory, terms: Terms) -> Iterator[Coded]:
             yield from rule(inventory, entry, terms)
 
 
+def approval_findings(inventory: Inventory) -> Iterator[Coded]:
+    """Yield that questions which wait for a person end with the process that asked them."""
+    settings = inventory.settings
+    waits = settings.approval.kind == "later" or settings.approval.said.get("block") is False
+    if waits and settings.state is None and not {"approval", "state"} & inventory.unread:
+        text = "without a state questions end with the process that asked, and `agentguard approvals` sees none of them"
+        state = "state: {sqlite: state.db, key: {env: AG_STATE_KEY}}"
+        yield coded(inventory.document, Code.APPROVAL_UNSHARED, ("approval",), text, state)
+
+
 def _found(inventory: Inventory, entry: Entry, code: Code, text: str, instead: str = "", *path: str) -> Coded:
     return coded(inventory.document, code, ("agents", entry.name, *path), text, instead)
 
