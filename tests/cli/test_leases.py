@@ -126,6 +126,21 @@ def test_listing_takes_over_nothing(file: Path, capsys: Captured) -> None:
     later.close()
 
 
+def test_the_ledger_that_a_configuration_names_is_listed_without_its_keys(
+    tmp_path: Path, owner: SqliteLedger, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive(owner.pending(lease("one")))
+    file = configured(tmp_path, "state: {sqlite: state.db, key: {env: AG_NO_SUCH}}\n")
+    monkeypatch.chdir(tmp_path)
+
+    assert 0 == main(["leases", "list", "--json"])
+    assert ["one"] == [row["id"] for row in json.loads(capsys.readouterr().out)["leases"]]
+    assert 2 == main(["leases", "list", "state.db", "--config", "agentguard.yaml"])
+    file.write_text(file.read_text().partition("state:")[0])
+    assert 2 == main(["leases", "list"])
+    assert "has no `state" in capsys.readouterr().err
+
+
 def test_a_file_that_is_no_ledger_is_not_called_a_damaged_one(tmp_path: Path, capsys: Captured) -> None:
     config = tmp_path / "agentguard.yaml"
     config.write_text("version: 1\n")

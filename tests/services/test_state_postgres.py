@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
 import signal
@@ -1014,10 +1015,9 @@ def test_handle_under_another_key_is_not_known_and_its_row_stays(
     assert "sealed under another key" in caplog.text
 
 
-def test_leases_in_postgresql_are_ended_from_a_terminal(
-    dsn: str, ledger: PostgresLedger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "agentguard.yaml").write_text(
+def configured(folder: Path, dsn: str) -> list[str]:
+    """Write a configuration with this state; return the option that names it."""
+    (folder / "agentguard.yaml").write_text(
         textwrap.dedent("""
             version: 1
             agents: {bot: {owners: {business: ann@bank.test}, purpose: Refunds}}
@@ -1026,22 +1026,43 @@ def test_leases_in_postgresql_are_ended_from_a_terminal(
             state: {postgres: {dsn: {file: dsn}}, key: {file: key}}
         """)
     )
-    SigningKey.generate().write_pem_file(tmp_path / "token.pem")
+    SigningKey.generate().write_pem_file(folder / "token.pem")
     for name, text in (("key", KEY.hex()), ("dsn", dsn)):
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o600)
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o600)
+    return ["--config", str(folder / "agentguard.yaml")]
+
+
+def test_leases_in_postgresql_are_listed_and_ended_from_a_terminal(
+    dsn: str, ledger: PostgresLedger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     mine = [structs.replace(lease(name), issuer="https://guard.bank.test") for name in ("living", "left")]
     drive(ledger.pending(mine[0]))
     with closing(PostgresStore(dsn)) as store, closing(PostgresLedger(store, KEY)) as dead:
         drive(dead.pending(mine[1]))
-    said = ["--config", str(tmp_path / "agentguard.yaml")]
+    said = configured(tmp_path, dsn)
+
+    assert 1 == main(["leases", "list", "--json", *said])
+    listed = json.loads(capsys.readouterr().out)
+    assert [("living", "alive"), ("left", "dead")] == [(one["id"], one["owner"]) for one in listed["leases"]]
+    assert not (tmp_path / "audit").exists()
 
     assert 0 == main(["leases", "recover", *said])
     assert "1 credential of dead processes found" in capsys.readouterr().out
+    assert 0 == main(["leases", "list", *said])
+    assert "1 credential outstanding" in capsys.readouterr().out
     assert ["living"] == [one.id for one in drive(ledger.outstanding(time.time()))]
 
     assert 1 == main(["leases", "revoke", "--task", "t", *said])
     assert "living: only the process that issued it can revoke it" in capsys.readouterr().out
+
+
+def test_listing_makes_no_schema(bare: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert 2 == main(["leases", "list", *configured(tmp_path, bare)])
+    assert "the schema agentguard" in capsys.readouterr().err
+    with psycopg.connect(bare) as admin:
+        found = admin.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'agentguard'").fetchone()
+    assert found is None
 
 
 def test_rows_of_brokers_that_a_guard_does_not_have_are_left_to_one_that_has_them(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agentguard._drive import drive
+from agentguard.cli.ledgers import NO_STATE, of_config, of_file
 from agentguard.cli.output import FAILED, OK, UNUSABLE, complain, count, say, say_json
 from agentguard.credentials.leaks import LiveSecrets
 from agentguard.credentials.revocation import Revocations
@@ -29,13 +29,8 @@ TIMEOUT: Final = 30.0
 _MOST_SECONDS: Final = 86_400
 _PAUSE: Final = 0.5
 NEVER: Final = "never"
+_CONFIG: Final = Path("agentguard.yaml")
 _COLUMNS: Final = ("id", "state", "broker", "task", "tool", "audience", "age", "ends by", "owner")
-_NAME_IT: Final = "name the one of `state: {sqlite: FILE}`"
-_SQLITE: Final = b"SQLite format 3\0"  # the first bytes of each of its files
-_NO_STATE: Final = (
-    "{} has no `state: {{sqlite: FILE, key: ...}}` or `state: {{postgres: ..., key: ...}}`, so no ledger outlives a "
-    "process; the credentials of its issuer end by themselves"
-)
 
 
 def add(commands: Any) -> None:
@@ -54,7 +49,12 @@ def _add_list(actions: Any) -> None:
         "revoked in many attempts: then run `agentguard leases recover`."
     )
     parser = actions.add_parser("list", help="list what may be alive", description=text)
-    parser.add_argument("file", type=Path, metavar="FILE", help="the ledger: `state: {sqlite: FILE}`")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("file", type=Path, nargs="?", metavar="FILE", help="the ledger: `state: {sqlite: FILE}`")
+    what.add_argument(
+        "--config", type=Path, default=_CONFIG, metavar="CONFIG",
+        help="without FILE: the ledger that this names, also in PostgreSQL; agentguard.yaml",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run_list)
 
@@ -78,7 +78,7 @@ def _add_recover(actions: Any) -> None:
 
 
 def _add_common(parser: Any) -> None:
-    parser.add_argument("--config", type=Path, default=Path("agentguard.yaml"), metavar="FILE")
+    parser.add_argument("--config", type=Path, default=_CONFIG, metavar="FILE")
     parser.add_argument(
         "--timeout", type=_seconds, default=TIMEOUT, metavar="SECONDS", help="for all of it; default 30"
     )
@@ -89,19 +89,9 @@ def _add_common(parser: Any) -> None:
 
 def run_list(arguments: argparse.Namespace) -> int:
     """List what may be alive; no handle and no key is needed for that, and none is shown."""
-    from agentguard.state.sqlite import SqliteLedger
-
-    if not arguments.file.is_file():
-        raise ConfigurationError(f"{arguments.file}: there is no such file; {_NAME_IT}")
-    if not _is_sqlite(arguments.file):  # not "damaged": nobody should move a configuration away
-        raise ConfigurationError(f"{arguments.file}: this is no file of SQLite, so no ledger; {_NAME_IT}")
-    if problem := _unlisted(arguments.file):
-        raise ConfigurationError(f"{arguments.file}: {problem}")
-    now, ledger = time.time(), SqliteLedger(arguments.file, os.urandom(32))
-    try:
-        rows, living = drive(ledger.rows(now)), drive(ledger.living(now))
-    finally:
-        ledger.close()
+    now = time.time()
+    given = arguments.file is not None
+    rows, living = of_file(arguments.file, now) if given else of_config(arguments.config, now)
     members = [_members(row, row.instance in living) for row in rows]
     healthy = all(row.instance in living and row.state is not LeaseState.IRREVOCABLE for row in rows)
     if arguments.json:
@@ -109,28 +99,6 @@ def run_list(arguments: argparse.Namespace) -> int:
     else:
         _say_table([_cells(row, row.instance in living, now) for row in rows])
     return OK if healthy else FAILED
-
-
-def _is_sqlite(file: Path) -> bool:
-    """Whether it begins as SQLite's files do, or is empty as one that nobody has written to."""
-    with file.open("rb") as opened:
-        return opened.read(len(_SQLITE)) in (_SQLITE, b"")
-
-
-def _unlisted(file: Path) -> str:
-    """INVARIANT: what only looks makes no file a ledger, and takes none from a program of an earlier version."""
-    from agentguard.state.database import kind_of
-    from agentguard.state.schema import APPLICATION, MIGRATIONS
-
-    kind, version = kind_of(file)
-    if version == 0 and kind in (0, APPLICATION):
-        return f"it is no ledger yet; {_NAME_IT}"
-    if kind == APPLICATION and version < len(MIGRATIONS):
-        return (
-            "it was written by an earlier version of agentguard; list it with that one, or let `agentguard leases "
-            "recover` of this one bring it up to date once no program of the earlier one runs"
-        )
-    return ""
 
 
 def _members(row: Row, alive: bool) -> dict[str, Any]:
@@ -193,7 +161,7 @@ def room_of(config: Path) -> Room:
     ledger: Any = guard.leases.ledger if guard.leases is not None else None
     if not hasattr(ledger, "take"):  # which a ledger has that others share; the one in PostgreSQL loads its driver
         guard.close()
-        raise ConfigurationError(_NO_STATE.format(config))
+        raise ConfigurationError(NO_STATE.format(config))
     return Room(guard, ledger)
 
 
@@ -205,9 +173,7 @@ def run_revoke(arguments: argparse.Namespace) -> int:
     try:
         rows = [row for row in drive(room.ledger.rows(time.time())) if _named(arguments, row)]
         if not rows and arguments.id:
-            complain(
-                f"no credential {arguments.id!r} is outstanding; `agentguard leases list FILE` shows those that are"
-            )
+            complain(f"no credential {arguments.id!r} is outstanding; `agentguard leases list` shows those that are")
             return UNUSABLE
         return _revoke(room, [row.lease for row in rows], arguments.timeout)
     finally:
