@@ -46,3 +46,17 @@ def test_result_that_cannot_be_written_is_told(words: list[str], tmp_path: Path)
         file = [str(tmp_path / "x.yaml")] if words == ["lint"] else []
         done = subprocess.run([*PROGRAM, *words, *file], stdout=full, stderr=subprocess.PIPE, check=False)
     assert (done.returncode, done.stderr) == (2, b"agentguard: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", [(1,), (1, 2), (0, 1, 2)])
+@pytest.mark.parametrize("status", [0, 1])
+def test_process_without_streams_ends_with_the_status_of_what_it_found(
+    status: int, closed: tuple[int, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "x.yaml").write_text("version: 1\nintent: a-b\npurpose: x\nreads: [a]\n" + "unknown: 1\n" * status)
+    streams = " ".join(f"{number}>&-" for number in closed)
+    command = f'exec "$@" {streams}'
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", *PROGRAM, "lint", str(tmp_path / "x.yaml")], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (status, b"", b"")

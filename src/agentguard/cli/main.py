@@ -31,6 +31,16 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+def _open_closed_streams() -> None:
+    """Have a stream that the process was started without lead nowhere: the status tells what was found all the same.
+
+    INVARIANT: before any file is opened, which would get its number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # for as long as the process
+
+
 def _leave_stdout() -> None:
     """Have what is left in its buffer go nowhere, else the interpreter fails on it once more at its end."""
     try:
@@ -49,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 all is well, 1 what was checked is broken, 2 it could not be checked.
     """
+    _open_closed_streams()
     try:
         arguments = parser().parse_args(argv)
     except SystemExit as stop:
