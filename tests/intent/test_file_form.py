@@ -228,6 +228,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("steps: [{tool: pay, attempts: 0}]", "steps[0].attempts"),
     ("steps: [{tool: pay, times: '1'}]", "steps[0].times: 'times' is a whole number"),
     ("steps: [{tool: pay, times: {per: [a]}}]", "steps[0].times"),
+    ("steps: [{tool: pay, args: {a: any}, times: {n: 1, per: [[a]]}}]", "steps[0].times: 'per' of times is a list"),
     ("steps: [{tool: pay, args: {a: any}, times: {n: 1, per: []}}]", "'per' is empty"),
     ("steps: [{tool: pay, times: {n: 1, per: [a]}}]", "steps[0].times.per: 'a' is not among args"),
     ("steps: [{tool: pay, total: {a: 5}}]", "steps[0].total.a: 'a' is not among args"),

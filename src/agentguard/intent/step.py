@@ -82,7 +82,7 @@ class Times(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         count(self.n, "'times'")
-        if len(set(self.per)) != len(self.per) or not all(map(is_text, self.per)):
+        if not all(map(is_text, self.per)) or len(set(self.per)) != len(self.per):
             raise ConfigurationError("'per' of times is a list of argument names, each once: per: [order_id]")
 
 
