@@ -237,6 +237,17 @@ def test_file_that_is_no_index_is_never_written_over(directory: Path, tmp_path: 
     assert before == precious.read_bytes()
 
 
+def test_index_that_is_a_device_or_a_folder_is_never_removed(directory: Path, tmp_path: Path, capsys: Captured) -> None:
+    device, folder, pipe = tmp_path / "null", tmp_path / "folder", tmp_path / "pipe"
+    device.symlink_to(os.devnull)
+    folder.mkdir()
+    os.mkfifo(pipe)
+    for place in (device, folder, pipe):
+        assert 2 == main(["audit", "query", str(directory), "--index", str(place), "--rebuild"])
+        assert "is a folder or a device; name a file with --index" in capsys.readouterr().err
+        assert place.exists()
+
+
 def test_index_that_cannot_be_written_is_kept_in_memory(directory: Path, tmp_path: Path, capsys: Captured) -> None:
     assert 0 == main(["audit", "query", str(directory), "--index", str(tmp_path / "none" / "index"), "--json"])
 

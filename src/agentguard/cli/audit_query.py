@@ -80,6 +80,8 @@ def run_query(arguments: argparse.Namespace) -> int:
     question = Question(**{name: getattr(arguments, name) for name in names}, id=one)
     questions = [replace(question, subject=subject) for subject in _subjects(arguments)]
     place: Path = arguments.index or directory.with_name(f"{directory.name}.index")
+    if place.exists() and not place.is_file():  # INVARIANT: nothing but a file is ever removed, not for root either
+        raise ConfigurationError(f"the index {place} is a folder or a device; name a file with --index")
     if arguments.rebuild and is_index(place):
         place.unlink(missing_ok=True)
     try:

@@ -11,13 +11,14 @@ from agentguard.intent.binds import Bind
 from agentguard.intent.charges import acts
 from agentguard.intent.constraint import AllOf, AnyOf, Constraint
 from agentguard.intent.effective import _concerns
+from agentguard.intent.forbid import Forbid
 from agentguard.intent.intent import Intent
 from agentguard.intent.literal import FrozenMapping, thawed
 from agentguard.intent.presence import Absent, AnyValue, OptionalValue
 from agentguard.intent.provenance import From
 from agentguard.intent.references import Is, SameAs
 from agentguard.intent.said_words import Said
-from agentguard.intent.step import Forbid, Step
+from agentguard.intent.step import Step
 from agentguard.intent.structures import Each, Items, Keys
 from agentguard.intent.texts import Text
 from agentguard.intent.truth import FAIL, HOLD, MISSING, Facts, Truth, is_empty
