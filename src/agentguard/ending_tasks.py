@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -63,7 +64,7 @@ class EndingTasks:
     async def _revoke(self, task: Task, state: TaskState) -> None:
         guard = self._guard
         if guard.leases is not None:
-            await guard.leases.end_task(task.id)
+            await guard.leases.end_task(task.id, others=[child.id for child in _below(task)])
         for child in list(task.children):
             await self.close(child, TaskState.ENDED, "parent ended")
         if state is TaskState.PARKED:  # it goes on later, with what it has used up, seen and read
@@ -104,3 +105,10 @@ class EndingTasks:
         guard.records.try_append(Record(event, {**task_facts(guard, task), "why": why, "counts": totals}))
         if task.span is not None:
             task.span.end(totals)
+
+
+def _below(task: Task) -> Iterator[Task]:
+    """The tasks that were delegated under one, and end with it."""
+    for child in list(task.children):
+        yield child
+        yield from _below(child)

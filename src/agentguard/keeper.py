@@ -9,6 +9,7 @@ import atexit
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ class Keeper:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+        self._heard_at = 0.0
 
     def watch(self, task: Task) -> None:
         """End this task when its time is over."""
@@ -73,13 +75,22 @@ class Keeper:
         guard = self._guard()
         if guard is None:
             return
-        self._run(guard, guard.stopping.listen)
+        self._hear(guard)
         for task in self.open_tasks():
             if guard.monotonic() >= task.deadline:
+                if time.monotonic() - self._heard_at >= INTERVAL:  # a server that does not answer takes seconds a task
+                    self._hear(guard)
                 self._run(guard, lambda task=task: guard.close_task(task, TaskState.ENDED, "expired"))  # type: ignore[misc]  # bound now
         if guard.leases is not None:
             self._run(guard, guard.leases.tend)
         self._run(guard, guard.parking.tend)
+
+    def _hear(self, guard: Guard) -> None:
+        """Follow the stops of others, and say that this process lives."""
+        self._run(guard, guard.stopping.listen)
+        if guard.leases is not None:
+            self._run(guard, guard.leases.beat)
+        self._heard_at = time.monotonic()
 
     def _run(self, guard: Guard, work: Callable[[], Awaitable[None]]) -> None:
         try:

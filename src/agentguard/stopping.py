@@ -75,9 +75,9 @@ class Stopping:
         guard = self._guard
         if guard.leases is None or not keys:
             return
-        for task in guard.keeper.open_tasks():
-            if not keys.isdisjoint(suspension_keys(task)):
-                await guard.leases.end_task(task.id, "suspended", reopen=True)
+        stopped = [task.id for task in guard.keeper.open_tasks() if not keys.isdisjoint(suspension_keys(task))]
+        if stopped:
+            await guard.leases.end_task(stopped[0], "suspended", reopen=True, others=stopped[1:])
 
     async def lift(self, key: str) -> None:
         """Let a key go on, and record it."""

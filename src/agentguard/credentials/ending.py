@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
 import anyio
 
-from agentguard._drive import driven, run_shielded
+from agentguard._drive import RELEASE_SECONDS, driven, run_shielded
 from agentguard.credentials.flight import Flight
 from agentguard.credentials.folded import Folded
 from agentguard.credentials.held import Held, Key, Use
@@ -119,14 +120,15 @@ class Endings:
         if not held.single_use:  # that was never kept
             self._kept.drop(held)
 
-    async def _end(self, held: Held, why: str) -> str:
-        mine = False
+    async def _end(self, held: Held, why: str, *, taken: bool = False) -> str:
+        mine = taken
         try:
-            with self._lock:
-                if held.revoked:
-                    return held.status or "revoked"
-                mine = True
-                self._take_out(held)
+            if not mine:
+                with self._lock:
+                    if held.revoked:
+                        return held.status or "revoked"
+                    mine = True
+                    self._take_out(held)
             held.status = await self._revocations.end(held.issued.lease, held.issued.handle, why)
         finally:
             if mine:
@@ -143,32 +145,52 @@ class Endings:
         if held is not None:
             await self._end(held, why)
 
-    async def end_task(self, task: str, why: str = "task_end", *, reopen: bool = False) -> int:
-        """Revoke every lease of a task and return how many; what is being issued for it meanwhile is rolled back."""
+    async def end_task(
+        self, task: str, why: str = "task_end", *, reopen: bool = False, others: Sequence[str] = ()
+    ) -> int:
+        """Revoke every lease of a task and return how many; what is being issued for it meanwhile is rolled back.
+
+        INVARIANT: all their calls lose theirs before the first server is asked, which may not answer.
+
+        Args:
+            task: its id.
+            why: for the records.
+            reopen: leases may be held for it again.
+            others: tasks that end, or are stopped, together with it.
+        """
         leases: list[Held] = []
         try:
             with self._lock:
-                home = self._all.get(task)
-                if home is not None:
-                    leases = self._kept.all_of(home)
-                    for held in leases:
-                        self._kept.drop(held)
-                    # Last: whoever is stopped before this finds them here.
-                    if reopen:
-                        self._all[task] = Home()
-                    else:
-                        del self._all[task]
-            await self._each(lambda held: self._end(held, why), list(filter(_stands_alone, leases)))
+                for one in (task, *others):
+                    self._empty(one, leases, reopen=reopen)
+            await self._each(lambda held: self._end(held, why, taken=True), list(filter(_stands_alone, leases)))
             for held in leases:
                 if held.parent is not None:
                     await self._end_under(held, why)
         finally:
             for held in leases:
-                if not held.revoked:
+                if not held.status:
                     self._revocations.owe(held.issued.lease, held.issued.handle)
-            if not reopen:  # what is revoked later is in no count of a task that ended
-                self._revocations.counts.pop(task, None)
+                    held.status = "failed"
+            for one in () if reopen else (task, *others):  # what is revoked later is in no count of a task that ended
+                self._revocations.counts.pop(one, None)
         return [held.status for held in leases].count("revoked")
+
+    def _empty(self, task: str, leases: list[Held], *, reopen: bool) -> None:
+        """Take all leases out of a task, to end them. The lock is held."""
+        home = self._all.get(task)
+        if home is None:
+            return
+        found = self._kept.all_of(home)
+        leases += found
+        for held in found:
+            self._kept.drop(held)
+            held.revoked = True
+        # Last: whoever is stopped before this finds them here.
+        if reopen:
+            self._all[task] = Home()
+        else:
+            del self._all[task]
 
     def owe_task(self, task: str) -> None:
         """The end of a task was stopped, at whatever line: what it holds is ended by whoever asks again."""
@@ -181,29 +203,23 @@ class Endings:
             self._revocations.counts.pop(task, None)
 
     async def _end_under(self, held: Held, why: str) -> None:
-        """A lease under a parent ended with it, or ends as soon as the parent can be ended."""
+        """A lease under a parent, taken out with it, ended with it, or ends as soon as the parent can be ended."""
         if not held.issued.lease.parent:  # a copy of what lives on: its parent's end does not end it
-            await self._end(held, why)
-            return
-        mine = False
-        try:
-            with self._lock:
-                if held.revoked:
-                    return
-                mine = held.revoked = True
-            if held.parent is not None and held.parent.status == "revoked":
-                await self._revocations.gone(held.issued.lease, why)
-                held.status = "revoked"
-        finally:
-            if mine and not held.status:
-                held.status = "failed"
-                self._revocations.owe(held.issued.lease, held.issued.handle)
+            await self._end(held, why, taken=True)
+        elif held.parent is not None and held.parent.status == "revoked":
+            await self._revocations.gone(held.issued.lease, why)
+            held.status = "revoked"
 
     async def _each(self, work: Callable[[Held], Awaitable[Any]], leases: list[Held]) -> None:
-        """One after the other, or side by side where that saves waiting."""
+        """One after the other, or side by side where that saves waiting.
+
+        A server that does not answer is not asked on and on: the rest is owed.
+        """
         if driven() or not self._waits or len(leases) < 2:
+            until = time.monotonic() + RELEASE_SECONDS
             for held in leases:
-                await work(held)
+                if await work(held) == "failed" and time.monotonic() >= until:
+                    return
             return
         limit = anyio.CapacityLimiter(_AT_ONCE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -13,6 +14,7 @@ from agentguard.credentials.renewing import Renewing
 from agentguard.ports import Owed
 
 RECOVER_AT_ONCE: Final = 5.0  # seconds that opening may take for it
+TEND_AT_ONCE: Final = 0.5  # seconds of the keeper's turn
 RECOVER: Final = 30.0  # seconds between two looks for what dead processes left
 FORGET: Final = 10.0  # seconds between two looks for what has expired in tasks that are still open
 
@@ -44,15 +46,26 @@ class Leases(Renewing):
         await self._revocations.retry()
 
     async def tend(self) -> None:
-        """Say that this owner lives, prolong the parents of leases in use, forget what expired, retry what failed."""
-        with suppress(Exception):  # a ledger that fails here fails louder when a credential is to be issued
-            await self._ledger.beat(self._clock())
+        """Say that this owner lives, prolong the parents of leases in use, forget what expired, retry what failed.
+
+        Whoever calls this has stops to hear too, so nothing more is begun after a moment: a server that does not answer
+        takes seconds each time, and what is left is the next turn's.
+        """
+        await self.beat()
+        with suppress(Exception):
             await self._look_after()
+        until = time.monotonic() + TEND_AT_ONCE
         for held in self._parents_due():
-            await self._prolong(held)
+            if time.monotonic() < until:
+                await self._prolong(held)
         for held in self._expired():
             await self._forget(held)
-        await self.retry_failed()
+        await self._revocations.retry(TEND_AT_ONCE)
+
+    async def beat(self) -> None:
+        """Say that this owner lives; what a silent one holds is ended by others."""
+        with suppress(Exception):  # a ledger that fails here fails louder when a credential is to be issued
+            await self._ledger.beat(self._clock())
 
     async def _look_after(self) -> None:
         """Now and then: a process that died beside this one leaves its leases to whoever lives."""
@@ -62,13 +75,14 @@ class Leases(Renewing):
             self._revocations.adopt(await self._left_behind(now))
 
     def _parents_due(self) -> Iterable[Held]:
+        """The one that waits longest first, as one that could not be prolonged comes again soon."""
         if self._parents is None:
             return ()
         now = self._clock()
         with self._lock:
             homes = [list(home.leases.values()) for home in self._all.values()]
         used = {id(held.parent): held.parent for home in homes for held in home if held.parent is not None}
-        return [held for held in used.values() if now >= held.refresh_at]
+        return sorted((held for held in used.values() if now >= held.refresh_at), key=lambda held: held.refresh_at)
 
     async def _prolong(self, held: Held) -> None:
         if await self._renewed(held.key, held.issued.lease.task) is None:

@@ -158,7 +158,7 @@ class Revocations:
             self._settled(debt, Event.CREDENTIAL_REVOKED, {"why": why})
 
     async def retry(self, seconds: float = math.inf) -> None:
-        """Ask again for what is due, parents first; what expired for every verifier is forgotten.
+        """Ask again for what is due, parents first, then what waits longest; what all verifiers refuse is forgotten.
 
         Args:
             seconds: no further one is begun after so long; the rest stays due.
@@ -168,7 +168,8 @@ class Revocations:
             due = [debt for debt in self._debts.values() if not debt.busy and self._due(debt, now)]
             for debt in due:
                 debt.busy = True
-        due.sort(key=lambda debt: bool(debt.lease.parent))
+        # Where time is short a server that does not answer keeps no other from its turn.
+        due.sort(key=lambda debt: (bool(debt.lease.parent), debt.next_at))
         try:
             for debt in due:
                 if time.monotonic() < until:
