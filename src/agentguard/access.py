@@ -88,6 +88,9 @@ def current_call() -> CurrentCall:
 def current_credential() -> Credential:
     """Return the credential of the call that runs now; read its `token` where it is sent, and keep it nowhere.
 
+    Where another call that shares it leaked it, this one gets another one here; in an event loop `GuardAuth` obtains
+    it, or `await current_call().credential.renew()`.
+
     Raises:
         CredentialUnavailable: outside a guarded call, after it ended, once the credential was revoked, or in a tool
             that declares no audience.
@@ -98,9 +101,21 @@ def current_credential() -> Credential:
             f"tool {call.tool!r} declares no audience, so it gets no credential; write "
             '@guarded(..., audience="https://api.example.com", scopes=["..."])'
         )
+    if call.credential.leaked:
+        _replace(call.credential)
     if not call.credential.live:
         why = "has ended, and its credential with it"
         if call.credential.revoked:
-            why = "runs on without its credential: its task has ended or was stopped, or the credential leaked"
+            why = "runs on without its credential: its task has ended or was stopped"
+        if call.credential.leaked:
+            why = "lost its credential, which another call leaked; `await current_call().credential.renew()` first"
         raise CredentialUnavailable(f"the call of {call.tool!r} {why}")
     return call.credential
+
+
+def _replace(credential: Credential) -> None:
+    """A caller without an event loop waits for another one; a loop would be blocked by it."""
+    from agentguard._drive import drive, loop_running  # here, as almost no call needs it
+
+    if not loop_running():
+        drive(credential.renew())

@@ -8,6 +8,7 @@ import httpx
 
 from agentguard._drive import drive
 from agentguard._nonces import DpopNonces
+from agentguard.access import current_call
 from agentguard.clients.placing import (
     credential_for,
     header_names,
@@ -56,6 +57,9 @@ class GuardAuth(httpx.Auth):
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """Authorise a request of a `httpx.AsyncClient`, and once more where the target asks for it."""
+        credential = current_call().credential
+        if credential is not None and credential.leaked:
+            await credential.renew()
         sending = _Sending(request, self._nonces)
         sending.put()
         while sending.goes_on((yield request)):

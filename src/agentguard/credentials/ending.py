@@ -139,9 +139,11 @@ class Endings:
         return held.status
 
     async def revoke(self, lease_id: str, why: str) -> None:
-        """Revoke one lease now, whoever uses it."""
+        """Revoke one lease that leaked now, whoever uses it; other calls may have it replaced."""
         with self._lock:
             held = next(filter(None, (self._kept.find(home, lease_id) for home in self._all.values())), None)
+            if held is not None:
+                held.leaked_in = self._all.get(held.issued.lease.task)
         if held is not None:
             await self._end(held, why)
 

@@ -46,6 +46,12 @@ class Held(Struct, eq=False):
     revoked: bool = False
     status: str = ""
     parent: Held | None = None
+    leaked_in: object = None  # where its task's leases were kept when it leaked through one of the calls that share it
+
+    @property
+    def leaked(self) -> bool:
+        """Whether it was revoked because another call leaked it, so that this one may have another."""
+        return self.revoked and self.leaked_in is not None
 
     @classmethod
     def new(cls, issued: Issued, key: Key, single_use: bool, parent: Held | None) -> Held:

@@ -1,4 +1,4 @@
-"""How a call gets another credential, because its target refused the one it has."""
+"""How a call gets another credential, because its target refused the one it has, or another call leaked it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Renewing(Obtaining):
             self._kept.drop(refused)
         fresh = await self.obtain(grant)
         with self._lock:
-            late = not use.credential.live
+            late = not self._goes_on(use)
             if not late:
                 use.held = fresh.held
                 use.credential.take(fresh.held.issued, fresh.held)
@@ -95,3 +95,14 @@ class Renewing(Obtaining):
         if late:
             raise CredentialUnavailable("the call ended, or was stopped, while another credential was being obtained")
         return fresh.cached
+
+    def _goes_on(self, use: Use) -> bool:
+        """Whether a call may have another credential: neither it nor its task was ended or stopped. The lock is held.
+
+        INVARIANT: of a lease that leaked nobody is told of a stop that came later, but its task's leases are kept
+        elsewhere after one, or nowhere.
+        """
+        if use.credential.live:
+            return True
+        held = use.held
+        return use.credential.revoked and held.leaked and self._all.get(held.issued.lease.task) is held.leaked_in

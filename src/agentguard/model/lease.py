@@ -210,11 +210,14 @@ class Issued(Struct, frozen=True):
 class Shared(Protocol):
     """What holds a lease for the calls that share it."""
 
-    revoked: bool
+    @property
+    def revoked(self) -> bool: ...
+    @property
+    def leaked(self) -> bool: ...
 
 
 class _Alone:
-    revoked = False
+    revoked = leaked = False
 
 
 _ALONE: Final[Shared] = _Alone()
@@ -276,6 +279,10 @@ class Credential:
             raise CredentialUnavailable(
                 "the call this credential was obtained for has ended; obtain it inside the call"
             )
+        if self.leaked:
+            raise CredentialUnavailable(
+                "another call leaked this credential, so it was revoked; `await credential.renew()` obtains another one"
+            )
         if self._shared.revoked:
             raise CredentialUnavailable(
                 "this credential was revoked while its call runs: its task has ended or was stopped, or it leaked"
@@ -319,6 +326,11 @@ class Credential:
     def revoked(self) -> bool:
         """Whether it was revoked while its call runs: its task has ended or was stopped, or it leaked."""
         return self._secret is not None and self._shared.revoked
+
+    @property
+    def leaked(self) -> bool:
+        """Whether it was revoked because another call that shares it leaked it; then `renew` obtains another one."""
+        return self._secret is not None and self._shared.leaked
 
     def release(self) -> None:
         """Forget the secret."""
