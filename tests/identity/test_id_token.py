@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from agentguard.errors import ConfigurationError, TokenRejected, Unavailable
 from agentguard.identity.id_token import IdTokenVerifier
-from agentguard.keys import KeySet
+from agentguard.keys import KeySet, SigningKey
 from agentguard.model.principal import Proof, Subject
 from agentguard.ports import SubjectVerifier
 from tests.identity.shown import shown_by
@@ -87,6 +88,28 @@ async def test_an_error_holds_no_token_also_where_its_keys_cannot_be_fetched() -
     with pytest.raises(Unavailable) as caught:
         await IdTokenVerifier(OutOfReach(), ISSUER, CLIENT).verify(token, NOW)
     assert token not in shown_by(caught.value)
+
+
+class Rotated:
+    """A cache of remote keys whose issuer has put another key under the kid of the one it held."""
+
+    def __init__(self) -> None:
+        stale = SigningKey.generate().public
+        self.held = KeySet([replace(stale, kid=KEY.kid)])
+
+    async def keys_for(self, token: str) -> KeySet:
+        return self.held
+
+    async def keys_after(self, keys: KeySet) -> KeySet | None:
+        assert keys is self.held
+        return KEYS
+
+
+async def test_user_is_verified_although_the_issuer_gave_a_kid_another_key() -> None:
+    assert (await IdTokenVerifier(Rotated(), ISSUER, CLIENT).verify(id_token(), NOW)).name == "alice"
+    forged = id_token()[:-8] + "AAAAAAAA"
+    with pytest.raises(TokenRejected, match="signature"):
+        await IdTokenVerifier(Rotated(), ISSUER, CLIENT).verify(forged, NOW)
 
 
 async def test_a_longer_lifetime_can_be_configured_within_a_day() -> None:

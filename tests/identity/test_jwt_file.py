@@ -3,12 +3,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentguard._drive import drive
+from agentguard._http import Http
+from agentguard._jwks import Jwks
 from agentguard._jwt import Keys
 from agentguard.errors import ConfigurationError, IdentityUnavailable, Unavailable
 from agentguard.identity.jwt_file import LOOK, JwtFileIdentity
@@ -255,6 +258,30 @@ def test_keys_out_of_reach_prove_nobody_and_leave_the_token_before_in_force(path
 
     assert drive(identity.identify(NOW)).name == ACCOUNT
     assert "out of reach" in refused(identity_of(path, keys))
+
+
+def test_a_kid_that_got_another_key_keeps_nobody_from_proving_itself(path: Path) -> None:
+    class Rotated(Fetched):
+        async def keys_for(self, token: str) -> Keys:
+            return KeySet([replace(SigningKey.generate().public, kid=KEY.kid)])
+
+        async def keys_after(self, keys: Keys) -> Keys | None:
+            if not self.reachable:
+                raise Unavailable("no answer")
+            return KEYS
+
+    keys = Rotated()
+    assert drive(identity_of(path, keys).identify(NOW)).name == ACCOUNT
+    keys.reachable = False
+    assert "signature" in refused(identity_of(path, keys))
+
+
+@pytest.mark.parametrize("content", ["no token", "a.b.c"])
+def test_a_file_without_a_token_is_said_to_hold_none_also_where_keys_are_fetched(path: Path, content: str) -> None:
+    write(path, content)
+    why = refused(identity_of(path, Jwks(Http(), "https://issuer.test/jwks")))
+    assert "malformed" in why
+    assert "out of reach" not in why
 
 
 @pytest.mark.control("identity no token in an error")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentguard._jwt import Keys, Profile, Rejection, examine, is_name
-from agentguard.identity.jwt_file import RemoteKeys
+from agentguard._jwt import BAD_SIGNATURE, Keys, Profile, Rejection, examine, is_name
+from agentguard.identity.jwt_file import RemoteKeys, keys_after
 from agentguard.model.principal import Proof, Subject
 
 _TYPES = frozenset({"jwt", ""})
@@ -66,6 +66,9 @@ class IdTokenVerifier:
         try:
             keys: Keys = await remote(token) if remote is not None else self._keys
             outcome = self._outcome(token, keys, now)
+            if isinstance(outcome, Rejection) and outcome.why == BAD_SIGNATURE:
+                newer = await keys_after(self._keys, keys)
+                outcome = self._outcome(token, newer, now) if newer is not None else outcome
         finally:
             del token  # the traceback keeps this frame
         if isinstance(outcome, Rejection):

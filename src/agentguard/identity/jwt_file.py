@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from agentguard._json import strict_json
-from agentguard._jwt import Keys, Profile, Rejection, examine
-from agentguard.errors import ConfigurationError, IdentityUnavailable
+from agentguard._jwt import BAD_SIGNATURE, Keys, Profile, Rejection, examine
+from agentguard.errors import ConfigurationError, IdentityUnavailable, TokenRejected
 from agentguard.identity.offload import offloaded
 from agentguard.identity.token_file import Reading, Stamp, Unreadable, read_token, warn_if_writable
 from agentguard.model.lease import Secret
@@ -151,9 +151,12 @@ class JwtFileIdentity:
         if isinstance(reading, Unreadable):
             return reading.why
         keys = await self._keys_for(reading.secret)
-        if keys is None:
-            return "the keys of its issuer are out of reach"
+        if isinstance(keys, str):
+            return keys
         claims = examine(reading.secret.reveal(), self._profile, keys, now)
+        if isinstance(claims, Rejection) and claims.why == BAD_SIGNATURE:
+            newer = await keys_after(self._keys, keys)
+            claims = examine(reading.secret.reveal(), self._profile, newer, now) if newer is not None else claims
         if isinstance(claims, Rejection):
             return _expired_at(_expiry(reading.secret)) if claims.why == _EXPIRED else claims.why
         if not now < claims["exp"]:
@@ -161,15 +164,33 @@ class JwtFileIdentity:
         identity = Identity(claims["sub"], Proof.ATTESTED, float(claims["exp"]), claims["iss"])
         return _Held(reading.secret, identity, reading.stamp, look_at)
 
-    async def _keys_for(self, secret: Secret) -> Keys | None:
+    async def _keys_for(self, secret: Secret) -> Keys | str:
+        """Return the keys that the token may be signed with, or why there are none."""
         fetch = getattr(self._keys, "keys_for", None)
         if fetch is None:
             return self._keys  # type: ignore[return-value]  # without keys_for it is a set of keys
         try:
             keys: Keys = await fetch(secret.reveal())
+        except TokenRejected as error:  # nothing was fetched for what is no token
+            return error.why
         except Exception:  # whatever kept the keys away; its frames hold the token, so it goes no further
-            return None
+            return "the keys of its issuer are out of reach"
         return keys
+
+
+async def keys_after(source: object, keys: Keys) -> Keys | None:
+    """Return newer keys of a remote set, for a signature that does not verify with these: a kid may have got a new key.
+
+    Args:
+        source: a cache of remote keys, or keys that stay as they are.
+        keys: what it gave before.
+    """
+    newer = getattr(source, "keys_after", None)
+    try:
+        found: Keys | None = await newer(keys) if newer is not None else None
+    except Exception:  # then those that are known decide
+        return None
+    return found
 
 
 def _expiry(secret: Secret) -> float:
