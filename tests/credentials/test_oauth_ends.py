@@ -46,6 +46,36 @@ def test_token_that_lives_too_long_and_cannot_be_revoked_is_recorded_until_it_en
     assert [row.expires_by >= now + YEAR for row in rows] == [True]
 
 
+@pytest.mark.parametrize("said", [str(YEAR), float(YEAR), YEAR - 0.5])
+def test_end_that_is_said_in_a_form_that_is_refused_is_recorded_all_the_same(said: Any) -> None:
+    server = FakeServer()
+    room = at(server)
+    server.opaque, server.metadata, server.answer = True, {"revocation_endpoint": ABSENT}, {"expires_in": said}
+    rows, recorded = left(room)
+    assert recorded["expires_by"] >= room.clock() + YEAR
+    assert [row.expires_by >= room.clock() + YEAR for row in rows] == [True]
+
+
+@pytest.mark.parametrize("said", ["soon", "", "1e9", "-5", -5, 0, True, [60], "9" * 400])
+def test_lifetime_that_says_nothing_leaves_the_end_that_was_prepared(said: Any) -> None:
+    server = FakeServer()
+    room = at(server)
+    server.opaque, server.metadata, server.answer = True, {"revocation_endpoint": ABSENT}, {"expires_in": said}
+    _, recorded = left(room)
+    assert recorded["expires_by"] < room.clock() + 300
+
+
+def test_token_that_no_header_can_carry_is_revoked() -> None:
+    server = FakeServer()
+    room = at(server)
+    odd = "17|Zm9v:YmFy"
+    server.alive[odd], server.answer = {}, {"access_token": odd}
+    with pytest.raises(CredentialUnavailable, match="cannot be sent"):
+        drive(room.leases.obtain(grant()))
+    assert odd not in server.alive
+    assert "credential.revoked" in room.events()
+
+
 def test_end_that_only_introspection_names_is_recorded() -> None:
     server = FakeServer()
     room = at(server, introspect=True)

@@ -5,6 +5,7 @@ INVARIANT: nothing here raises, and no text holds a token or any part of a body;
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from agentguard.model.lease import Secret
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # b64token, RFC 6750 section 2.1
 _REFRESH: Final = re.compile(rf"[\x20-\x7e]{{1,{MAX_TOKEN}}}")  # RFC 6749 appendix A.17
+_VISIBLE: Final = re.compile(rf"[\x21-\x7e]{{1,{MAX_TOKEN}}}")  # RFC 6749 appendix A.12, without blanks
+_DIGITS: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 # RFC 6749 section 5.2, RFC 8693 section 2.2.2, RFC 8707 section 2, RFC 9396 section 5, RFC 9449 sections 5 and 8.
 _ERRORS: Final[Mapping[str, str]] = {
     "invalid_request": "it refuses the request, or the subject or actor token in it; the user may have to log in again",
@@ -125,15 +128,14 @@ def read_answer(response: Response, asked: Asked) -> Answer | Refused:
     if document is None:
         return Refused("its answer is no strict JSON object of the type application/json")
     token = document.get("access_token")
-    if not isinstance(token, str) or len(token) > MAX_TOKEN or not _TOKEN.fullmatch(token):
+    if not isinstance(token, str) or not _VISIBLE.fullmatch(token):
         return Refused("its answer holds no access token that can be sent")
     secret = Secret(token)
-    why = _difference(document, asked)
+    why = _difference(document, asked) if _TOKEN.fullmatch(token) else "its access token cannot be sent in a header"
     if why:
         refresh = document.get("refresh_token")
         also = Secret(refresh) if isinstance(refresh, str) and _REFRESH.fullmatch(refresh) else None
-        said = document.get("expires_in")
-        lifetime = said if type(said) is int and said > 0 else 0
+        lifetime = _lifetime_said(document.get("expires_in"))
         return Refused(why, token=secret, unsure=response.unsure, refresh=also, lifetime=lifetime)
     return Answer(secret, document.get("expires_in") or 0, bool(document.get("authorization_details")), response.unsure)
 
@@ -164,6 +166,18 @@ def _lifetime_differs(lifetime: object, asked: Asked) -> str:
     if type(lifetime) is not int or not 0 < lifetime <= asked.max_lifetime:
         return f"its expires_in is no whole number from 1 to {asked.max_lifetime}, the max_lifetime configured here"
     return ""
+
+
+def _lifetime_said(lifetime: object) -> int:
+    """Return how long a token lives that is refused, also where that is said in a form that is refused; 0 for nothing.
+
+    Nothing is accepted by this: it keeps a record from naming an end before the token's.
+    """
+    if isinstance(lifetime, str):
+        return int(lifetime) if _DIGITS.fullmatch(lifetime) else 0
+    if isinstance(lifetime, bool) or not isinstance(lifetime, int | float) or not 0 < lifetime < math.inf:
+        return 0
+    return math.ceil(lifetime)
 
 
 def _scope_differs(scope: object, asked: Asked) -> str:
