@@ -119,10 +119,12 @@ class CredentialUnavailable(Unavailable):
     Attributes:
         ends_at: when what was issued all the same ends (seconds since the epoch), where its issuer knows that and could
             not revoke it; else 0.
+        outage: its issuer is out of reach or out of order; it did not refuse.
     """
 
     reason = "credential_unavailable"
     ends_at: float = 0.0
+    outage: bool = False
 
 
 class IdentityUnavailable(Unavailable):

@@ -101,7 +101,7 @@ class Obtaining(Endings):
     def _still_good(self, grant: Grant, key: Key, error: Exception) -> Held | None:
         """A refresh failed: the kept credential serves until shortly before its end, and those who wait find it."""
         now, grace = self._clock(), 0.0
-        if self._grace and grant.reads and isinstance(error, _Outage):
+        if self._grace and grant.reads and isinstance(error, CredentialUnavailable) and error.outage:
             grace = self._grace
         with self._lock:
             held = self._kept.get(key, grant.task)
@@ -224,6 +224,8 @@ class Obtaining(Endings):
 
 class _Outage(CredentialUnavailable):
     """The broker or the ledger is out of reach; it did not refuse."""
+
+    outage = True
 
 
 def _failure(error: Exception) -> CredentialUnavailable:

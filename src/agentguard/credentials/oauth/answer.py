@@ -38,6 +38,8 @@ _ERRORS: Final[Mapping[str, str]] = {
     "server_error": "it failed",
 }
 
+_DOWN: Final = frozenset({"", "temporarily_unavailable", "server_error"})
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -51,6 +53,7 @@ class Refused:
         refresh: the refresh token that came with it, which has to be revoked too.
         lifetime: seconds that the token lives, as its answer says; 0 if it does not.
         ends_at: when the token ends (seconds since the epoch), where that is known; 0 once it is revoked.
+        outage: the server is out of reach or out of order; it did not refuse.
     """
 
     why: str
@@ -60,6 +63,7 @@ class Refused:
     refresh: Secret | None = None
     lifetime: int = 0
     ends_at: float = 0.0
+    outage: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +127,8 @@ def read_answer(response: Response, asked: Asked) -> Answer | Refused:
     """Return the token of an answer, or why it may not be used."""
     if response.status != 200:
         maybe = response.unsure or not (400 <= response.status < 500 or response.status == 503)
-        return Refused(error_text(response), may_exist=maybe)
+        down = (response.status == 429 or response.status >= 500) and error_code(response) in _DOWN
+        return Refused(error_text(response), may_exist=maybe, outage=down)
     document = _document(response)
     if document is None:
         return Refused("its answer is no strict JSON object of the type application/json")

@@ -102,6 +102,7 @@ class IdJag(TokenIssuer):
         return Refused(
             f"the identity provider {self._provider.issuer}: {refused.why}",
             may_exist=alive or refreshes,
+            outage=refused.outage,
             ends_at=known_end(refused, self._provider.clock()) if alive else 0.0,
         )
 

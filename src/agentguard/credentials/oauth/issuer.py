@@ -102,7 +102,7 @@ class TokenIssuer:
         outcome = await self._outcome(grant, lease, now)
         if isinstance(outcome, Refused):
             error = CredentialUnavailable(f"no token from {self._server.issuer}: {outcome.why}")
-            error.ends_at = outcome.ends_at
+            error.ends_at, error.outage = outcome.ends_at, outcome.outage
             del outcome  # it may hold what was issued instead, and the traceback keeps this frame
             raise error
         return outcome

@@ -119,7 +119,7 @@ class AuthorizationServer:
         try:
             answer = await self._http.send(make, deadline=max(0.001, until - self.monotonic()))
         except HttpFailure as failure:
-            return Refused(f"the authorization server gave no answer: {failure}", failure.sent)
+            return Refused(f"the authorization server gave no answer: {failure}", failure.sent, outage=True)
         except AgentguardError as error:
             return Refused(f"this client cannot prove itself to {self.issuer}: {error}", made > 0)
         except Exception as error:  # an adapter that breaks proves nothing; its text may hold a token
