@@ -108,6 +108,36 @@ def test_silent_server_takes_a_moment_of_each_turn_and_keeps_nobody_from_theirs(
     assert sorted(issuer.asked) == sorted(issuer.issued)
 
 
+@retried
+def test_revocation_that_failed_before_the_clock_was_set_back_is_asked_for_again_as_soon_as_ever() -> None:
+    room = Room()
+    use = drive(room.leases.obtain(grant(single_use=True)))
+    room.issuer.revoke_error = Unavailable("no answer")
+    assert drive(room.leases.release(use)) == "failed"
+    room.clock.advance(1)
+    drive(room.leases.retry_failed())
+    room.issuer.revoke_error = None
+    room.clock.advance(-86_400)
+    drive(room.leases.tend())
+    assert room.nothing_is_left()
+
+
+def test_what_dead_processes_left_is_looked_for_although_the_clock_was_set_back() -> None:
+    looks: list[float] = []
+
+    class Looking(MemoryLedger):
+        async def adopt(self, now: float, brokers: Any = None) -> list[Any]:
+            looks.append(now)
+            return []
+
+    room = Room(ledger=Looking())
+    room.clock.advance(-86_400)
+    for _ in range(3):
+        drive(room.leases.tend())
+        room.clock.advance(5)
+    assert len(looks) == 1
+
+
 # whoever hears of stops -----------------------------------------------------------------------------------------------
 
 

@@ -70,7 +70,7 @@ class Leases(Renewing):
     async def _look_after(self) -> None:
         """Now and then: a process that died beside this one leaves its leases to whoever lives."""
         now = self._clock()
-        if now >= self._recover_at:
+        if not 0 < self._recover_at - now <= RECOVER:  # the clock may have been set back
             self._recover_at = now + RECOVER
             self._revocations.adopt(await self._left_behind(now))
 
@@ -93,7 +93,7 @@ class Leases(Renewing):
     def _expired(self) -> list[Held]:
         """Now and then: what is dead for every verifier and in nobody's use, in tasks that go on."""
         now = self._clock()
-        if now < self._forget_at:
+        if 0 < self._forget_at - now <= FORGET:
             return []
         self._forget_at = now + FORGET
         with self._lock:

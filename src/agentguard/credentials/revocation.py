@@ -23,6 +23,7 @@ Recorder: TypeAlias = Callable[[Event, Mapping[str, Any]], None]
 # Seconds before each further attempt. After the last of them the lease counts as irrevocable and is only swept.
 PAUSES: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 SWEEP: Final = 60.0
+_LONGEST: Final = SWEEP * 1.1  # with its jitter
 # Members that every call needs, found faster than in their enumerations.
 _REVOKED: Final = Ending.REVOKED
 _RECORD: Final = Event.CREDENTIAL_REVOKED
@@ -180,7 +181,9 @@ class Revocations:
                 debt.busy = False
 
     def _due(self, debt: _Debt, now: float) -> bool:
-        return debt.lease.expires_by <= now or (debt.next_at <= now and not debt.waits)
+        # One that is put off for longer than anything is was put off by a clock that has been set back since.
+        put_off = 0 < debt.next_at - now <= _LONGEST
+        return debt.lease.expires_by <= now or not (put_off or debt.waits)
 
     async def _again(self, debt: _Debt) -> None:
         if debt.lease.id not in self._debts:  # it ended with its parent meanwhile
