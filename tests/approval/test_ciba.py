@@ -158,6 +158,15 @@ def test_an_access_token_alone_approves_nothing(provider: FakeProvider, tokens: 
 
 
 @pytest.mark.control("approval by CIBA")
+@pytest.mark.parametrize(("hours", "answer"), [(10, Answer.APPROVED), (24, Answer.APPROVED), (25, Answer.REJECTED)])
+def test_an_id_token_may_live_for_as_long_as_a_login(provider: FakeProvider, hours: int, answer: Answer) -> None:
+    provider.started = {"interval": 5}
+    provider.claims = {"iat": int(provider.now), "exp": int(provider.now) + hours * 3600}
+
+    assert answer is asked(provider).answer
+
+
+@pytest.mark.control("approval by CIBA")
 def test_a_signature_of_another_key_approves_nothing(provider: FakeProvider) -> None:
     provider.key = SigningKey.generate()
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 from agentguard._http import Response
-from agentguard._jwt import Profile
+from agentguard._jwt import MAX_LIFETIME, Profile
 from agentguard.approval.ciba_answers import Again, Ended, Started, Tokens, read_polled, read_started
 from agentguard.approval.ciba_open import Open
 from agentguard.approval.ciba_people import Person
@@ -35,9 +35,10 @@ class Backchannel:
 
     def __init__(self, provider: OpenIdProvider, pause: Pause, length: int) -> None:
         self.provider, self._pause, self._length = provider, pause, length
+        # It says who approved just now and is used for nothing after that, so it may live for as long as a login.
         self._profile = Profile(
             typ=frozenset({"jwt", ""}), issuer=provider.issuer, audience=provider.client.client_id,
-            required=frozenset({"sub"}), leeway=LEEWAY,
+            required=frozenset({"sub"}), leeway=LEEWAY, max_lifetime=MAX_LIFETIME,
         )  # fmt: skip
 
     async def start(self, request: ApprovalRequest, person: Person, until: float) -> Open | str:
