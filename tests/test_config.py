@@ -354,3 +354,13 @@ def test_calls_of_a_process_that_died_are_closed_as_unknown_at_loading(folder: P
     records(folder)
     found = [one for one in records(folder) if one["event"] == "call.unknown"]
     assert [(one["call"], one["log"]) for one in found] == [("c1", "d" * 32)]
+
+
+def test_users_of_a_provider_whose_id_tokens_live_longer_are_verified_where_the_file_says_so(folder: Path) -> None:
+    file = change(folder, "  audience: support\n", "  audience: support\n  max_lifetime: 2h\n")
+    with load(file) as guard:
+        assert isinstance(guard.users, IdTokenVerifier)
+        assert guard.users._profile.max_lifetime == 7200
+    change(folder, "max_lifetime: 2h", "max_lifetime: 2d")
+    with pytest.raises(ConfigurationError, match=r"users\.max_lifetime"):
+        load(file)

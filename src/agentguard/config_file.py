@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from agentguard.config_approval import Approving, read_approval
 from agentguard.config_audit import Audit, read_audit, read_telemetry
-from agentguard.config_fields import file_of
+from agentguard.config_fields import file_of, whole_seconds
 from agentguard.config_policy import POLICY, Policy, read_policy
 from agentguard.config_tokens import (
     State,
@@ -48,6 +48,7 @@ class Users:
     audience: str
     keys: FilePath | None = None
     jwks: str = ""
+    max_lifetime: int = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,17 +122,18 @@ def read_settings(document: Document, problems: Problems) -> Settings:
 
 
 def _users(node: Node, base: FilePath) -> Users | None:
-    found = node.fields("issuer", "audience", optional=("keys", "jwks"))
+    found = node.fields("issuer", "audience", optional=("keys", "jwks", "max_lifetime"))
     if not {"issuer", "audience"} <= found.keys():
         return None
     if ("keys" in found) == ("jwks" in found):
         node.refuse("write where the issuer's keys are: keys: FILE or jwks: URL, one of them")
         return None
     issuer, audience = found["issuer"].text("the issuer's URL"), found["audience"].text("the client id")
+    longest = whole_seconds(1, 86_400)(found["max_lifetime"], base) if "max_lifetime" in found else 3600
     if "jwks" in found:
-        return Users(issuer, audience, jwks=found["jwks"].text("the URL of the issuer's keys"))
+        return Users(issuer, audience, None, found["jwks"].text("the URL of the issuer's keys"), longest)
     keys = file_of(found["keys"], base)
-    return Users(issuer, audience, keys) if keys else None
+    return Users(issuer, audience, keys, max_lifetime=longest) if keys else None
 
 
 _Listed: TypeAlias = tuple[RegisteredAgent | None, FilePath | None]

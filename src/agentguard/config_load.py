@@ -119,4 +119,5 @@ def _users(users: Users, brokers: Brokers, problems: Problems) -> SubjectVerifie
     keys = kept(problems, ("users", "keys"), lambda: keys_of(users.keys, users.jwks, brokers.http))
     if keys is None:
         return None
-    return kept(problems, ("users",), partial(IdTokenVerifier, keys, users.issuer, users.audience))
+    made = partial(IdTokenVerifier, keys, users.issuer, users.audience, max_lifetime=users.max_lifetime)
+    return kept(problems, ("users",), made)
