@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import pytest
 
 from agentguard import Guard, Intent, Task, current_credential, guarded
@@ -82,6 +83,25 @@ def test_end_of_a_task_asks_a_silent_server_only_for_a_moment_and_owes_the_rest(
     room.clock.advance(2)
     drive(room.leases.retry_failed())
     assert room.nothing_is_left()
+
+
+@pytest.mark.anyio
+async def test_silent_server_that_is_asked_side_by_side_is_not_asked_on_and_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentguard.credentials.ending.RELEASE_SECONDS", 0.1, raising=False)
+    asked: list[str] = []
+
+    class Refusing(FakeIssuer):
+        async def revoke(self, lease: Lease, handle: Secret | None = None) -> Ending:
+            asked.append(lease.id)
+            await anyio.sleep(0.06)
+            raise Unavailable("no answer")
+
+    room = Room(Refusing(suspends=True))
+    for number in range(60):
+        await room.leases.release(await room.leases.obtain(grant(tool=f"tool{number}")))
+    assert await room.leases.end_task("t") == 0
+    assert len(asked) <= 24
+    assert len(room.leases._revocations) == 60
 
 
 def test_slow_server_that_answers_is_asked_for_all_of_a_task(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,8 +217,8 @@ class Endings:
 
         A server that does not answer is not asked on and on: the rest is owed.
         """
+        until, failed = time.monotonic() + RELEASE_SECONDS, False
         if driven() or not self._waits or len(leases) < 2:
-            until = time.monotonic() + RELEASE_SECONDS
             for held in leases:
                 if await work(held) == "failed" and time.monotonic() >= until:
                     return
@@ -226,8 +226,10 @@ class Endings:
         limit = anyio.CapacityLimiter(_AT_ONCE)
 
         async def one(held: Held) -> None:
+            nonlocal failed
             async with limit:
-                await work(held)
+                if not failed or time.monotonic() < until:
+                    failed = await work(held) == "failed"
 
         async with anyio.create_task_group() as group:
             for held in leases:
