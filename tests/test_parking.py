@@ -480,6 +480,30 @@ def test_agent_that_may_no_longer_work_does_not_go_on(shared: Processes, change:
         pass
 
 
+@pytest.mark.control("8 the registry of today")
+def test_task_goes_on_for_no_longer_than_its_agent_may_work_today(shared: Processes) -> None:
+    class Shorter(Registered):
+        def get(self, name: str) -> Any:
+            return replace(super().get(name), task_ttl=60.0)
+
+    with shared.guard() as first:
+        task = park(first, ASKS)
+    with shared.guard(registry=Shorter()) as second, second.resume(task, on_behalf_of="alice") as resumed:
+        assert resumed.remaining() <= 60
+    assert shared.events(Event.TASK_RESUMED)[0]["ttl"] <= 60
+
+
+@pytest.mark.control("8 the registry of today")
+def test_clock_that_is_set_back_lengthens_no_task_that_waits(shared: Processes) -> None:
+    with shared.guard() as first:
+        with first.task("bot", on_behalf_of="alice", intent=ASKS) as task:
+            most = task.remaining()
+            task.park()
+        shared.clock.advance(-86_400)
+        with first.resume(task.id, on_behalf_of="alice") as resumed:
+            assert resumed.remaining() <= most
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_forked_child_does_not_go_on_with_its_parents_object(shared: Processes) -> None:

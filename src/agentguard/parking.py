@@ -24,6 +24,8 @@ from agentguard.waiting import give_back
 
 if TYPE_CHECKING:
     from agentguard.guard import Guard
+    from agentguard.intent import CompiledIntent
+    from agentguard.registry import RegisteredAgent
 
 _log: Final = logging.getLogger("agentguard")
 _ID: Final = re.compile(r"[0-9a-f]{17,64}")
@@ -131,7 +133,7 @@ class Parking:
             raise self._refused(id, state.agent, Reason.NOT_ALLOWED, text)
         task = Task(
             guard, id=id, agent=registered, intent=intent, user=user, chain=None, parent=None,
-            ttl=parked.expires_at - guard.now(),
+            ttl=_left(parked, guard.now(), registered, intent),
         )  # fmt: skip
         task.deadline = guard.monotonic() + task.ttl  # its record says what is left
         task.kept, task.source_s256, task.subject = _ELSEWHERE, state.source_s256, state.subject.subject()
@@ -173,7 +175,7 @@ class Parking:
             task.tree.waiting.reopen()
         else:
             guard = self._guard
-            task.deadline = guard.monotonic() + max(0.0, taken.parked.expires_at - guard.now())
+            task.deadline = guard.monotonic() + _left(taken.parked, guard.now(), task.agent, task.intent)
             restore_into(task, taken.state, need_results)
             task.subject = None
         task.kept = ""
@@ -254,6 +256,11 @@ class Parking:
         for task in list(self._kept):
             task.forked()
         self._kept = weakref.WeakSet()
+
+
+def _left(parked: Parked, now: float, agent: RegisteredAgent, intent: CompiledIntent) -> float:
+    """Seconds that a task still has: no more than its agent and its intent give today, whatever became of the clock."""
+    return max(0.0, min(parked.expires_at - now, agent.task_ttl, intent.ttl or math.inf))
 
 
 _GONE: Final = "it does not wait here: it ended, it expired, or somebody else goes on with it"
