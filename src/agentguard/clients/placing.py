@@ -7,7 +7,8 @@ import re
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-from agentguard.access import current_credential
+from agentguard._drive import drive
+from agentguard.access import current_call, current_credential
 from agentguard.errors import CredentialUnavailable
 from agentguard.model.lease import Credential, Placement
 
@@ -36,6 +37,9 @@ def credential_for(url: str) -> Credential:
     Raises:
         CredentialUnavailable: there is none (see `current_credential`), or the request goes elsewhere.
     """
+    lost = current_call().credential
+    if lost is not None and lost.leaked:
+        drive(lost.renew())  # whoever sends without waiting in a loop waits for the answer as well
     credential = current_credential()
     if origin(url) != origin(credential.audience):
         raise CredentialUnavailable(
