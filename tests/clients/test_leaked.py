@@ -16,7 +16,7 @@ import pytest
 from agentguard import CredentialUnavailable, Guard, GuardAuth, Intent, any_, current_credential, current_task, guarded
 from agentguard import step as step_of
 from agentguard._drive import drive
-from agentguard.task import TaskState
+from agentguard.task_state import TaskState
 from agentguard.testing import FakeIssuer, fake_guard
 
 AUDIENCE = "https://api.test"

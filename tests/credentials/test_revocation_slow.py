@@ -17,7 +17,7 @@ from agentguard.credentials.ledger import MemoryLedger
 from agentguard.errors import Unavailable
 from agentguard.model.lease import Credential, Ending, Lease, Secret
 from agentguard.state.suspensions_memory import MemorySuspensions
-from agentguard.task import TaskState
+from agentguard.task_state import TaskState
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 from tests.credentials.rooms import Room, Vault, grant
 
