@@ -28,7 +28,8 @@ from msgspec.structs import replace
 
 from agentguard import CredentialUnavailable
 from agentguard._drive import driven
-from agentguard.model.lease import Ending, Grant, Issued, Lease, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Ending, Grant, Lease, Secret
 
 HOST: Final = "127.0.0.1"
 AUDIENCE: Final = "https://api.test"

@@ -20,7 +20,8 @@ from agentguard.credentials.leases import Leases
 from agentguard.credentials.ledger import MemoryLedger
 from agentguard.credentials.local import LocalIssuer
 from agentguard.keys import SigningKey
-from agentguard.model.lease import Grant, Issued, Lease, LeaseKey
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Grant, Lease, LeaseKey
 from agentguard.model.principal import Agent, Chain, Proof, Subject
 from agentguard.model.record import Event
 

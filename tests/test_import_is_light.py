@@ -183,7 +183,7 @@ else:
 """
     modules = modules_after(code)
 
-    assert {"agentguard.running", "agentguard.task"} <= modules
+    assert {"agentguard.running", "agentguard.active"} <= modules
 
 
 def test_threads_that_call_first_together_are_all_refused():

@@ -61,9 +61,9 @@ if TYPE_CHECKING:
     from agentguard.intent import text as text
     from agentguard.intent import url as url
     from agentguard.model.call import ToolSpec as ToolSpec
+    from agentguard.model.credential import Credential as Credential
     from agentguard.model.decision import Decision as Decision
     from agentguard.model.decision import Reason as Reason
-    from agentguard.model.lease import Credential as Credential
     from agentguard.task import Task as Task
     from agentguard.tools_file import load_tools as load_tools
     from agentguard.user import ITSELF as ITSELF
@@ -82,8 +82,8 @@ _ROOMS = {
     "intent": "EnvSet FileSet Intent ResolvedSet ValueSet absent any_ at_least at_most between bind date each email "
     "eq from_ glob in_ in_set is_ items keys not_ optional path prefix regex said same_as step template text url",
     "model.call": "ToolSpec",
+    "model.credential": "Credential",
     "model.decision": "Decision Reason",
-    "model.lease": "Credential",
     "task": "Task",
     "tools_file": "load_tools",
     "user": "ITSELF User",

@@ -41,7 +41,7 @@ def base64url(data: bytes) -> bytes:
 
 
 class DpopKey:
-    """A key that one credential is bound to; implements the `Prover` of `model.lease`. Safe for threads.
+    """A key that one credential is bound to; implements the `Prover` of `model.credential`. Safe for threads.
 
     Args:
         key: the key pair; a new ES256 one by default.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from agentguard.errors import CredentialUnavailable
-from agentguard.model.lease import Credential
+from agentguard.model.credential import Credential
 
 if TYPE_CHECKING:
     from agentguard.task import Task

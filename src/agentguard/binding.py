@@ -20,7 +20,7 @@ from agentguard.errors import ConfigurationError, NotCanonical
 from agentguard.model.canonical import IMMUTABLE, Canonical, canonical
 
 if TYPE_CHECKING:
-    from agentguard.model.lease import Credential
+    from agentguard.model.credential import Credential
 
 # Annotations that mark a parameter as filled by a framework, by the name of a class in their ancestry.
 _FRAMEWORK: Final = frozenset({
@@ -256,7 +256,7 @@ def _credential_parameter(parameters: list[Parameter]) -> str:
             "outside `if TYPE_CHECKING`"
         )
     # INVARIANT: an annotation that is the Credential has loaded its module; where that is not loaded, none is.
-    kind = getattr(sys.modules.get("agentguard.model.lease"), "Credential", None)
+    kind = getattr(sys.modules.get("agentguard.model.credential"), "Credential", None)
     found = [p.name for p in parameters if kind is not None and kind in _kinds(p.annotation)]
     if len(found) > 1:
         raise ConfigurationError(f"more than one Credential parameter: {', '.join(found)}")

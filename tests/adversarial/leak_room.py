@@ -20,7 +20,8 @@ from agentguard.audit.log import FileLog
 from agentguard.errors import CredentialUnavailable
 from agentguard.handover import Handovers
 from agentguard.keys import SigningKey
-from agentguard.model.lease import Ending, Grant, Issued, Lease, Placement, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Ending, Grant, Lease, Placement, Secret
 from agentguard.model.principal import Proof, Subject
 from agentguard.registry import OpenRegistry
 from agentguard.state.approvals_sqlite import SqliteApprovals

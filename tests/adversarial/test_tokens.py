@@ -41,7 +41,8 @@ from agentguard.credentials.oauth.issuer import TokenIssuer
 from agentguard.errors import ConfigurationError, TokenRejected
 from agentguard.identity.id_token import IdTokenVerifier
 from agentguard.keys import KeySet, SigningKey
-from agentguard.model.lease import Ending, Issued
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Ending
 from agentguard.testing import FakeClock
 from tests.credentials.oauth_server import (
     ABSENT as GONE,

@@ -24,7 +24,8 @@ from agentguard import (
     step,
 )  # fmt: skip
 from agentguard._drive import drive
-from agentguard.model.lease import Grant, Issued, Lease, Placement, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Grant, Lease, Placement, Secret
 from agentguard.task_state import TaskState
 from agentguard.testing import FakeIssuer, fake_guard
 

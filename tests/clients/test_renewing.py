@@ -14,7 +14,8 @@ from agentguard import CredentialUnavailable, Intent, current_task, guard_tool, 
 from agentguard._drive import drive
 from agentguard.access import current_credential
 from agentguard.credentials.held import Use
-from agentguard.model.lease import Credential, Grant, Issued, Lease
+from agentguard.model.credential import Credential, Issued
+from agentguard.model.lease import Grant, Lease
 from agentguard.state.suspensions_memory import MemorySuspensions
 from agentguard.testing import FakeIssuer, fake_guard
 

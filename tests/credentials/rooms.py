@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from agentguard._drive import drive
 from agentguard.credentials.leases import Leases
 from agentguard.credentials.ledger import MemoryLedger
-from agentguard.model.lease import Ending, Grant, Issued, Lease, LeaseKey, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Ending, Grant, Lease, LeaseKey, Secret
 from agentguard.model.principal import Agent, Chain, Subject
 from agentguard.model.record import Event
 from agentguard.testing import FakeClock, FakeIssuer

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from agentguard.credentials.leaks import MARK, LiveSecrets, Search, Stream, clean_exception
 from agentguard.credentials.needles import shortest_of, watched
-from agentguard.model.lease import Issued, Lease, LeaseKey, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Lease, LeaseKey, Secret
 
 HEADER = "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCJ9"
 PAYLOAD = base64.urlsafe_b64encode(json.dumps({"sub": "user:alice", "jti": "a-1", "aud": "x"}).encode()).decode()[:-1]

@@ -17,7 +17,8 @@ from agentguard import CredentialUnavailable
 from agentguard._drive import drive, run_shielded
 from agentguard.credentials.held import Use
 from agentguard.credentials.ledger import MemoryLedger
-from agentguard.model.lease import Ending, Grant, Issued, Lease, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Ending, Grant, Lease, Secret
 from agentguard.testing import FakeIssuer
 from tests.credentials.rooms import Room, grant
 

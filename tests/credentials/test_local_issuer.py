@@ -24,7 +24,8 @@ from agentguard.credentials.alive import Alive
 from agentguard.credentials.local import LocalIssuer
 from agentguard.errors import ConfigurationError, CredentialUnavailable
 from agentguard.keys import KeySet, SigningKey
-from agentguard.model.lease import Grant, Issued, LeaseKey
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Grant, LeaseKey
 from agentguard.model.principal import Agent, Chain, Proof, Subject
 from agentguard.ports import Issuer
 from agentguard.resource_server import TokenRejected, TokenVerifier

@@ -16,7 +16,8 @@ from agentguard._drive import drive
 from agentguard.credentials.leaks import MARK, LiveSecrets, Search, Stream
 from agentguard.credentials.leases import FORGET
 from agentguard.credentials.needles import FEW
-from agentguard.model.lease import Grant, Issued, Lease, LeaseKey, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Grant, Lease, LeaseKey, Secret
 from agentguard.testing import FakeIssuer
 from bench.live_leases import allocated
 from tests.credentials.rooms import Room, Vault, grant

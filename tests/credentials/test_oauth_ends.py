@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from agentguard import CredentialUnavailable
 from agentguard._drive import drive
-from agentguard.model.lease import Grant, Issued, Lease
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Grant, Lease
 from agentguard.state.sqlite import SqliteLedger
 from tests.credentials.oauth_server import ABSENT, FakeServer, answered, exchange_at, grant
 from tests.credentials.rooms import Room, Stateless

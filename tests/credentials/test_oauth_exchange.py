@@ -20,7 +20,8 @@ from agentguard.credentials.oauth import TokenExchange, TokenRules, WorkloadActo
 from agentguard.credentials.routes import Route, Routes
 from agentguard.errors import ConfigurationError, IdentityUnavailable
 from agentguard.keys import SigningKey
-from agentguard.model.lease import Ending, Grant, Issued, Lease, Placement, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Ending, Grant, Lease, Placement, Secret
 from agentguard.model.principal import Agent, Chain
 from agentguard.ports import Issuer
 from agentguard.testing import FakeClock

@@ -11,7 +11,8 @@ from agentguard._drive import drive
 from agentguard._http import HttpFailure, Request, Response
 from agentguard.credentials.oauth import IdJag, SignedActor, TokenRules
 from agentguard.errors import ConfigurationError
-from agentguard.model.lease import Ending, Issued, Placement
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Ending, Placement
 from agentguard.testing import FakeClock
 from tests.credentials.oauth_server import (
     ABSENT,

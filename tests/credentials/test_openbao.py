@@ -18,7 +18,8 @@ from agentguard.credentials.ledger import MemoryLedger
 from agentguard.credentials.openbao import Database, JwtLogin, OpenBaoIssuer, StaticSecret
 from agentguard.credentials.routes import Route, Routes
 from agentguard.errors import IdentityUnavailable, Unavailable
-from agentguard.model.lease import Ending, Grant, Issued, LeaseKey, Placement, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Ending, Grant, LeaseKey, Placement, Secret
 from agentguard.model.principal import Agent, Chain, Subject
 from agentguard.model.record import Event
 from agentguard.ports import ParentIssuer

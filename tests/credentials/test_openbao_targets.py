@@ -11,7 +11,8 @@ from agentguard import ConfigurationError, CredentialUnavailable
 from agentguard._drive import drive
 from agentguard._http import Http
 from agentguard.credentials.openbao import Database, StaticSecret
-from agentguard.model.lease import Credential, Ending, Placement
+from agentguard.model.credential import Credential
+from agentguard.model.lease import Ending, Placement
 from agentguard.model.record import Event
 from tests.credentials.fake_vault import FakeVault, in_reach
 from tests.credentials.test_openbao import CREDS, DB, LEGACY, Room, http, nothing_left, room, vault

@@ -22,7 +22,8 @@ from agentguard.credentials.held import Use
 from agentguard.credentials.leases import Leases
 from agentguard.credentials.ledger import MemoryLedger
 from agentguard.errors import Unavailable
-from agentguard.model.lease import Ending, Grant, Issued, Lease, LeaseState, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Ending, Grant, Lease, LeaseState, Secret
 from agentguard.ports import Owed
 from agentguard.testing import FakeIssuer
 from tests.credentials.rooms import Room, Stateless, Vault, grant

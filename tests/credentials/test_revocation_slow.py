@@ -15,7 +15,8 @@ from agentguard._drive import drive
 from agentguard.credentials.held import Use
 from agentguard.credentials.ledger import MemoryLedger
 from agentguard.errors import Unavailable
-from agentguard.model.lease import Credential, Ending, Lease, Secret
+from agentguard.model.credential import Credential
+from agentguard.model.lease import Ending, Lease, Secret
 from agentguard.state.suspensions_memory import MemorySuspensions
 from agentguard.task_state import TaskState
 from agentguard.testing import FakeClock, FakeIssuer, fake_guard

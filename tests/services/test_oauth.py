@@ -32,7 +32,8 @@ from agentguard.credentials.oauth import (
 )
 from agentguard.identity.id_token import IdTokenVerifier
 from agentguard.keys import SigningKey
-from agentguard.model.lease import Ending, Grant, Issued, LeaseKey, Placement, Secret, SubjectToken
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Ending, Grant, LeaseKey, Placement, Secret, SubjectToken
 from agentguard.model.principal import Agent, Chain, Proof, Subject
 from agentguard.testing import fake_guard
 from tests.credentials.oauth_server import header, payload, thumbprint

@@ -25,7 +25,8 @@ from agentguard.credentials.leases import Leases
 from agentguard.credentials.ledger import MemoryLedger
 from agentguard.credentials.openbao import Database, JwtLogin, OpenBaoIssuer, StaticSecret
 from agentguard.identity.spiffe import SpiffeIdentity
-from agentguard.model.lease import Credential, Grant, LeaseKey, Placement, Secret
+from agentguard.model.credential import Credential
+from agentguard.model.lease import Grant, LeaseKey, Placement, Secret
 from agentguard.model.principal import Agent, Chain, Subject
 from agentguard.model.record import Event
 from agentguard.ports import IdentityTokens

@@ -21,7 +21,8 @@ from psycopg import sql
 from agentguard._drive import drive
 from agentguard.credentials.postgres import PostgresRoles, connections, roles
 from agentguard.errors import CredentialUnavailable
-from agentguard.model.lease import Ending, Grant, Issued, Lease, LeaseKey, Placement, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Ending, Grant, Lease, LeaseKey, Placement, Secret
 from agentguard.model.principal import Agent, Chain, Subject
 from tests.services.endpoints import Services
 

@@ -13,7 +13,7 @@ from agentguard._drive import drive
 from agentguard._http import Http
 from agentguard._jwks import Jwks
 from agentguard.keys import KeySet
-from agentguard.model.lease import Issued
+from agentguard.model.credential import Issued
 from agentguard.resource_server import (
     ClientSecret,
     DpopProofs,

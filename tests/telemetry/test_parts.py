@@ -13,8 +13,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
 from agentguard import ApprovalRequired, ConfigurationError, Denied, Guard, Intent, any_, guarded, step
+from agentguard.model.credential import Issued
 from agentguard.model.decision import AccessRequest, Decision
-from agentguard.model.lease import Grant, Issued, Lease
+from agentguard.model.lease import Grant, Lease
 from agentguard.policy.decided import Answering as Says
 from agentguard.ports import Answer, Approval, ApprovalRequest
 from agentguard.telemetry import semconv as name

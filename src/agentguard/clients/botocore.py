@@ -13,7 +13,7 @@ import msgspec
 from agentguard.access import current_credential
 from agentguard.clients.placing import origin
 from agentguard.errors import CredentialUnavailable
-from agentguard.model.lease import Credential
+from agentguard.model.credential import Credential
 
 S = TypeVar("S")
 _LARGEST: Final = 16_384

@@ -19,7 +19,8 @@ from agentguard.clients.placing import (
     wants_nonce,
 )
 from agentguard.errors import CredentialUnavailable
-from agentguard.model.lease import Credential, Placement
+from agentguard.model.credential import Credential
+from agentguard.model.lease import Placement
 
 
 class GuardAuth(httpx.Auth):

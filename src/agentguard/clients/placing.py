@@ -10,7 +10,8 @@ from urllib.parse import quote, urlsplit
 from agentguard._drive import drive
 from agentguard.access import current_call, current_credential
 from agentguard.errors import CredentialUnavailable
-from agentguard.model.lease import Credential, Placement
+from agentguard.model.credential import Credential
+from agentguard.model.lease import Placement
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 # Two searches, one after the other: one expression for both takes quadratic time on a long challenge.

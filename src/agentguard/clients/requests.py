@@ -13,7 +13,8 @@ from agentguard._drive import drive
 from agentguard._nonces import DpopNonces
 from agentguard.clients.placing import credential_for, header_names, headers_of, origin_text, refused, wants_nonce
 from agentguard.errors import CredentialUnavailable
-from agentguard.model.lease import Credential, Placement
+from agentguard.model.credential import Credential
+from agentguard.model.lease import Placement
 
 
 class GuardRequestsAuth(AuthBase):

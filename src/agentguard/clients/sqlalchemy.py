@@ -12,7 +12,8 @@ from sqlalchemy.pool import NullPool
 
 from agentguard.access import current_credential
 from agentguard.errors import ConfigurationError, CredentialUnavailable
-from agentguard.model.lease import Credential, Placement
+from agentguard.model.credential import Credential
+from agentguard.model.lease import Placement
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

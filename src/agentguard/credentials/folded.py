@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentguard.credentials.held import Held, Key, key_of
-from agentguard.model.lease import Issued, Lease, LeaseKey, Placement, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Lease, LeaseKey, Placement, Secret
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from weakref import ReferenceType
 from msgspec import Struct
 
 from agentguard.credentials.flight import Flight
-from agentguard.model.lease import Credential, Issued, Lease, LeaseKey
+from agentguard.model.credential import Credential, Issued
+from agentguard.model.lease import Lease, LeaseKey
 
 # The lease key; and the task where it is not the root, and what else tells credentials apart where there is any.
 Key: TypeAlias = LeaseKey | tuple[LeaseKey, str, str]

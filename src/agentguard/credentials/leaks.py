@@ -16,7 +16,8 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from agentguard.credentials.needles import FEW, RUN, START, Few, Many, Watch, shortest_of
-from agentguard.model.lease import Issued, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Secret
 
 MARK: Final = "[credential removed]"
 _DEPTH: Final = 64

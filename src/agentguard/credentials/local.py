@@ -25,7 +25,8 @@ from msgspec.structs import replace
 from agentguard.credentials.alive import Alive
 from agentguard.errors import ConfigurationError, CredentialUnavailable, Unavailable
 from agentguard.keys import KeySet, Signer, Signers, SigningKey
-from agentguard.model.lease import LEEWAY, MAX_TOKEN, Ending, Grant, Issued, Lease, LeaseKey, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import LEEWAY, MAX_TOKEN, Ending, Grant, Lease, LeaseKey, Secret
 from agentguard.model.principal import MAX_ACTORS, Chain, checked_name
 
 _MOST_BEGUN: Final = 64

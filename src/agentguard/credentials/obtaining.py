@@ -18,7 +18,8 @@ from agentguard.credentials.held import Held, Key, Use, apart, key_of, refresh_t
 from agentguard.credentials.kept import Home
 from agentguard.credentials.revocation import ROLLED_BACK
 from agentguard.errors import CredentialUnavailable, Unavailable
-from agentguard.model.lease import Credential, Grant, Issued, Lease
+from agentguard.model.credential import Credential, Issued
+from agentguard.model.lease import Grant, Lease
 from agentguard.model.record import Event, Facts, Record
 
 _ROUNDED: Final = 1.0  # seconds by which whole seconds may exceed what was asked for

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from agentguard.errors import ConfigurationError, CredentialUnavailable
-from agentguard.model.lease import Ending, Grant, Issued, Lease, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Ending, Grant, Lease, Secret
 from agentguard.ports import Issuer, ParentIssuer, waits
 
 

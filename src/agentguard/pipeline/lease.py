@@ -9,8 +9,8 @@ from agentguard.access import CurrentCall
 from agentguard.asking import Asked, asked_for, grant_for
 from agentguard.credentials.held import Use
 from agentguard.errors import CredentialUnavailable
+from agentguard.model.credential import Credential
 from agentguard.model.decision import Reason
-from agentguard.model.lease import Credential
 from agentguard.pipeline.identify import identify
 from agentguard.policy.obligations import NOTHING
 from agentguard.refusal import Refusal, cause

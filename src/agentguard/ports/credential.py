@@ -7,7 +7,8 @@ from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from agentguard.model.lease import Ending, Grant, Issued, Lease, LeaseState, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Ending, Grant, Lease, LeaseState, Secret
 
 
 @runtime_checkable

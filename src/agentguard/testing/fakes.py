@@ -9,7 +9,8 @@ import anyio
 
 from agentguard.errors import AuditUnavailable
 from agentguard.guard import Guard
-from agentguard.model.lease import Ending, Grant, Issued, Lease, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Ending, Grant, Lease, Secret
 from agentguard.model.record import Position, Record
 from agentguard.ports import Answer, Approval, ApprovalRequest, AuditSink
 from agentguard.registry import OpenRegistry

@@ -21,7 +21,8 @@ from agentguard.credentials.oauth.revocation import introspect_token, revoke_tok
 from agentguard.credentials.oauth.rules import TokenRules
 from agentguard.credentials.oauth.server import SEND_SECONDS, AuthorizationServer, MakeFields
 from agentguard.errors import ConfigurationError, CredentialUnavailable
-from agentguard.model.lease import LEEWAY, Ending, Grant, Issued, Lease, Placement, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import LEEWAY, Ending, Grant, Lease, Placement, Secret
 
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _UNSURE: Final = "unsure"

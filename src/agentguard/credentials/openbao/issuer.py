@@ -22,7 +22,8 @@ from agentguard.credentials.openbao.sweep import sweep
 from agentguard.credentials.openbao.target import Received, ended_by, room_in
 from agentguard.credentials.openbao.vault import ASKING, Refused, Vault
 from agentguard.errors import ConfigurationError, CredentialUnavailable
-from agentguard.model.lease import Ending, Grant, Issued, Lease, LeaseKey, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Ending, Grant, Lease, LeaseKey, Secret
 
 Target: TypeAlias = Database | StaticSecret
 TASK_TOKEN: Final = "vault_token"  # noqa: S105  # the type of a lease

@@ -20,7 +20,8 @@ from agentguard._drive import driven
 from agentguard.credentials.postgres.grants import Grants, GrantsForm, Privileges
 from agentguard.credentials.postgres.roles import ISSUE, Limits, Roles
 from agentguard.errors import ConfigurationError, CredentialUnavailable
-from agentguard.model.lease import Ending, Grant, Issued, Lease, Placement, Secret
+from agentguard.model.credential import Issued
+from agentguard.model.lease import Ending, Grant, Lease, Placement, Secret
 
 _log: Final = logging.getLogger("agentguard")
 _OWNER: Final = re.compile(r"[a-z0-9]{1,16}")
