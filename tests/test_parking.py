@@ -296,11 +296,11 @@ def test_task_whose_resumption_cannot_be_recorded_waits_on(shared: Processes) ->
     shared.answer(question)
     with shared.guard() as second:
         log = second.audit
-        second.audit = FailingAudit(log)
+        second.records.audit = FailingAudit(log)
         with pytest.raises(Denied) as denied, second.resume(task, on_behalf_of="alice"):
             pass
         assert denied.value.reason == Reason.AUDIT_UNAVAILABLE
-        second.audit = log
+        second.records.audit = log
         with second.resume(task, on_behalf_of="alice"):
             refund("acme", Decimal(40))
     assert len(refunds) == 1
@@ -733,10 +733,10 @@ def test_task_of_a_handover_waits_in_its_own_process_and_ends_with_it(shared: Pr
         assert (task.state, now(shared.parked.find(task.id, shared.clock()))) == ("parked", None)
         with pytest.raises(Denied):
             far.resume(task.id, on_behalf_of="alice")
-        far.audit = FailingAudit(log)
+        far.records.audit = FailingAudit(log)
         with pytest.raises(Denied), task:
             pass
-        far.audit = log
+        far.records.audit = log
         assert far.answer(waits.value.question, approved=True, by="ann")
         with pytest.raises(ApprovalRequired), task:
             assert handed("acme", Decimal(1)) == "refunded 1"

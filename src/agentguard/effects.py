@@ -6,12 +6,12 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from agentguard._drive import run_shielded
+from agentguard.candidates import whole_of
 from agentguard.ending_tasks import END_TASK
 from agentguard.intent.earlier import UNTOLD
 from agentguard.levels import counted, levels_of
 from agentguard.model.decision import Outcome, Reason
 from agentguard.ports import Exhausted
-from agentguard.results import whole_of
 from agentguard.task_state import TaskState
 
 if TYPE_CHECKING:

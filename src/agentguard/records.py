@@ -23,27 +23,27 @@ class Records:
     """
 
     def __init__(self, audit: AuditSink, telemetry: Emitter) -> None:
-        self._audit, self._telemetry = audit, telemetry
+        self.audit, self._telemetry = audit, telemetry
 
     def record(self, event: Event, fields: Mapping[str, Any]) -> None:
         """Write a record that something waits for; a raise means that it was not written."""
         if time.monotonic() < self._telemetry.quiet_until:
-            self._audit.append(Record(event, fields))
+            self.audit.append(Record(event, fields))
         else:
-            self._telemetry.append(self._audit, Record(event, fields))
+            self._telemetry.append(self.audit, Record(event, fields))
 
     def append(self, record: Record) -> Position:
         """Write a record that something waits for, and return where it stands; a raise means that it was not."""
         if time.monotonic() < self._telemetry.quiet_until:
-            return self._audit.append(record)
-        return self._telemetry.append(self._audit, record)
+            return self.audit.append(record)
+        return self._telemetry.append(self.audit, record)
 
     def try_append(self, record: Record) -> Position | None:
         """Write a record that nothing waits for; a failure is logged, and the next call is denied by it."""
         try:
             if time.monotonic() < self._telemetry.quiet_until:
-                return self._audit.append(record)
-            return self._telemetry.append(self._audit, record)
+                return self.audit.append(record)
+            return self._telemetry.append(self.audit, record)
         except Exception as error:
             _log.error("audit record %s was not written: %s", record.event, type(error).__name__)
             return None

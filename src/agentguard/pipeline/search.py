@@ -5,11 +5,11 @@ from __future__ import annotations
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
+from agentguard.candidates import MAX_CANDIDATES
 from agentguard.credentials.leaks import MARK, Search, clean_exception
 from agentguard.pipeline.intercept import PLAIN
 from agentguard.policy.redact import REDACTED, redacted
 from agentguard.refusal import Ended
-from agentguard.results import MAX_CANDIDATES
 
 if TYPE_CHECKING:
     from agentguard.running import Running
