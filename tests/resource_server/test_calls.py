@@ -196,6 +196,17 @@ def test_what_only_the_task_knows_refuses_unless_the_very_values_are_in_the_toke
             {**ASK, "account": "evil"})  # fmt: skip
 
 
+def test_case_is_ignored_beside_a_set_that_only_the_task_knows() -> None:
+    team = {"in": ["ann", "bo"], "fold": "case", "set": "team"}
+    within = [{"step": "a", "args": {"to": team}}]
+    without = [{"step": "a", "args": {"to": {"not": team}}}]
+
+    check(said(entry(steps=within, arguments={"to": "ANN"})), {"to": "ANN"})
+    refused(said(entry(steps=within, arguments={"to": "EVE"})), "within", {"to": "EVE"})
+    refused(said(entry(steps=without)), "cannot be told", {"to": "ANN"})
+    refused(said(entry(steps=[{"step": "a", "args": {"to": {"set": "team", "fold": "case"}}}])), "be told", {"to": "x"})
+
+
 def test_one_alternative_that_holds_is_enough_and_one_constraint_that_fails_decides() -> None:
     either = [{"eq": "acme"}, {"set": "payees"}]
     check(said(entry(steps=[{"step": "a", "args": {"account": either, "amount": {"max": "50"}}}])))
@@ -224,6 +235,11 @@ def test_one_alternative_that_holds_is_enough_and_one_constraint_that_fails_deci
         ({"keys": {"a": {"eq": "1"}}}, {"a": 1}, True),
         ({"keys": {"a": {"eq": "1"}}}, {"a": 1, "b": 2}, False),
         ({"eq": {"from": "x", "set": "1"}}, {"from": "x", "set": 1}, True),
+        ({"eq": {"zip": "10115", "count": "2"}}, {"zip": "10115", "count": 2}, True),
+        ({"eq": {"zip": "10115", "count": "2"}}, {"zip": "10115", "count": 3}, False),
+        ({"not": {"eq": {"zip": "10115", "count": "2"}}}, {"zip": "10115", "count": 2}, False),
+        ({"in": [["1", "2"], "x"]}, ["1", 2], True),
+        ({"in": [["1", "2"], "x"]}, ["1", True], False),
         ({"in": ["A", "B"], "fold": "case"}, "a", True),
         ({"template": {"text": "pay {n}", "n": {"max": "5"}}}, "pay 4", True),
         ({"eq": True}, True, True),

@@ -13,16 +13,22 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
+from agentguard.intent.constraint import Constraint
 from agentguard.intent.constraint_form import read_constraint
+from agentguard.intent.literal import thawed
+from agentguard.intent.literal_intent import mapped
+from agentguard.intent.membership import membership
 from agentguard.intent.mistakes import Notes
 from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, MISSING, Facts, Test, Truth, every, unset
+from agentguard.intent.values import In
 from agentguard.model.call import ToolCall
-from agentguard.model.canonical import number_text
+from agentguard.model.canonical import canonical, number_text, readable
 
 MOST_STEPS: Final = 64
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,399})(?:\.[0-9]{0,400}[1-9])?")
 _TASKS_OWN: Final = frozenset({"from", "said", "bind", "set", "is"})
 _UNKNOWN: Final[Mapping[str, Any]] = {"said": True}  # nothing was said here, so it cannot tell
+_FOLDING: Final = frozenset({"eq", "in"})
 _WITH_NUMBERS: Final = frozenset({"items", "date", "text"})
 
 
@@ -61,10 +67,22 @@ def _of_argument(name: str, test: Test) -> Test:
 @functools.lru_cache(maxsize=256)
 def _compiled(args: str) -> Mapping[str, Test] | None:
     notes = Notes()
-    found = {
-        name: read_constraint(_as_written(said), (name,), notes).test(name) for name, said in json.loads(args).items()
-    }
-    return None if notes.found else found
+    read = {name: read_constraint(_as_written(said), (name,), notes) for name, said in json.loads(args).items()}
+    return None if notes.found else {name: mapped(said, _by_text).test(name) for name, said in read.items()}
+
+
+class _Written(In, frozen=True):
+    """One of some values as a token writes them: texts, and numbers as their text, at any depth."""
+
+    def test(self, argument: str) -> Test:
+        written = membership(canonical(readable(thawed(value))) for value in self.values)
+        return lambda value, call, facts: written(
+            value if value is MISSING else canonical(readable(value)), call, facts
+        )
+
+
+def _by_text(said: Constraint) -> Constraint:
+    return _Written(said.values) if isinstance(said, In) and not said.fold else said
 
 
 def _as_written(node: Any) -> Any:
@@ -74,7 +92,9 @@ def _as_written(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     if not _TASKS_OWN.isdisjoint(node):
-        known = {word: inside for word, inside in node.items() if word not in _TASKS_OWN | {"fold"}}
+        known = {word: inside for word, inside in node.items() if word not in _TASKS_OWN}
+        if known.keys().isdisjoint(_FOLDING):
+            known.pop("fold", None)  # it stood beside a set
         return {**_as_written(known), **_UNKNOWN} if known else dict(_UNKNOWN)
     folds = "fold" in node
     return dict(_KIND.get(word, _same)(word, inside, folds) for word, inside in node.items())
@@ -115,17 +135,10 @@ _KIND: Final[Mapping[str, Callable[[str, Any, bool], tuple[str, Any]]]] = {
 
 
 def _exact(value: Any) -> Any:
-    """Return a value with every text that is a number as that number, or None if it holds none."""
-    found = _numbers_in(value)
-    return None if found == value else found
-
-
-def _numbers_in(value: Any) -> Any:
+    """Return the number that a text is, for a hole of a template, or None."""
     if isinstance(value, str) and _NUMBER.fullmatch(value) and number_text(Decimal(value)) == value:
         return Decimal(value)
-    if isinstance(value, list):
-        return [_numbers_in(item) for item in value]
-    return {key: _numbers_in(item) for key, item in value.items()} if isinstance(value, dict) else value
+    return None
 
 
 def _whole(inside: Any) -> Any:
