@@ -42,7 +42,7 @@ from agentguard.errors import AgentguardError, TokenRejected, Unavailable
 from agentguard.handover import Handovers, MemoryRedemptions
 from agentguard.handover.patterns import both
 from agentguard.handover.shares import counters_of, fraction_of, share_of
-from agentguard.intent import Admitted, Constraint, Facts, compile_intent
+from agentguard.intent import Admitted, Constraint, Facts, compile_intent, keys
 from agentguard.intent.literal_intent import literal_intent
 from agentguard.keys import KeySet
 from agentguard.model.principal import Agent, Proof, Subject
@@ -237,6 +237,8 @@ def test_from_said_and_bind_stand_for_what_they_stood_for_when_it_was_handed_on(
         (Intent("p", step("handed.pay", iban=text(urls=from_(tool="handed.read", field="iban")))), "links come from"),
         (Intent("p", step("handed.pay", iban=any_).times(3, per=["iban"])), "each value"),
         (Intent("p", step("handed.pay", iban=any_).times(3).distinct("iban")), "each value"),
+        (Intent("p", step("handed.pay", iban=any_),
+                forbid=[{"args": {"iban": keys(a=any_) & from_(tool="handed.read", field="iban")}}]), "beside keys"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_said_literally_refuses_the_handover(home: Guard, intent: Intent, why: str) -> None:

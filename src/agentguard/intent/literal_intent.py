@@ -27,6 +27,7 @@ from agentguard.intent.references import InSet, Is, SameAs
 from agentguard.intent.said_words import Said, stands_in
 from agentguard.intent.sets import ValueSet
 from agentguard.intent.step import Step
+from agentguard.intent.structures import Keys
 from agentguard.intent.texts import Text
 from agentguard.intent.truth import CANNOT_TELL, FAIL, HOLD, Facts
 from agentguard.intent.values import In, Max, Prefix
@@ -81,9 +82,13 @@ def opened_intent(intent: Intent, facts: Facts) -> Intent:
     """Return an intent that only narrows others, for another process: its `from` holds for what was read here too.
 
     Its own order, names and budgets begin there.
+
+    Raises:
+        ConfigurationError: a `from` that was looked at here stands in a forbid which could not be said with it.
     """
     notes = Notes()
     made = _changed(intent, list(intent.steps), partial(_with_values, intent, facts, notes), notes)
+    notes.raise_if_any(f"intent {intent.name!r} cannot narrow what is handed on:")
     return made.changed(ttl=intent.ttl, agents=intent.agents, sets=intent.sets, define=intent.define)
 
 
@@ -125,8 +130,9 @@ def _changed(intent: Intent, steps: list[Step], change: Change, notes: Notes) ->
     forbid = tuple(replace(entry, args=_each(entry.args, change)) for entry in intent.forbid)
     for before, after in zip(intent.forbid, forbid, strict=True):
         for name, said in before.args.items():
-            if said != after.args[name] and any(isinstance(x, AllOf) and not x.scalar for x in said.walk()):
-                notes.add(("forbid", name), "a from or said beside a kind about whole lists has no literal form")
+            if said != after.args[name] and any(map(_looks_otherwise_in_forbid, said.walk())):
+                text = "a from or said beside keys, or a kind about whole lists, has no literal form"
+                notes.add(("forbid", name), text)
     everywhere = _each(intent.everywhere, change)
     steps = [replace(step, args=_each(step.args, change)) for step in steps]
     used = [*everywhere.values(), *(item for step in steps for item in step.args.values())]
@@ -138,6 +144,11 @@ def _changed(intent: Intent, steps: list[Step], change: Change, notes: Notes) ->
         sets=FrozenMapping({name: intent.sets[name] for name in sorted(sets)}),
         agents=_EMPTY, examples=None, ttl=None, params=(),
     )  # fmt: skip
+
+
+def _looks_otherwise_in_forbid(said: Constraint) -> bool:
+    """Whether `_both`, which says it with `not`, looks at more: a forbid is open, and what is below a `not` closed."""
+    return isinstance(said, AllOf) and (not said.scalar or any(isinstance(item, Keys) for item in said.walk()))
 
 
 def _each(args: Mapping[str, Constraint], change: Change) -> FrozenMapping[Constraint]:
