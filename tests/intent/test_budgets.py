@@ -109,6 +109,19 @@ def test_value_whose_case_is_ignored_by_name_has_one_counter(args: dict[str, Con
     assert counted("ACME") == counted("acme") != counted("ann")
 
 
+@pytest.mark.control("3 one value has one counter")
+def test_url_has_one_counter_however_its_letters_are_encoded() -> None:
+    intent = Intent("p", step("pay", x=url(["a.test"])).times(9).distinct("x"))
+
+    def counted(written: str) -> str:
+        return str(charges(intent, call_of(x=f"https://a.test/{written}")))
+
+    assert counted("item?id=a~b") == counted("%69tem?%69d=a%7Eb") == counted("%69%74em?id=%61%7eb")
+    assert counted("item%3b") == counted("item%3B") != counted("item;")
+    assert len({counted("item"), counted("Item"), counted("item?"), counted("item?id=a%2526"), counted("item?id=a%26"),
+                counted("item?id=a&")}) == 6  # fmt: skip
+
+
 def test_default_that_can_be_written_as_null_or_empty_has_one_counter() -> None:
     spec = spec_of(defaults={"labels": None}, null_is_empty=frozenset({"labels"}))
     intent = Intent("p", step("pay", x=any_, labels=optional(each(any_))).times(1, per=["x", "labels"]))

@@ -24,6 +24,9 @@ _URL: Final = re.compile(
     r"(/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?(?:\?[A-Za-z0-9._~!$&'()*+,;=:@%/?\[\]-]*)?"
     r"(?:#[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?"
 )
+# RFC 3986, section 2.3: an encoded letter, digit, `-`, `.`, `_` or `~` is that character.
+_ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
+_UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _PORTS: Final = {"https": "443", "http": "80", "wss": "443", "ws": "80", "ftp": "21"}
 _NUMERIC: Final = re.compile(r"(?:0[xX][0-9a-fA-F]*|[0-9]+)")
 _LOCAL: Final = re.compile(r"[A-Za-z0-9#$&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9#$&'*+/=?^_`{|}~-]+)*")
@@ -77,7 +80,7 @@ class Url(Constraint, frozen=True):
     def test(self, argument: str) -> Test:
         exact = frozenset(host for host in self.hosts if host[0] != "*")
         ends = tuple(host[1:] for host in self.hosts if host[0] == "*")
-        match = glob_match(self.path) if self.path else None
+        match = glob_match(_decoded(self.path)) if self.path else None
 
         def judge(value: str) -> Truth:
             parts = parsed_url(value)
@@ -98,7 +101,7 @@ class Url(Constraint, frozen=True):
             return text
         scheme, host, path = parts
         query = text.partition("#")[0].partition("?")
-        return f"{scheme}://{host}{path}{query[1]}{query[2]}"  # the fragment stays with who asks
+        return f"{scheme}://{host}{path}{query[1]}{_decoded(query[2])}"  # the fragment stays with who asks
 
     def form(self) -> Any:
         inside: dict[str, Any] = {"hosts": list(self.hosts)} | ({"path": self.path} if self.path else {})
@@ -110,7 +113,7 @@ class Url(Constraint, frozen=True):
 
 
 def parsed_url(text: str) -> tuple[str, str, str] | None:
-    """Return scheme, host and path of a URL; None if it has more than one reading."""
+    """Return scheme, host and path of a URL, each in its one spelling; None if it has more than one reading."""
     found = _URL.fullmatch(text)
     if found is None:
         return None
@@ -119,7 +122,17 @@ def parsed_url(text: str) -> tuple[str, str, str] | None:
         return None
     if not _is_host(host) or ENCODED.search(path) or any(map(DOTS.fullmatch, path.split("/"))):
         return None
-    return scheme, host, path
+    return scheme, host, _decoded(path)
+
+
+def _decoded(text: str) -> str:
+    """Return a path or a query with what means the same written in the same way (RFC 3986, section 6.2.2)."""
+    return _ESCAPE.sub(_one_spelling, text) if "%" in text else text
+
+
+def _one_spelling(escape: re.Match[str]) -> str:
+    char = chr(int(escape[1], 16))
+    return char if char in _UNRESERVED else escape[0].upper()
 
 
 def _is_host(host: str) -> bool:
