@@ -172,6 +172,22 @@ def test_effective_as_json(file: str, capsys: Captured) -> None:
     assert bot["refused"] == [{"tool": "close", "level": "refund"}]
 
 
+def test_effective_shows_no_constraint_on_a_secret_argument_wherever_it_stands(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "tools.yaml").write_text("version: 1\ntools:\n  pay: {parameters: [pin, code], secret: [pin, code]}\n")
+    (tmp_path / "p.yaml").write_text(
+        "version: 1\npurpose: p\neverywhere: {pin: {eq: canary-1}}\nforbid:\n  - {args: {code: {eq: canary-2}}}\n"
+        "steps:\n  - {tool: pay, args: {pin: {eq: canary-3}, code: any}}\n"
+        "agents:\n  bot: {steps: [{tool: pay, args: {pin: any, code: any}}]}\n"
+    )
+    assert 0 == main(["explain", str(tmp_path / "p.yaml"), "--effective"])
+
+    out = capsys.readouterr().out
+    assert "canary" not in out
+    assert out.count("as it is secret") == 6
+
+
 MISUSE: tuple[tuple[list[str], str], ...] = (
     (["--call", "pay", "{"], "this is no JSON"),
     (["--call", "pay", "[]"], "as a JSON object"),

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from agentguard.intent.check import compile_intent
 from agentguard.intent.compile import Rules
+from agentguard.intent.constraint import Constraint
 from agentguard.intent.forbid import Forbid
 from agentguard.intent.intent import Intent
 from agentguard.intent.literal import duration_text
@@ -100,12 +101,12 @@ def _tools(levels: tuple[Intent, ...], specs: Mapping[str, ToolSpec] | None) -> 
 def level_ways(intent: Intent, spec: ToolSpec) -> LevelWays:
     """Return how one level admits a tool; no way at all where a forbid names it whatever the arguments are."""
     rules = compile_intent(intent).rules
-    always = [f"{name} must {said.must()}" for name, said in intent.everywhere.items() if _takes(spec, name)]
+    always = [_must(name, said, spec) for name, said in intent.everywhere.items() if _takes(spec, name)]
     for index, entry in enumerate(intent.forbid):
         if _concerns(entry, spec):
             if not entry.args and not entry.seen:
                 return LevelWays(intent.name, (), ())
-            always.append(f"never when forbid[{index}] matches: {_forbid_text(entry)}")
+            always.append(f"never when forbid[{index}] matches: {_forbid_text(entry, spec)}")
     return LevelWays(intent.name, tuple(_ways(rules, spec)), tuple(always))
 
 
@@ -119,9 +120,14 @@ def _concerns(entry: Forbid, spec: ToolSpec) -> bool:
     return named and (not entry.tags or not spec.tags.isdisjoint(entry.tags))
 
 
-def _forbid_text(entry: Forbid) -> str:
+def _must(name: str, said: Constraint, spec: ToolSpec, word: str = "must") -> str:
+    """INVARIANT: the constraint on a secret argument is not shown, wherever it stands."""
+    return f"{name} {word} {'hold what is not shown here, as it is secret' if name in spec.secret else said.must()}"
+
+
+def _forbid_text(entry: Forbid, spec: ToolSpec) -> str:
     parts = [f"seen {', '.join(entry.seen)}"] if entry.seen else []
-    parts += [f"{name} must not {said.must()}" for name, said in entry.args.items()]
+    parts += [_must(name, said, spec, "must not") for name, said in entry.args.items()]
     return "; ".join(parts)
 
 
@@ -136,8 +142,7 @@ def _ways(rules: Rules, spec: ToolSpec) -> Iterator[Way]:
 
 
 def _step_text(step: Step, spec: ToolSpec) -> str:
-    hidden = "hold what is not shown here, as it is secret"
-    parts = [f"{name} must {hidden if name in spec.secret else said.must()}" for name, said in step.args.items()]
+    parts = [_must(name, said, spec) for name, said in step.args.items()]
     parts = parts or ["no arguments"]
     if step.uses:
         window = f" in {duration_text(step.uses.window)}" if step.uses.window else ""
