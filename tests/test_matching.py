@@ -197,3 +197,16 @@ def test_what_is_known_of_tools_does_not_grow_for_ever() -> None:
         assert answered(match, call_of(spec_of("pay"), a=1), levels, Facts(), MemoryBudgets())[0].permitted
 
     assert 0 < len(levels.known) <= 1000
+
+
+def test_what_is_said_of_a_used_up_step_holds_no_value_by_which_it_counts() -> None:
+    spec = spec_of("pay", secret=frozenset({"pin"}))
+    intent = Intent("p", step("pay", to=any_, pin=any_).times(1, per=["to", "pin"]))
+    levels, budgets = levels_with(intent), MemoryBudgets()
+    call = call_of(spec, to="canary@acme.test", pin="1234")
+    answered(match, call, levels, Facts(), budgets)
+
+    reason, _, miss = answered(match, call, levels, Facts(), budgets)
+
+    assert reason is Reason.BUDGET_EXHAUSTED
+    assert miss.text == "step pay is used up (pay#times, limit 1)"

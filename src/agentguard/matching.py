@@ -203,6 +203,6 @@ def _exhausted(reserved: Exhausted, levels: Levels) -> Refusal:
         name = what.removeprefix("bind.")
         miss = Miss(reserved.step, kind="bind", text=f"the value must be the same {name} as before")
         return Refusal(Reason.ARGUMENT_VIOLATION, level=label, miss=miss)
-    what = charge.key.partition("/")[2]
+    what = charge.key.partition("/")[2].partition("[")[0]  # INVARIANT: without the values that are counted by
     text = f"step {reserved.step} is used up ({what}, limit {charge.limit})"
     return Refusal(Reason.BUDGET_EXHAUSTED, level=label, miss=Miss(step=reserved.step, kind="budget", text=text))
