@@ -79,15 +79,13 @@ def without_urls(text: str, admits: Callable[[str], bool]) -> str:
 
 
 def _bare(url: str) -> str:
-    while url and (url[-1] in _TRAILING or (url[-1] in _BRACKETS and not _opened(url))):
-        url = url[:-1]
-    return url
-
-
-def _opened(url: str) -> bool:
-    """Tell whether the bracket at the end was opened inside: (https://a.example/b_(c)) ends in c)."""
-    closing = url[-1]
-    return url.count(_BRACKETS[closing]) >= url.count(closing)
+    """A bracket at the end stays if it was opened inside: (https://a.example/b_(c)) ends in c)."""
+    end, unopened = len(url), {last: url.count(last) - url.count(first) for last, first in _BRACKETS.items()}
+    while end and (url[end - 1] in _TRAILING or unopened.get(url[end - 1], 0) > 0):
+        end -= 1
+        if url[end] in unopened:
+            unopened[url[end]] -= 1
+    return url[:end]
 
 
 def emails(text: str) -> Iterator[str]:
