@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agentguard import Intent
 from agentguard.cli.main import main
 from agentguard.intent.file_form import _AGENT, _FORBID, _STEP, _TOP
 from agentguard.intent.kinds import KINDS, WORDS
@@ -157,3 +158,22 @@ def test_what_is_unknown_is_not_valid(body: str) -> None:
 def test_parameter_may_stand_for_a_whole_scalar() -> None:
     assert valid(intent("params: {n: decimal}\nsteps: [{tool: pay, args: {a: {min: '${n}', eq: '${n}'}}}]"), SCHEMA)
     assert not valid(intent("params: {n: decimal}\nsteps: [{tool: pay, args: {a: {min: 'x${n}'}}}]"), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        ("params: {x: list}\nreads: '${x}'", ["pay"]),
+        ("params: {x: list}\notherwise: {tools: '${x}'}", ["pay"]),
+        ("params: {x: list}\nsteps: [{tool: pay, args: {pay: any}, distinct: '${x}'}]", ["pay"]),
+        ("params: {x: list}\nsteps: [{tool: pay}, {tool: send, after: '${x}'}]", ["pay"]),
+        ("params: {x: bool}\nsets: {s: {env: S, may_be_empty: '${x}'}}", True),
+        ("params: {x: bool}\nsteps: [{tool: pay, args: {a: {said: '${x}'}}}]", True),
+        ("params: {x: string}\nsets: {s: {resolve: f, with: {}}}\neverywhere: {a: {eq: '${x}'}}", "y"),
+    ],
+)
+def test_what_loads_with_its_parameters_is_valid(body: str, value: object) -> None:
+    text = f"version: 1\npurpose: p\n{body}\n"
+
+    Intent.from_yaml(text, x=value)
+    assert valid(read_strict(text, "f").tree, SCHEMA)

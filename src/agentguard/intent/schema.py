@@ -60,6 +60,7 @@ _NUMBER: Final = _or_hole(
 )
 _TOOL: Final = _or_hole({"type": "string", "pattern": _exactly(TOOL_NAME.pattern)})
 _PATTERN: Final = _or_hole({"type": "string", "pattern": _exactly(rf"\*|{TOOL_NAME.pattern}(\.\*)?")})
+_PATTERNS: Final = _or_hole(_list(_PATTERN))
 _CONSTRAINT: Final = _ref("constraint")
 _CONSTRAINTS: Final = _named(_CONSTRAINT)
 _ANYTHING: Final[Schema] = {}
@@ -98,7 +99,7 @@ _BEHIND: Final[Mapping[str, Schema]] = MappingProxyType({
     "keys": _CONSTRAINTS,
     "same_as": _TEXT,
     "is": _TEXT,
-    "said": {"const": True},
+    "said": _or_hole({"const": True}),
     "bind": _TEXT,
     "optional": _CONSTRAINT,
     "not": _CONSTRAINT,
@@ -143,8 +144,8 @@ _STEP_KEYS: Final[Mapping[str, Schema]] = MappingProxyType({
     "times": {"anyOf": [_COUNT, _closed({"n": _COUNT, "per": {"anyOf": [_TEXTS, _DURATION]}}, "n")]},
     "total": _named({"anyOf": [_NUMBER, _closed({"max": _NUMBER, "per": _DURATION}, "max")]}),
     "budget": _TEXT,
-    "distinct": _list(_TEXT),
-    "after": _list(_TEXT),
+    "distinct": _TEXTS,
+    "after": _TEXTS,
     "attempts": _COUNT,
     "accept_untrusted": _TEXT,
     "then": {"anyOf": [{"enum": list(_THEN)}, _closed({"ask": {"const": True}, "by": {"enum": list(ASKED)}},
@@ -166,10 +167,10 @@ _TOP_KEYS: Final[Mapping[str, Schema]] = MappingProxyType({
     "sets": _named(_ref("set")),
     "define": _CONSTRAINTS,
     "everywhere": _CONSTRAINTS,
-    "reads": _list(_PATTERN),
+    "reads": _PATTERNS,
     "steps": _list(_ref("step")),
     "forbid": _list(_ref("forbid")),
-    "otherwise": _closed({"then": {"const": "ask"}, "tools": _list(_PATTERN), "calls": _LIMIT}, "tools"),
+    "otherwise": _closed({"then": {"const": "ask"}, "tools": _PATTERNS, "calls": _LIMIT}, "tools"),
     "agents": _named(_ref("agent")),
     "limits": _closed({"calls": _LIMIT, "denials": _LIMIT, "asks": _LIMIT,
                        "rate": _or_hole({"type": "string", "pattern": rf"{_exactly(_RATE.pattern)}|^[0-9]+/[0-9]"})}),
@@ -198,6 +199,6 @@ def intent_schema() -> Schema:
 
 
 def _set(word: str, names: tuple[str, ...]) -> Schema:
-    behind = {"values": _or_hole({"type": "array"}), "with": {"type": "object", "minProperties": 1}}
+    behind = {"values": _or_hole({"type": "array"}), "with": {"type": "object"}}
     entries = {name: behind.get(name, _TEXT) for name in (word, *names)}
-    return _closed({**entries, "may_be_empty": {"type": "boolean"}}, word)
+    return _closed({**entries, "may_be_empty": _FLAG}, word)
