@@ -72,6 +72,13 @@ LINKS = [
     r"<a href='/\a@evil.com'>x</a>",
     '<img src="h\tttps:/\t/evil.c\tom/x">',
     '<a\nhref="//ev\nil.c\nom">x</a>',
+    "i\u2764.ws",
+    "\u2764\ufe0f.ws/login",
+    "\U0001f468\u200d\U0001f4bb.to",
+    "1\ufe0f\u20e3.ws",
+    "\u1019\u103c\u1014\u103a.com",
+    "\u178f\u17c1.com",
+    "\u0787\u07a6.com",
 ]
 PLAIN = [
     "",
@@ -94,6 +101,8 @@ PLAIN = [
     "C:\\docs\\new and \\*not bold\\*",
     "a < b.\nNet income rose",
     "see a/b: ann@acme.com, a//b and ann@acme.com",
+    "Great \U0001f600. It was \u2764. Me too",
+    "It costs 5 \u20ac.It is \u201cfine\u201d.Me too",
 ]
 HIDDEN = [
     "a\rb",

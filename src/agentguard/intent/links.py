@@ -7,8 +7,8 @@ references as the characters, no backslash before punctuation, no tab and no lin
 - `scheme://`, and `http:`, `https:`, `ftp:`, `mailto:`, `javascript:` or `vbscript:` whatever follows, and `tel:`,
   `sms:`, `data:`, `file:`, `blob:` and their like before a character that is no space;
 - `www.` before a word; a label in punycode (`xn--`);
-- a word, a dot and a known top-level domain (`tlds.py`), unless it is the host of an address in the form ann@acme.com
-  that no two slashes stand before;
+- a word or an emoji, a dot and a known top-level domain (`tlds.py`), unless it is the host of an address in the form
+  ann@acme.com that no two slashes stand before;
 - a defanged form: `hxxp`, `[.]`, and `(.)`, `{.}`, `[dot]` or `(dot)` between two words.
 
 A run of more than 30 combining marks counts as one too: no language has it, and normalising it takes quadratic time
@@ -43,7 +43,9 @@ _SIGNS: Final = (
 )
 # Letters, digits and the vowel signs and marks that top-level domains of other scripts hold.
 _LETTER: Final = r"\w\u0300-\u036f\u064b-\u065f\u0900-\u0dff\u0e00-\u0eff"
-_DOTTED: Final = re.compile(rf"(?<=[{_LETTER}\-])\.(xn--[a-z0-9\-]{{1,59}}|[{_LETTER}]{{2,24}})(?![{_LETTER}])")
+# What a label may end in: besides, the vowel signs and marks of every script, and emoji, which some registries take.
+_LABEL_END: Final = rf"{_LETTER}\-\u0300-\u1fff\u20d0-\u20ff\u2300-\u2bff\ua000-\ufe0f\U00010000-\U0001ffff"
+_DOTTED: Final = re.compile(rf"(?<=[{_LABEL_END}])\.(xn--[a-z0-9\-]{{1,59}}|[{_LETTER}]{{2,24}})(?![{_LETTER}])")
 _ADDRESS: Final = re.compile(r"[\w.+\-]@(?:[\w\-]{1,63}\.){0,126}[\w\-]{1,63}")
 # What makes a mail address the start of something else: a path, a port or a query.
 _CONTINUES: Final = re.compile(r"/\S|:[0-9]|\?\w")
