@@ -213,13 +213,21 @@ def callbacks(q: str, run_manager: CallbackManagerForToolRun | None = None) -> N
 def injected(q: str, state: Annotated[dict[str, Any], InjectedState]) -> None: ...
 def injected_instance(q: str, state: Annotated[str, InjectedToolArg()]) -> None: ...
 def injected_or_none(q: str, state: Annotated[str, InjectedToolArg] | None = None) -> None: ...
+def none_or_injected(q: str, state: Annotated[str | None, InjectedToolArg] = None) -> None: ...
+def state_or_none(q: str, state: Annotated[str, InjectedState] | None = None) -> None: ...
+def runtime_or_none(q: str, runtime: ToolRuntime | None = None) -> None: ...
+def described_config(q: str, config: Annotated[RunnableConfig, "whose"]) -> None: ...
+def described_config_or_none(q: str, config: Annotated[RunnableConfig | None, "whose"] = None) -> None: ...
 
 
 @hidden_from_the_model
 @pytest.mark.parametrize(
     "fn",
-    [runtime, config, config_or_none, config_or_none_new, callbacks, injected, injected_instance, injected_or_none],
-)
+    [
+        runtime, config, callbacks, injected, injected_instance, none_or_injected, state_or_none, runtime_or_none,
+        described_config,
+    ],
+)  # fmt: skip
 def test_parameter_of_a_framework_is_hidden_by_its_annotation_and_passed_through_uncopied(fn: Any) -> None:
     binder, given_ = Binder(fn), object()
     (name,) = binder.hidden
@@ -228,6 +236,12 @@ def test_parameter_of_a_framework_is_hidden_by_its_annotation_and_passed_through
     bound = binder.bind(("x",), {name: given_})
     assert (bound.visible, bound.hidden) == ({"q": "x"}, {name: given_})
     assert binder.call_arguments({"q": "y"}, bound.hidden, None)[1][name] is given_
+
+
+@hidden_from_the_model
+@pytest.mark.parametrize("fn", [config_or_none, config_or_none_new, injected_or_none, described_config_or_none])
+def test_parameter_that_langchain_shows_a_model_for_its_union_is_an_ordinary_argument(fn: Any) -> None:
+    assert Binder(fn).hidden == frozenset()
 
 
 def several(q: str, configs: list[RunnableConfig]) -> None: ...

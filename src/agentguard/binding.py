@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from agentguard.model.credential import Credential
 
 # Annotations that mark a parameter as filled by a framework, by the name of a class in their ancestry.
-_FRAMEWORK: Final = frozenset({
-    "InjectedToolArg", "ToolRuntime", "BaseCallbackManager", "CallbackManagerForToolRun",
+_IN_UNIONS: Final = frozenset({
+    "InjectedState", "InjectedStore", "ToolRuntime", "BaseCallbackManager", "CallbackManagerForToolRun",
     "AsyncCallbackManagerForToolRun",
 })  # fmt: skip
-_FRAMEWORK_DICTS: Final = frozenset({"RunnableConfig"})
+_FRAMEWORK: Final = _IN_UNIONS | {"InjectedToolArg", "RunnableConfig"}
 _NAMED: Final = r"\bCredential\b"  # compiled by the first annotation that cannot be resolved
 
 
@@ -264,13 +264,18 @@ def _credential_parameter(parameters: list[Parameter]) -> str:
 
 
 def _is_framework(index: int, parameter: Parameter, fn: Callable[..., Any]) -> bool:
-    if index == 0 and parameter.name in ("self", "cls") and _binds_first(fn, parameter):
-        return True
-    for kind in _kinds(parameter.annotation):
-        kind = kind if isinstance(kind, type) else type(kind)
-        if any(base.__name__ in _FRAMEWORK for base in kind.__mro__) or kind.__name__ in _FRAMEWORK_DICTS:
-            return True
-    return False
+    bound = index == 0 and parameter.name in ("self", "cls") and _binds_first(fn, parameter)
+    return bound or _is_filled(parameter.annotation, _FRAMEWORK)
+
+
+def _is_filled(annotation: Any, names: frozenset[str]) -> bool:
+    """INVARIANT: in a union LangChain takes most marks for nothing: a model sees the parameter, and may fill it."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return any(_is_filled(member, _IN_UNIONS) for member in typing.get_args(annotation))
+    if hasattr(annotation, "__metadata__"):
+        return any(_is_filled(one, names) for one in (annotation.__origin__, *annotation.__metadata__))
+    kind = typing.get_origin(annotation) or annotation
+    return any(base.__name__ in names for base in (kind if isinstance(kind, type) else type(kind)).__mro__)
 
 
 def _binds_first(fn: Callable[..., Any], first: Parameter) -> bool:

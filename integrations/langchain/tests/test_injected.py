@@ -18,7 +18,8 @@ from langgraph.store.memory import InMemoryStore
 from pydantic import BaseModel, ValidationError
 
 from agentguard import Denied, Guard, Intent, guarded, step
-from agentguard_langchain import guard_tools
+from agentguard_langchain import create_agent, guard_tools
+from agentguard_langchain.testing import ScriptedModel
 from integrations.langchain.tests.samples import decisions, reads
 
 got: dict[str, Any] = {}
@@ -158,3 +159,36 @@ def test_tool_call_id_reaches_a_tool_without_a_graph(guard: Guard) -> None:
         message = tool_.invoke({"name": "which", "args": args, "id": "c9", "type": "tool_call"})
     assert isinstance(message, ToolMessage)
     assert message.content == "c9"
+
+
+# --- what a model can write is checked --------------------------------------------------------------------------------
+
+
+def of_config(q: str, whose: RunnableConfig | None = None) -> str:
+    """Look something up."""
+    return str(whose)
+
+
+def of_injected(q: str, whose: Annotated[dict[str, Any], InjectedToolArg] | None = None) -> str:
+    """Look something up."""
+    return str(whose)
+
+
+@pytest.mark.parametrize("body", [of_config, of_injected])
+def test_argument_that_langchain_shows_a_model_is_checked_whatever_its_annotation(
+    guard: Guard, make: Callable[[Any], BaseTool], body: Any
+) -> None:
+    tool_ = make(body)
+    assert list(tool_.args) == ["q", "whose"]
+    model = ScriptedModel(
+        [(tool_.name, {"q": "a"})], [(tool_.name, {"q": "a", "whose": {"configurable": {"user": "EVIL"}}})], "done"
+    )
+    agent = create_agent(model, [tool_])
+    with guard.task("bot", on_behalf_of="alice", intent=Intent("x", step(tool_.name, q="a").times(2))):
+        told = [
+            message
+            for message in agent.invoke({"messages": [("user", "look")]})["messages"]
+            if isinstance(message, ToolMessage)
+        ]
+    assert [message.status for message in told] == ["success", "error"]
+    assert "EVIL" not in str(told)
