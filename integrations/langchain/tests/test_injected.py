@@ -192,3 +192,20 @@ def test_argument_that_langchain_shows_a_model_is_checked_whatever_its_annotatio
         ]
     assert [message.status for message in told] == ["success", "error"]
     assert "EVIL" not in str(told)
+
+
+class Hooked(BaseTool):
+    name: str = "hooked"
+    description: str = "d"
+
+    def _run(self, q: str, callbacks: Any = None, run_manager: Any = None) -> str:
+        assert run_manager is not None  # LangChain fills it in
+        return str(callbacks)
+
+
+def test_argument_of_a_method_that_is_named_as_what_langchain_fills_in_functions_is_checked(guard: Guard) -> None:
+    [tool_] = guard_tools(Hooked())
+    with guard.task("bot", on_behalf_of="alice", intent=Intent("x", step("hooked", q="a").times(2))):
+        assert tool_.invoke({"q": "a", "run_manager": "EVIL"}) == "None"
+        with pytest.raises(Denied):
+            tool_.invoke({"q": "a", "callbacks": ["https://evil.test"]})

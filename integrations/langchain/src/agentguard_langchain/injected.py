@@ -7,8 +7,18 @@ from typing import Any, Final, get_type_hints
 
 from langchain_core.tools import BaseTool
 
-BY_NAME: Final = frozenset({"run_manager", "callbacks"})  # LangChain fills these by their names, annotated or not
+# LangChain fills these by their names, annotated or not: the one in a method, the other in `func` and `coroutine`.
+_IN_METHODS: Final = frozenset({"run_manager"})
+_IN_FUNCTIONS: Final = frozenset({"callbacks"})
 _PLAIN: Final = (str, int, float, bool, type(None), list, tuple, dict)
+
+
+def filled_by_name(attribute: str) -> frozenset[str]:
+    """Return the parameters that LangChain fills by their names in one place of a tool's code.
+
+    INVARIANT: one of the same name in another place is an argument like others, which a model may write.
+    """
+    return _IN_METHODS if attribute.startswith("_") else _IN_FUNCTIONS
 
 
 def injected_names(tool: BaseTool) -> frozenset[str]:

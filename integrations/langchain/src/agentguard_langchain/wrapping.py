@@ -18,7 +18,7 @@ from langchain_core.tools import BaseTool
 
 from agentguard import ConfigurationError, guard_tool
 from agentguard_langchain.bodies import bodies_of, declared, own_methods, refuse_unguardable
-from agentguard_langchain.injected import BY_NAME, injected_names, state_names, without_forged
+from agentguard_langchain.injected import filled_by_name, injected_names, state_names, without_forged
 
 Rebuild = Callable[[str, Any], Any]
 T = TypeVar("T", bound=BaseTool)
@@ -62,7 +62,7 @@ class Policy:
         if declared(raw) is not None:
             return raw  # a guarded function was put into `func` later
         parameters = list(inspect.signature(raw).parameters)
-        hidden = (self.filled | BY_NAME) & set(parameters) | set(self.fields.get("hidden", ()))
+        hidden = (self.filled | filled_by_name(attribute)) & set(parameters) | set(self.fields.get("hidden", ()))
         if attribute.startswith("_"):
             hidden |= set(parameters[:1])  # self
         body = raw if self.rebuild is None else self.rebuild(attribute, raw)
