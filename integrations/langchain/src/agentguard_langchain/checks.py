@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
+from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool, BaseToolkit
 
 from agentguard import ConfigurationError
 from agentguard_langchain.bodies import bodies_of, declared
 from agentguard_langchain.wrapping import is_wrapped
+
+# Where LangChain's runnables and a graph's nodes keep what they run: of retries, sequences, fallbacks, parallels.
+_AROUND: Final = ("bound", "steps", "runnable", "fallbacks", "steps__")
 
 
 def is_guarded(tool: object) -> bool:
@@ -34,7 +38,8 @@ def is_guarded(tool: object) -> bool:
 def assert_guarded(agent_or_tools: object) -> None:
     """Refuse an agent or a collection of tools that holds a tool which nobody guarded.
 
-    Looks into compiled graphs, their sub-graphs and the agents of an `agent_tool` for their ToolNodes. Tools that the
+    Looks into compiled graphs, their sub-graphs and the agents of an `agent_tool` for their ToolNodes, also behind
+    `with_retry`, `with_fallbacks` and `|`; not into a node that is a function of your own. Tools that the
     model's provider runs are seen in a list of tools only: a compiled agent does not show them (`create_agent` of this
     package checks before).
 
@@ -67,20 +72,39 @@ def _tools_in(found: Any, seen: set[int]) -> Iterator[Any]:
     seen.add(id(found))
     if isinstance(found, BaseTool | dict) or (callable(found) and not hasattr(found, "invoke")):
         yield found
-        agent = getattr(found, "agent", None) if getattr(type(found), "agentguard_delegates", False) else None
-        if isinstance(getattr(agent, "nodes", None), Mapping):
-            yield from _tools_in(agent, seen)
+        if getattr(type(found), "agentguard_delegates", False):
+            yield from _tools_below(getattr(found, "agent", None), seen)
     elif isinstance(found, BaseToolkit):
-        yield from found.get_tools()
+        yield from _tools_in(found.get_tools(), seen)
+    elif _parts_of(found):
+        yield from _tools_below(found, seen)
     elif isinstance(getattr(found, "tools_by_name", None), Mapping):  # a ToolNode
-        yield from found.tools_by_name.values()
+        yield from _tools_in(list(found.tools_by_name.values()), seen)
     elif isinstance(getattr(found, "nodes", None), Mapping):  # a compiled graph
         for node in found.nodes.values():
-            inner = getattr(node, "bound", None)
-            if hasattr(inner, "tools_by_name") or isinstance(getattr(inner, "nodes", None), Mapping):
-                yield from _tools_in(inner, seen)
+            yield from _tools_below(node, seen)
     elif isinstance(found, Iterable) and not isinstance(found, str):
         for item in found:
             yield from _tools_in(item, seen)
     else:
         raise ConfigurationError(f"assert_guarded takes an agent, a ToolNode or tools, not a {type(found).__name__}")
+
+
+def _tools_below(runnable: Any, seen: set[int]) -> Iterator[Any]:
+    """Look through what is run as a whole for a ToolNode or a graph, whatever LangChain put around it.
+
+    INVARIANT: the parts come first: what stands around one shows attributes of that one as its own.
+    """
+    for part in (parts := _parts_of(runnable)):
+        yield from _tools_below(part, seen)
+    if not parts and any(isinstance(getattr(runnable, name, None), Mapping) for name in ("tools_by_name", "nodes")):
+        yield from _tools_in(runnable, seen)
+
+
+def _parts_of(runnable: Any) -> list[Any]:
+    parts: list[Any] = []
+    for name in _AROUND:
+        held = getattr(runnable, name, None)
+        held = held.values() if isinstance(held, Mapping) else held
+        parts += [held] if isinstance(held, Runnable) else held if isinstance(held, Iterable) else []
+    return [part for part in parts if isinstance(part, Runnable)]

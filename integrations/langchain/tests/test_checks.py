@@ -1,0 +1,74 @@
+"""`assert_guarded` finds a tool that nobody guarded wherever LangChain lets one stand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent as langchain_create_agent
+from langchain_core.runnables import RunnableLambda, RunnableParallel
+from langchain_core.tools import BaseTool, tool
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
+
+from agentguard import ConfigurationError, guarded
+from agentguard_langchain import agent_tool, assert_guarded, create_agent
+from agentguard_langchain.testing import ScriptedModel
+
+
+@tool
+def naked(q: str) -> str:
+    """Look something up."""
+    return q
+
+
+@tool
+@guarded(effect="read")
+def look(q: str) -> str:
+    """Look something up."""
+    return q
+
+
+def agent_of(tool_: BaseTool) -> Any:
+    return langchain_create_agent(ScriptedModel("done"), [tool_])
+
+
+def helper_of(agent: Any) -> BaseTool:
+    return agent_tool(agent, "helper", "Helps.", reads=["look"])
+
+
+def graph_of(node: Any) -> Any:
+    builder = StateGraph(MessagesState)
+    builder.add_node("inner", node)
+    builder.add_edge(START, "inner")
+    return builder.compile()
+
+
+def passed_on(state: Any) -> Any:
+    return state
+
+
+AROUND: dict[str, Any] = {
+    "with_config": lambda runnable: runnable.with_config(tags=["x"]),
+    "with_retry": lambda runnable: runnable.with_retry(stop_after_attempt=2),
+    "sequence": lambda runnable: runnable | RunnableLambda(passed_on),
+    "with_fallbacks": lambda runnable: runnable.with_fallbacks([RunnableLambda(passed_on)]),
+    "fallback": lambda runnable: create_agent(ScriptedModel("done"), [look]).with_fallbacks([runnable]),
+    "parallel": lambda runnable: RunnableParallel(a=runnable, b=RunnableLambda(passed_on)),
+    "twice": lambda runnable: (RunnableLambda(passed_on) | runnable).with_retry(),
+}
+
+
+@pytest.mark.parametrize("what", [agent_of, lambda tool_: ToolNode([tool_])], ids=["agent", "node"])
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+def test_what_langchain_puts_around_tools_hides_none(around: Any, what: Any) -> None:
+    for place in (lambda one: one, graph_of, helper_of):
+        with pytest.raises(ConfigurationError, match="not guarded: naked"):
+            assert_guarded(place(around(what(naked))))
+        assert_guarded(place(around(what(look))))
+
+
+def test_agent_of_a_sub_agent_of_a_compiled_agent_is_looked_into() -> None:
+    with pytest.raises(ConfigurationError, match="not guarded: naked"):
+        assert_guarded(agent_of(helper_of(agent_of(naked))))
+    assert_guarded(agent_of(helper_of(agent_of(look))))
