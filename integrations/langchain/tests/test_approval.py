@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+from langchain.agents.middleware import ToolRetryMiddleware
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
-from agentguard import ConfigurationError, Guard, Intent, any_, guarded, step
+from agentguard import ApprovalRequired, ConfigurationError, Guard, Intent, any_, guarded, step
 from agentguard.ports import Answer
 from agentguard.testing import Answering, fake_guard
 from agentguard_langchain import GuardMiddleware, create_agent
@@ -125,3 +127,16 @@ async def test_graph_of_an_event_loop_pauses_and_goes_on_too(anyio_backend_name:
 def test_unknown_way_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="'raise' or 'interrupt'"):
         GuardMiddleware(on_approval="ignore")  # type: ignore[arg-type]  # on purpose
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_question_leaves_an_agent_that_retries_its_tools_and_is_asked_once(guard: Guard, how: str) -> None:
+    model = ScriptedModel([("pay", {"account": "acme", "amount": 40})], "done")
+    agent = create_agent(model, [pay], middleware=[ToolRetryMiddleware(max_retries=2, initial_delay=0)])
+    hi = {"messages": [("user", "pay")]}
+    with pytest.raises(ApprovalRequired) as waits, guard.task("bot", on_behalf_of="alice", intent=INTENT) as task:
+        agent.invoke(hi) if how == "sync" else asyncio.run(agent.ainvoke(hi))
+    audit: Any = guard.audit
+    assert [r["event"] for r in audit.records].count("call.denied") == 1
+    assert (len(model.seen), str(task.state), paid) == (1, "parked", [])
+    assert guard.answer(waits.value.question, approved=True, by="ann")

@@ -10,6 +10,7 @@ from langchain.agents import create_agent as _create_agent
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
+from langgraph.errors import GraphBubbleUp
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command, interrupt
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
 
 Result = ToolMessage | Command[Any]
+
+
+class _ApprovalRequired(ApprovalRequired, GraphBubbleUp):
+    """Leaves a graph as its own control flow does: nothing that retries or handles a tool's errors keeps it in."""
 
 
 class GuardMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -96,7 +101,7 @@ class GuardMiddleware(AgentMiddleware[Any, Any, Any]):
     def _asked(self, waits: ApprovalRequired) -> dict[str, str]:
         """What whoever resumes the graph sees: no argument, which `agentguard approvals show` does show."""
         if not self._interrupts:
-            raise waits
+            raise _ApprovalRequired(waits.decision, waits.question) from None
         return {"question": waits.question, "tool": waits.decision.tool, "reason": waits.reason}
 
 
