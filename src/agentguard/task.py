@@ -20,7 +20,7 @@ from agentguard.model.canonical import MAX_BYTES, is_nfc
 from agentguard.model.decision import Reason
 from agentguard.model.lease import Secret, SubjectToken
 from agentguard.model.principal import Chain, Subject
-from agentguard.task_state import Counts, TaskState, Tree, pauses
+from agentguard.task_state import Counts, TaskState, Tree, hands_off, pauses
 from agentguard.user import OnBehalfOf, User
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class Task:
 
     def _is_paused(self, error: BaseException | None) -> bool:
         """Left with a pause, or without an error while it waits: for its turn, or for an answer to one of its calls."""
-        if error is not None:
+        if error is not None and not hands_off(error):
             return pauses(error)
         top = self.parent is None or self.arrival is not None
         return top and (self._parks or self.tree.waiting.open(self.host.now()))

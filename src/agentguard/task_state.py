@@ -65,3 +65,8 @@ def pauses(error: BaseException | None) -> bool:
     return isinstance(error, ApprovalRequired) or (
         error is not None and any(kind.__name__ in _PAUSES for kind in type(error).__mro__)
     )
+
+
+def hands_off(error: BaseException) -> bool:
+    """Whether a framework's agent leaves with it what it has done, and another one goes on; LangGraph's own name."""
+    return type(error).__name__ == "ParentCommand"

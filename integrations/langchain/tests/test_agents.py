@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent as plain_agent
-from langchain_core.messages import ToolMessage
+from langchain.tools import ToolRuntime
+from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import tool
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Command
 
-from agentguard import ConfigurationError, Guard, Intent, current_call, current_task, guarded
+from agentguard import ConfigurationError, Denied, Guard, Intent, Task, current_call, current_task, guarded
 from agentguard_langchain import agent_tool, assert_guarded, create_agent
 from agentguard_langchain.testing import ScriptedModel
-from integrations.langchain.tests.samples import decisions
+from integrations.langchain.tests.samples import decisions, reads
 
 HI = {"messages": [("user", "hi")]}
 chains: list[tuple[str, ...]] = []
@@ -107,3 +110,29 @@ def test_sub_agent_with_a_tool_that_nobody_guarded_is_refused() -> None:
         with pytest.raises(ConfigurationError, match="not guarded: bare"):
             refuse([helper])
     assert_guarded([agent_tool(researcher("done"), "helper", "Helps.", reads=["look"])])
+
+
+@tool
+@guarded(effect="read")
+def hand_off(runtime: ToolRuntime) -> Any:
+    """Hand the conversation to another agent."""
+    told = ToolMessage("handed off", tool_call_id=runtime.tool_call_id or "")
+    return Command(goto="other", graph=Command.PARENT, update={"messages": [*runtime.state["messages"], told]})
+
+
+def test_task_of_an_agent_that_hands_off_to_another_ends(guard: Guard, run: Any) -> None:
+    agent, tasks = create_agent(ScriptedModel([("hand_off", {})]), [hand_off]), list[Task]()
+
+    def first(state: MessagesState) -> Any:
+        tasks.append(guard.task("bot", on_behalf_of="alice", intent=reads("hand_off")))
+        with tasks[0]:
+            return agent.invoke(state)
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("first", first, destinations=("other",))
+    builder.add_node("other", lambda state: {"messages": [AIMessage("on it")]})
+    builder.add_edge(START, "first")
+    assert run(builder.compile())["messages"][-1].text == "on it"
+    assert str(tasks[0].state) == "ended"
+    with pytest.raises(Denied):
+        guard.resume(tasks[0].id, on_behalf_of="alice")
