@@ -9,15 +9,16 @@ import pytest
 from langchain.agents.middleware import ToolRetryMiddleware
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.types import Command
+from langgraph.types import Command, interrupt
 
-from agentguard import ApprovalRequired, ConfigurationError, Guard, Intent, any_, guarded, step
+from agentguard import ApprovalRequired, ConfigurationError, Guard, Intent, any_, current_call, guarded, step
 from agentguard.ports import Answer
 from agentguard.testing import Answering, fake_guard
 from agentguard_langchain import GuardMiddleware, create_agent
 from agentguard_langchain.testing import ScriptedModel
 
 paid: list[tuple[str, int]] = []
+keys: list[str] = []
 CONFIG: Any = {"configurable": {"thread_id": "t1"}}
 INTENT = Intent("Pay", step("approval.pay", account=any_, amount=any_).times(3).then_ask())
 
@@ -122,6 +123,29 @@ async def test_graph_of_an_event_loop_pauses_and_goes_on_too(anyio_backend_name:
         async with await guard.aresume(task.id, on_behalf_of="alice"):
             await agent.ainvoke(Command(resume="go on"), CONFIG)
     assert paid == [("acme", 40)]
+
+
+@tool
+@guarded("approval.sign")
+def sign(amount: int) -> str:
+    """Sign for an amount, once a person said how."""
+    keys.append(current_call().idempotency_key)
+    return f"signed {amount} {interrupt(amount)}"
+
+
+@pytest.mark.parametrize(("attempts", "told"), [(1, "was not run"), (2, "signed 5 in ink")])
+def test_tool_that_interrupts_itself_goes_on_where_its_step_has_another_attempt(
+    guard: Guard, attempts: int, told: str
+) -> None:
+    keys.clear()
+    model = ScriptedModel([("sign", {"amount": 5})], "done")
+    agent = create_agent(model, [sign], checkpointer=InMemorySaver())
+    intent = Intent("Sign", step("approval.sign", amount=5).attempts(attempts))
+    with guard.task("bot", on_behalf_of="alice", intent=intent):
+        agent.invoke({"messages": [("user", "sign")]}, CONFIG)
+        found = agent.invoke(Command(resume="in ink"), CONFIG)
+    assert told in found["messages"][-2].text
+    assert (len(keys), len(set(keys))) == (attempts, 1)
 
 
 def test_unknown_way_is_refused() -> None:
