@@ -93,6 +93,12 @@ def test_cycle_of_agents_is_denied_and_told(guard: Guard, run: Any) -> None:
     assert ("delegation.denied", "cycle") in decisions(guard)
 
 
+@pytest.mark.parametrize("reads", ["look", "*look"])
+def test_text_in_place_of_a_list_of_reads_is_refused_and_not_read_letter_by_letter(reads: str) -> None:
+    with pytest.raises(ConfigurationError, match="reads is a list"):
+        agent_tool(researcher("x"), "researcher", "Finds things out.", reads=reads)
+
+
 def test_agent_tool_counts_as_guarded_and_is_a_tool_like_others() -> None:
     research = agent_tool(researcher("x"), "researcher", "Finds things out.", reads=["look"])
     assert_guarded([research])

@@ -11,7 +11,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel, Field
 
-from agentguard import Intent, Reason, Task, current_task
+from agentguard import ConfigurationError, Intent, Reason, Task, current_task
 from agentguard.intent import Step
 from agentguard_langchain.denial import denied
 
@@ -73,7 +73,12 @@ def agent_tool(
         reads: tool patterns it may read with.
         steps: steps made with `step(...)`.
         intent: a whole intent instead of reads and steps.
+
+    Raises:
+        ConfigurationError: reads is one text; its letters would be the patterns.
     """
+    if isinstance(reads, str):
+        raise ConfigurationError(f"agent_tool {name!r}: reads is a list, such as reads=[{reads!r}]")
     listed = (steps,) if isinstance(steps, Step) else tuple(steps)
     return AgentTool(
         name=name, description=description, agent=agent, actor=name, reads=tuple(reads), steps=listed, intent=intent
