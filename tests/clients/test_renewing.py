@@ -16,8 +16,10 @@ from agentguard.access import current_credential
 from agentguard.credentials.held import Use
 from agentguard.model.credential import Credential, Issued
 from agentguard.model.lease import Grant, Lease
+from agentguard.model.principal import Agent
+from agentguard.registry import RegisteredAgent, Registry
 from agentguard.state.suspensions_memory import MemorySuspensions
-from agentguard.testing import FakeIssuer, fake_guard
+from agentguard.testing import FakeClock, FakeIssuer, fake_guard
 
 AUDIENCE = "https://api.test"
 
@@ -207,3 +209,23 @@ def test_call_that_is_stopped_while_it_renews_gets_no_other_credential() -> None
     with guard, guard.task("bot", on_behalf_of="ann", intent=Intent("x", step("call"))):
         guard_tool(body, "call", audience=AUDIENCE)()
     assert issuer.live == {}
+
+
+@pytest.mark.control("9 a stopped task renews nothing")
+def test_call_whose_agent_is_registered_no_longer_gets_no_other_credential() -> None:
+    issuer, wall = FakeIssuer(), FakeClock()
+
+    def body() -> None:
+        credential = current_credential()
+        wall.advance(61)
+        with pytest.raises(CredentialUnavailable, match="may not go on: expired"):
+            drive(credential.renew())
+
+    owners = {"business": "ann@bank.test"}
+    agent = RegisteredAgent(agent=Agent("bot", registered=True), owners=owners, purpose="x", expires=wall.now + 60)
+    with fake_guard(
+        issuer=issuer, registry=Registry([agent]), clock=wall
+    ) as guard:  # the task itself counts on another clock
+        with guard.task("bot", on_behalf_of="ann", intent=Intent("x", step("call"))):
+            guard_tool(body, "call", audience=AUDIENCE)()
+    assert issuer.issued == ["lease-1"]
