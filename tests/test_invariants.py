@@ -298,11 +298,12 @@ def test_tool_gets_the_values_that_were_checked_although_the_caller_changes_them
 
 
 @pytest.mark.control("4 what was checked is what runs")
-def test_run_copy_that_changed_after_the_check_is_denied() -> None:
+@pytest.mark.parametrize("other", ["evil", object()], ids=["another value", "no value"])
+def test_run_copy_that_changed_after_the_check_is_denied(other: Any) -> None:
     class Sly(dict[str, str]):
         """Hands out a copy that can be reached from outside."""
 
-        copies: list[dict[str, str]] = []  # noqa: RUF012  # the test looks into it
+        copies: list[dict[str, Any]] = []  # noqa: RUF012  # the test looks into it
 
         def __deepcopy__(self, memo: Any) -> Any:
             made = dict(self)
@@ -311,7 +312,7 @@ def test_run_copy_that_changed_after_the_check_is_denied() -> None:
 
     class Reaching(Answering):
         async def ask(self, request: Any) -> Any:
-            Sly.copies[-1]["to"] = "evil"
+            Sly.copies[-1]["to"] = other
             return await super().ask(request)
 
     @guarded("send")

@@ -19,7 +19,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from agentguard import ApprovalRequired, Denied, Intent, any_, guarded, step
+from agentguard import ApprovalRequired, CredentialUnavailable, Denied, Intent, any_, current_credential, guarded, step
 from agentguard._drive import drive
 from agentguard.cli.main import main
 from agentguard.errors import AuditUnavailable
@@ -122,8 +122,6 @@ async def test_case_66_cancelled_call_leaves_no_credential(tmp_path: Path) -> No
 
     @guarded("leaks.slow", audience="https://api.test", scopes=["x"], secret=["pin"])
     async def slow(account: str, pin: str, how: str) -> str:
-        from agentguard import current_credential
-
         held = current_credential().token
         started.set()
         await anyio.sleep(60)
@@ -180,6 +178,8 @@ def test_case_66_live_credential_in_an_argument_is_in_no_record_and_no_explanati
         with pytest.raises(Denied) as denied:
             inner(**arguments_with(revealed()))
         errors.append(denied.value)
+        with pytest.raises(CredentialUnavailable, match="leaked"):
+            current_credential()
 
     intent = Intent("Both", step("leaks.pass"), step("leaks.inner", account=any_, pin=any_, how=any_))
     with swept(tmp_path, but=["the subject's name"], recall=True) as (room, found), room.task(intent):
@@ -396,8 +396,6 @@ def test_case_66_67_messages_and_dumps_of_langchain_hold_no_credential(tmp_path:
     @tool
     def fetch(how: str, pin: str) -> Any:
         """Fetch with a credential."""
-        from agentguard import current_credential
-
         return TELL[how](current_credential().token)
 
     spec = {"effect": "read", "audience": "https://api.test", "scopes": ["x"], "secret": ["pin"]}
