@@ -200,6 +200,43 @@ def test_registration_that_ends_while_the_task_runs_stops_every_call_under_it(ex
     assert (denied.value.reason, denied.value.decision.level, ran) == ("expired", expiring, [])
 
 
+@pytest.mark.control("2 a task ends at its time")
+def test_call_at_the_very_moment_at_which_its_task_ends_is_denied() -> None:
+    clock = FakeClock()
+    with fake_guard(clock=clock, monotonic=clock) as guard:
+        with guard.task("bot", on_behalf_of="alice", intent=everything(), ttl=60):
+            clock.advance(59)
+            assert read_account("acme")
+            ran.clear()
+            clock.advance(1)
+            with pytest.raises(Denied) as denied:
+                read_account("acme")
+    assert (denied.value.reason, ran) == ("expired", [])
+
+
+@pytest.mark.control("8 the gate looks last")
+@pytest.mark.parametrize(("what", "reason"), [("end", "task_ended"), ("stop", "suspended"), ("time", "expired")])
+def test_call_whose_task_ends_while_it_is_marked_as_running_does_not_run(what: str, reason: str) -> None:
+    clock = FakeClock()
+
+    class Meanwhile(MemorySuspensions):
+        async def start(self, call: str, keys: Sequence[str], *, reads: bool = False) -> str:
+            found = await super().start(call, keys, reads=reads)
+            if what == "end":
+                await guard.close_task(task, TaskState.ENDED, "test")
+            elif what == "stop":
+                task.why_stopped = "test"
+            else:
+                clock.advance(60)
+            return found
+
+    with fake_guard(clock=clock, monotonic=clock, suspensions=Meanwhile()) as guard:
+        with guard.task("bot", on_behalf_of="alice", intent=everything(), ttl=60) as task:
+            with pytest.raises(Denied) as denied:
+                read_account("acme")
+    assert (denied.value.reason, ran) == (reason, [])
+
+
 @pytest.mark.parametrize("error", [asyncio.CancelledError, OSError])
 def test_call_that_was_marked_as_running_and_never_heard_of_it_is_marked_no_longer(error: type[BaseException]) -> None:
     class Unheard(MemorySuspensions):
