@@ -28,6 +28,7 @@ from agentguard.ports import (
     Settlement,
 )  # fmt: skip
 from agentguard.state.budgets_memory import MemoryBudgets
+from agentguard.state.suspensions_memory import MemorySuspensions
 from agentguard.testing.fakes import FailingAudit, fake_guard
 from tests.state.far import FarBudgets
 from tests.tools import ran, refund
@@ -327,6 +328,23 @@ def test_task_goes_on_while_the_very_same_call_may_run_again(guard: Guard) -> No
         assert str(task.state) == "ended"
 
 
+def test_task_ends_by_a_call_that_succeeds_whatever_attempts_are_left(guard: Guard) -> None:
+    with opened(guard, step("send", to=any_).attempts(3).then_end_task()) as task:
+        assert send("a") == "a"
+        assert str(task.state) == "ended"
+
+
+def test_task_goes_on_where_the_call_that_would_end_it_was_stopped_before_it_ran() -> None:
+    class Stopped(MemorySuspensions):
+        async def start(self, call: str, keys: Sequence[str], *, reads: bool = False) -> str:
+            raise asyncio.CancelledError
+
+    with fake_guard(suspensions=Stopped()) as guard, opened(guard, step("send", to=any_).then_end_task()) as task:
+        with pytest.raises(asyncio.CancelledError):
+            send("a")
+        assert str(task.state) == "open"
+
+
 # --- the counters -----------------------------------------------------------------------------------------------------
 
 
@@ -454,6 +472,45 @@ def test_what_a_store_takes_for_a_call_that_is_cancelled_meanwhile_is_given_back
                 return await asend("bo")
 
     assert asyncio.run(work()) == "bo"
+
+
+class AtTheGate(FarBudgets):
+    """Answers at once, but for what says that a step has happened."""
+
+    async def reserve(self, levels: Sequence[Sequence[Candidate]], now: float) -> Reservation | Exhausted:
+        if levels[0][0].step == "after":
+            return await super().reserve(levels, now)
+        return await MemoryBudgets.reserve(self, levels, now)
+
+
+@pytest.mark.control("3 what a call that never ran has reserved is given back")
+def test_step_whose_call_is_cancelled_while_it_is_said_to_have_happened_has_not() -> None:
+    async def work() -> str:
+        budgets = AtTheGate()
+        first, later = step("asend", to="ann").named("first"), step("asend", to="bo").after("first")
+        with fake_guard(budgets=budgets) as guard:
+            async with opened(guard, first, later):
+                await budgets.cancelled(asend("ann"))
+                with pytest.raises(Denied):
+                    await asend("bo")
+                return await asend("ann") + await asend("bo")
+
+    assert asyncio.run(work()) == "annbo"
+
+
+@pytest.mark.control("3 every level is reserved, or none")
+def test_call_whose_step_the_store_does_not_say_to_have_happened_does_not_run() -> None:
+    class Full(MemoryBudgets):
+        async def reserve(self, levels: Sequence[Sequence[Candidate]], now: float) -> Reservation | Exhausted:
+            if levels[0][0].step == "after":
+                return Exhausted(0, "after", Charge("a/b", "0"))
+            return await super().reserve(levels, now)
+
+    ran.clear()
+    first = step("refund", account="acme", amount=any_).named("first")
+    with fake_guard(budgets=Full()) as guard, opened(guard, first, ANYWHERE.after("first")):
+        assert reason(lambda: refund("acme", Decimal(1))) == "budget_exhausted"
+    assert ran == []
 
 
 def test_threads_use_one_result_without_losing_it(guard: Guard) -> None:
