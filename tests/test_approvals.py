@@ -473,9 +473,27 @@ def test_approver_that_looks_again_is_asked_when_the_call_is_made_again(shared: 
         with pytest.raises(ApprovalRequired), guard.resume(task, on_behalf_of="alice"):
             refund("acme", Decimal(40))
         phone.said = Approval(Answer.APPROVED, by="ann")
-        with guard.resume(task, on_behalf_of="alice"):
+        with pytest.raises(ApprovalRequired), guard.resume(task, on_behalf_of="alice"):
             refund("acme", Decimal(40))
-    assert (len(ran), len(phone.asked)) == (1, 1)
+            refund("acme", Decimal(40))  # the answer was good once
+    assert (len(ran), len(phone.asked)) == (1, 2)
+
+
+def test_answer_that_an_approver_found_and_the_store_does_not_count_lets_nothing_run(shared: Processes) -> None:
+    class Answered(MemoryApprovals):
+        async def answer(self, *args: Any, **kwargs: Any) -> bool:
+            await super().answer(*args, **kwargs)
+            return False
+
+    class Phone(Later):
+        async def check(self, id: str, request: ApprovalRequest) -> Approval:
+            return Approval(Answer.APPROVED, by="ann")
+
+    with shared.guard(approver=Phone(), approvals=Answered()) as guard:
+        _, task = asked(guard)
+        with pytest.raises(Denied) as denied, guard.resume(task, on_behalf_of="alice"):
+            refund("acme", Decimal(40))
+    assert (denied.value.reason, ran) == ("approval_expired", [])
 
 
 @pytest.mark.anyio

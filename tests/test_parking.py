@@ -24,6 +24,7 @@ from agentguard.ports import Parked, Verdict
 from agentguard.registry import OpenRegistry
 from agentguard.state.budgets_memory import MemoryBudgets
 from agentguard.state.parked_memory import MemoryParkedTasks
+from agentguard.task_state import TaskState
 from agentguard.testing import FailingAudit
 from tests.test_approvals import ASKS, Durable, Later, Processes, asked, close, find, now, refund
 from tests.test_approvals import ran as refunds
@@ -753,8 +754,36 @@ def test_sub_agents_task_that_is_entered_again_is_one_child(shared: Processes) -
         for _ in range(3):
             with pytest.raises(ApprovalRequired), child:
                 refund("acme", Decimal(40))
+            with pytest.raises(Denied):  # alone it would be bound by its own intent only
+                guard.resume(child.id, on_behalf_of="alice")
         assert root.children == [child]
     assert (root.state, child.state) == ("parked", "ended")
+
+
+def test_end_of_a_stale_object_forgets_nothing_that_others_used_up(shared: Processes) -> None:
+    once = Intent("Read", step("parked.mail", box=any_).times(1))
+    with shared.guard() as first, shared.guard() as second:
+        stale = first.task("bot", on_behalf_of="alice", intent=once)
+        with stale:
+            stale.park()
+        with second.resume(stale.id, on_behalf_of="alice"):
+            mail("ann")
+            now(first.close_task(stale, TaskState.ENDED, "test"))
+            with pytest.raises(Denied) as denied:
+                mail("ann")
+    assert (stale.state, denied.value.reason, read) == ("ended", Reason.BUDGET_EXHAUSTED, ["ann"])
+
+
+def test_end_of_a_stale_object_gives_back_what_others_left_waiting_since(shared: Processes) -> None:
+    with shared.guard(registry=Registered()) as first, shared.guard(registry=Registered()) as second:
+        stale = first.task("bot", on_behalf_of="alice", intent=ASKS)
+        with stale:
+            stale.park()
+        with pytest.raises(ApprovalRequired), second.resume(stale.id, on_behalf_of="alice"):
+            refund("acme", Decimal(40))
+        assert spent(shared.budgets) == "1"
+        now(first.close_task(stale, TaskState.ENDED, "test"))
+        assert spent(shared.budgets) == ""
 
 
 def test_end_of_a_stale_object_leaves_the_resumed_task_to_the_keeper(shared: Processes) -> None:

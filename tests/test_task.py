@@ -215,16 +215,14 @@ def test_call_at_the_very_moment_at_which_its_task_ends_is_denied() -> None:
 
 
 @pytest.mark.control("8 the gate looks last")
-@pytest.mark.parametrize(("what", "reason"), [("end", "task_ended"), ("stop", "suspended"), ("time", "expired")])
-def test_call_whose_task_ends_while_it_is_marked_as_running_does_not_run(what: str, reason: str) -> None:
+@pytest.mark.parametrize(("what", "reason"), [("stop", "suspended"), ("time", "expired")])
+def test_call_whose_task_is_stopped_or_over_while_it_is_marked_as_running_does_not_run(what: str, reason: str) -> None:
     clock = FakeClock()
 
     class Meanwhile(MemorySuspensions):
         async def start(self, call: str, keys: Sequence[str], *, reads: bool = False) -> str:
             found = await super().start(call, keys, reads=reads)
-            if what == "end":
-                await guard.close_task(task, TaskState.ENDED, "test")
-            elif what == "stop":
+            if what == "stop":
                 task.why_stopped = "test"
             else:
                 clock.advance(60)
@@ -235,6 +233,16 @@ def test_call_whose_task_ends_while_it_is_marked_as_running_does_not_run(what: s
             with pytest.raises(Denied) as denied:
                 read_account("acme")
     assert (denied.value.reason, ran) == (reason, [])
+
+
+@pytest.mark.control("9 a stopped task gets no credential")
+def test_call_that_the_gate_would_refuse_obtains_no_credential() -> None:
+    issuer = FakeIssuer()
+    with fake_guard(issuer=issuer) as guard, guard.task("bot", on_behalf_of="alice", intent=everything()):
+        guard.suspend(agent="bot", why="test")
+        with pytest.raises(Denied) as denied:
+            pay("acme")
+    assert (denied.value.reason, issuer.issued, ran) == ("suspended", [], [])
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError, OSError])

@@ -307,6 +307,20 @@ def test_call_that_the_new_policy_permits_too_runs_and_says_by_which_it_was_deci
     assert (ran, again["policy"][0]["version"], again["policy"][0]["rules"]) == (["a1"], point.version, ["open"])
 
 
+@pytest.mark.control("decided again at the gate")
+def test_call_whose_policies_change_whenever_it_is_decided_does_not_run(log: MemoryLog) -> None:
+    class Restless(Point):
+        async def decide(self, request: AccessRequest) -> Decision:
+            said = await super().decide(request)
+            self.version += "'"
+            return said
+
+    with guard_of(log, Restless()) as guard, opened(guard):
+        with pytest.raises(Denied) as denied:
+            account("a1")
+    assert (ran, denied.value.reason) == ([], Reason.POLICY_ERROR)
+
+
 @pytest.mark.control("more is obliged to at the gate")
 def test_call_is_denied_where_the_new_policy_obliges_to_what_comes_too_late(log: MemoryLog, tmp_path: Path) -> None:
     (tmp_path / "p.cedar").write_text('@approve("") permit(principal, action, resource);')
