@@ -528,6 +528,18 @@ def test_kept_leases_are_bounded_and_the_least_recently_used_one_is_revoked() ->
     assert len(room.issuer.live) == 3
 
 
+def test_lease_that_a_call_was_given_by_its_key_alone_is_in_use_until_that_call_ends() -> None:
+    room = Room(most=1)
+    obtained = drive(room.leases.obtain(grant()))
+    drive(room.leases.release(obtained))
+    first, second = (room.leases.reuse(obtained.held.key, "t") for _ in range(2))
+    assert first is not None
+    assert second is not None
+    drive(room.leases.release(first))
+    drive(room.leases.release(drive(room.leases.obtain(grant(tool="other")))))
+    assert (second.credential.live, room.issuer.revoked) == (True, [])
+
+
 def test_lease_that_a_target_refused_is_given_to_nobody_again_and_ends_with_its_last_user() -> None:
     room = Room()
     use, other = (drive(room.leases.obtain(grant())) for _ in range(2))
