@@ -230,8 +230,9 @@ def test_file_from_another_chain_in_place_of_a_rotated_one_is_found(rotated: lis
 def test_copy_of_a_later_file_under_another_name_is_found(rotated: list[Path], tmp_path: Path):
     shutil.copy(rotated[1], tmp_path / "audit-copy.jsonl")
 
-    with pytest.raises(AuditBroken, match="does not lead to it"):
-        verify(tmp_path)
+    for path in (tmp_path, tmp_path / "audit-copy.jsonl"):
+        with pytest.raises(AuditBroken, match="does not lead to it"):
+            verify(path)
     assert 3 == verify(rotated[0]).files
 
 
