@@ -211,6 +211,26 @@ def test_call_that_is_stopped_while_it_renews_gets_no_other_credential() -> None
     assert issuer.live == {}
 
 
+@pytest.mark.control("9 a refused credential is renewed once")
+def test_call_that_could_not_be_given_another_credential_asks_for_none_again() -> None:
+    class Fails(FakeIssuer):
+        async def issue(self, grant: Grant, lease: Lease, now: float) -> Issued:
+            asked.append(lease.id)
+            if len(asked) > 1:
+                raise CredentialUnavailable("no more today")
+            return await super().issue(grant, lease, now)
+
+    def body() -> None:
+        credential = current_credential()
+        for _ in range(2):
+            with pytest.raises(CredentialUnavailable, match="no more today"):
+                drive(credential.renew())
+
+    asked: list[str] = []
+    in_call(Fails(), body)
+    assert asked == ["lease-1", "lease-2"]
+
+
 @pytest.mark.control("9 a stopped task renews nothing")
 def test_call_whose_agent_is_registered_no_longer_gets_no_other_credential() -> None:
     issuer, wall = FakeIssuer(), FakeClock()
