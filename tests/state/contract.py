@@ -224,6 +224,14 @@ class BudgetsContract:
 
         self.took(budgets, granted)
 
+    def test_call_that_never_ran_leaves_no_attempt_that_takes_nothing(self, budgets: Budgets) -> None:
+        granted = step(charge("task:t/s"), retry_key="task:t/s:digest", attempts=2)
+        self.settle(budgets, self.took(budgets, granted), Settlement.NOT_RUN)
+
+        self.took(budgets, granted)
+
+        assert ["1"] == self.standing(budgets, "task:t/s")
+
     def test_retry_at_one_level_renames_what_it_takes_at_another(self, budgets: Budgets) -> None:
         granted = step(charge(limit="1"), retry_key="task:t/s:digest", attempts=2)
         window = step(charge("task:t/w", "9", per=60.0))
