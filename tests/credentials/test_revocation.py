@@ -406,6 +406,21 @@ def test_parent_is_prolonged_by_the_keeper_while_a_long_call_runs() -> None:
     assert room.nothing_is_left()
 
 
+def test_parent_is_prolonged_to_the_end_of_its_task_at_most_and_the_ledger_hears_of_it_first() -> None:
+    class Heard(Vault):
+        async def renew(self, issued: Issued, until: float, now: float) -> Issued | None:
+            rows = await room.ledger.outstanding(now)
+            heard.append((until, max(row.expires_at for row in rows if row.id == issued.lease.id)))
+            return await super().renew(issued, until, now)
+
+    room, heard = Room(Heard()), list[tuple[float, float]]()
+    end = room.clock() + 40
+    drive(room.leases.obtain(grant(deadline=end)))
+    room.clock.advance(20)
+    drive(room.leases.obtain(grant(tool="other", deadline=end)))
+    assert heard == [(end, end)]
+
+
 def test_parent_that_cannot_be_prolonged_is_followed_by_another_and_ends_with_its_last_lease() -> None:
     room = Room(Vault())
     room.issuer.renewable = False
@@ -538,6 +553,17 @@ def test_lease_that_a_call_was_given_by_its_key_alone_is_in_use_until_that_call_
     drive(room.leases.release(first))
     drive(room.leases.release(drive(room.leases.obtain(grant(tool="other")))))
     assert (second.credential.live, room.issuer.revoked) == (True, [])
+
+
+def test_lease_that_serves_although_its_refresh_failed_is_in_use_until_that_call_ends() -> None:
+    room = Room(most=1)
+    drive(room.leases.release(drive(room.leases.obtain(grant()))))
+    room.clock.advance(20)
+    room.issuer.issue_error = ConnectionError()
+    use = drive(room.leases.obtain(grant()))
+    room.issuer.issue_error = None
+    drive(room.leases.release(drive(room.leases.obtain(grant(tool="other")))))
+    assert (use.credential.lease.id, use.credential.live, room.issuer.revoked) == ("lease-1", True, [])
 
 
 def test_lease_that_a_target_refused_is_given_to_nobody_again_and_ends_with_its_last_user() -> None:

@@ -10,7 +10,7 @@ import sys
 import pytest
 from msgspec.structs import astuple, replace
 
-from agentguard.model.lease import LeaseKey, Secret
+from agentguard.model.lease import Credential, Issued, Lease, LeaseKey, Secret
 
 KEY = LeaseKey("", "user:alice", "t", ("user:alice", "bot"), "pay", "https://api.test", ("pay",), "account/1")
 
@@ -45,3 +45,20 @@ def test_no_attribute_of_a_secret_is_its_text() -> None:
     assert not any("canary" in text for text in shown)
     assert all(getattr(secret, name) != "canary-of-a-secret" for name in Secret.__slots__)
     assert secret.reveal() == "canary-of-a-secret"
+
+
+def test_credential_that_was_renewed_proves_itself_by_its_own_key() -> None:
+    class Key:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def proof(self, method: str, url: str, token: str = "", nonce: str = "") -> str:
+            return f"{self.name} for {token}"
+
+    def issued(name: str) -> Issued:
+        lease = Lease(id=name, issuer="as", key=KEY, task="t", issued_at=0, expires_at=30)
+        return Issued(lease, Secret(f"token {name}"), prover=Key(name))
+
+    credential = Credential(issued("one"))
+    credential.take(issued("two"))
+    assert credential.proof("GET", "https://api.test") == "two for token two"
