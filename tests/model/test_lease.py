@@ -10,7 +10,8 @@ import sys
 import pytest
 from msgspec.structs import astuple, replace
 
-from agentguard.model.lease import Credential, Issued, Lease, LeaseKey, Secret
+from agentguard.model.credential import Credential, Issued
+from agentguard.model.lease import Lease, LeaseKey, Secret
 
 KEY = LeaseKey("", "user:alice", "t", ("user:alice", "bot"), "pay", "https://api.test", ("pay",), "account/1")
 
