@@ -11,8 +11,10 @@ from langchain.agents import create_agent as plain_agent
 from langchain.tools import ToolRuntime
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.errors import GraphInterrupt
 from langgraph.graph import START, MessagesState, StateGraph
-from langgraph.types import Command
+from langgraph.types import Command, interrupt
 
 from agentguard import ConfigurationError, Denied, Guard, Intent, Task, current_call, current_task, guarded
 from agentguard_langchain import agent_tool, assert_guarded, create_agent
@@ -116,6 +118,22 @@ def test_sub_agent_with_a_tool_that_nobody_guarded_is_refused() -> None:
         with pytest.raises(ConfigurationError, match="not guarded: bare"):
             refuse([helper])
     assert_guarded([agent_tool(researcher("done"), "helper", "Helps.", reads=["look"])])
+
+
+@tool
+@guarded(effect="read")
+def ask(q: str) -> str:
+    """Ask a person."""
+    return str(interrupt(q))
+
+
+def test_sub_agent_that_pauses_has_not_answered_where_no_graph_runs_around_it(guard: Guard) -> None:
+    agent = create_agent(ScriptedModel([("ask", {"q": "a"})], "done"), [ask], checkpointer=InMemorySaver())
+    helper = agent_tool(agent, "helper", "Helps.", reads=["ask"])
+    with guard.task("bot", on_behalf_of="alice", intent=reads("ask")):
+        with pytest.raises(GraphInterrupt):
+            helper.invoke({"request": "help"}, {"configurable": {"thread_id": "t"}})
+    assert "task.parked" in [record["event"] for record in guard.audit.records]  # type: ignore[attr-defined]  # a fake
 
 
 @tool

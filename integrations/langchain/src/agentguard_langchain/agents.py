@@ -9,6 +9,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackMan
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
+from langgraph.errors import GraphInterrupt
 from pydantic import BaseModel, Field
 
 from agentguard import ConfigurationError, Intent, Reason, Task, current_task
@@ -90,7 +91,13 @@ def _asked(request: str) -> dict[str, Any]:
 
 
 def _answer(result: Any) -> str:
-    """The text of the last message, when an agent wrote it."""
+    """The text of the last message, when an agent wrote it.
+
+    Raises:
+        GraphInterrupt: the agent paused, which it says by its result where no graph runs around it.
+    """
+    if isinstance(result, dict) and result.get("__interrupt__"):
+        raise GraphInterrupt(result["__interrupt__"])
     messages = result.get("messages", ()) if isinstance(result, dict) else ()
     last = messages[-1] if messages else None
     return str(last.text) if isinstance(last, AIMessage) else str(getattr(last, "content", result))
