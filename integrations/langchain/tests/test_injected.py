@@ -15,7 +15,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import InjectedState, InjectedStore, ToolNode
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, AliasPath, BaseModel, Field, ValidationError
 
 from agentguard import Denied, Guard, Intent, guarded, step
 from agentguard_langchain import create_agent, guard_tools
@@ -139,6 +139,23 @@ def test_injected_argument_of_a_schema_is_dropped_too(guard: Guard) -> None:
     [tool_] = guard_tools(Paid(), {"paid": {"effect": "read"}})
     with guard.task("bot", on_behalf_of="alice", intent=reads("paid")), pytest.raises(ValidationError, match="cred"):
         tool_.invoke({"q": "a", "cred": "EVIL"})
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        Field("none", alias="user"),
+        Field("none", validation_alias="user"),
+        Field("none", validation_alias=AliasChoices("account", AliasPath("user"))),
+    ],
+)
+def test_value_under_another_name_of_an_injected_argument_is_dropped_too(guard: Guard, field: Any) -> None:
+    class Named(PaidArgs):
+        cred: Annotated[str, InjectedToolArg] = field
+
+    [tool_] = guard_tools(Paid(args_schema=Named), {"paid": {"effect": "read"}})
+    with guard.task("bot", on_behalf_of="alice", intent=reads("paid")):
+        assert tool_.invoke({"q": "a", "user": "EVIL"}) == "none"
 
 
 def test_application_may_pass_an_injected_argument_to_the_function_itself(guard: Guard) -> None:

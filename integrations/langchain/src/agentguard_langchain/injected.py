@@ -22,12 +22,17 @@ def filled_by_name(attribute: str) -> frozenset[str]:
 
 
 def injected_names(tool: BaseTool) -> frozenset[str]:
-    """Return the arguments that LangChain keeps out of the schema that a model sees, and fills itself."""
+    """Return the arguments that LangChain keeps out of the schema that a model sees, and fills itself.
+
+    The other names that a schema gives them are among them: a model could write a value under one of those.
+    """
     by_signature: frozenset[str] = getattr(tool, "_injected_args_keys", frozenset())
     if isinstance(tool.args_schema, dict):
         return by_signature
-    shown = _fields(tool.tool_call_schema)
-    return by_signature | (frozenset(_fields(tool.get_input_schema())) - frozenset(shown))
+    shown, fields = _fields(tool.tool_call_schema), _fields(tool.get_input_schema())
+    names = by_signature | (frozenset(fields) - frozenset(shown))
+    aliases = {alias for name in names & fields.keys() for alias in _aliases(fields[name])}
+    return names | (aliases - fields.keys())
 
 
 def state_names(tool: BaseTool, bodies: Mapping[str, Any]) -> frozenset[str]:
@@ -65,6 +70,15 @@ def _fields(schema: Any) -> Mapping[str, Any]:
         schema, "model_fields" if hasattr(schema, "model_fields") else "__fields__", None
     )  # pydantic 2 or 1
     return fields if isinstance(fields, Mapping) else {}
+
+
+def _aliases(field: Any) -> Iterator[str]:
+    """The names under which pydantic takes a field: one, several (AliasChoices), or the first part of a path."""
+    for alias in (getattr(field, "alias", None), getattr(field, "validation_alias", None)):
+        for one in getattr(alias, "choices", None) or (alias,):
+            first = next(iter(getattr(one, "path", ())), one)
+            if isinstance(first, str):
+                yield first
 
 
 def _hints(body: Any) -> Mapping[str, Any]:
