@@ -72,3 +72,17 @@ def test_agent_of_a_sub_agent_of_a_compiled_agent_is_looked_into() -> None:
     with pytest.raises(ConfigurationError, match="not guarded: naked"):
         assert_guarded(agent_of(helper_of(agent_of(naked))))
     assert_guarded(agent_of(helper_of(agent_of(look))))
+
+
+def test_tool_that_something_stands_around_is_looked_at() -> None:
+    for around in (lambda tool_: tool_.bind(), lambda tool_: tool_.with_retry(), lambda tool_: graph_of(tool_)):
+        with pytest.raises(ConfigurationError, match="not guarded: naked"):
+            assert_guarded([around(naked)])
+        assert_guarded([around(look)])
+
+
+def test_what_shows_no_tools_is_not_taken_for_guarded() -> None:
+    plain = RunnableLambda(passed_on)
+    for hidden in (plain, plain | plain, plain.with_retry()):
+        with pytest.raises(ConfigurationError, match="takes an agent"):
+            assert_guarded(hidden)

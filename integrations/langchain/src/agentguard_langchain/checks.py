@@ -76,14 +76,14 @@ def _tools_in(found: Any, seen: set[int]) -> Iterator[Any]:
             yield from _tools_below(getattr(found, "agent", None), seen)
     elif isinstance(found, BaseToolkit):
         yield from _tools_in(found.get_tools(), seen)
-    elif _parts_of(found):
+    elif _parts_of(found) and _shows_tools(found):
         yield from _tools_below(found, seen)
     elif isinstance(getattr(found, "tools_by_name", None), Mapping):  # a ToolNode
         yield from _tools_in(list(found.tools_by_name.values()), seen)
     elif isinstance(getattr(found, "nodes", None), Mapping):  # a compiled graph
         for node in found.nodes.values():
             yield from _tools_below(node, seen)
-    elif isinstance(found, Iterable) and not isinstance(found, str):
+    elif isinstance(found, Iterable) and not isinstance(found, str | Runnable):
         for item in found:
             yield from _tools_in(item, seen)
     else:
@@ -91,14 +91,22 @@ def _tools_in(found: Any, seen: set[int]) -> Iterator[Any]:
 
 
 def _tools_below(runnable: Any, seen: set[int]) -> Iterator[Any]:
-    """Look through what is run as a whole for a ToolNode or a graph, whatever LangChain put around it.
+    """Look through what is run as a whole for a tool, a ToolNode or a graph, whatever LangChain put around it.
 
     INVARIANT: the parts come first: what stands around one shows attributes of that one as its own.
     """
-    for part in (parts := _parts_of(runnable)):
+    parts = _parts_of(runnable)
+    for part in parts:
         yield from _tools_below(part, seen)
-    if not parts and any(isinstance(getattr(runnable, name, None), Mapping) for name in ("tools_by_name", "nodes")):
+    if not parts and _shows_tools(runnable):
         yield from _tools_in(runnable, seen)
+
+
+def _shows_tools(runnable: Any) -> bool:
+    if parts := _parts_of(runnable):
+        return any(map(_shows_tools, parts))
+    held = (getattr(runnable, name, None) for name in ("tools_by_name", "nodes"))
+    return isinstance(runnable, BaseTool) or any(isinstance(one, Mapping) for one in held)
 
 
 def _parts_of(runnable: Any) -> list[Any]:
