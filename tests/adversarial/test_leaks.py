@@ -175,11 +175,12 @@ def test_case_66_live_credential_in_an_argument_is_in_no_record_and_no_explanati
 
     @guarded("leaks.pass", audience="https://api.test", scopes=["x"])
     def pass_on() -> None:
+        leaked = current_credential()
         with pytest.raises(Denied) as denied:
             inner(**arguments_with(revealed()))
         errors.append(denied.value)
         with pytest.raises(CredentialUnavailable, match="leaked"):
-            current_credential()
+            _ = leaked.token
 
     intent = Intent("Both", step("leaks.pass"), step("leaks.inner", account=any_, pin=any_, how=any_))
     with swept(tmp_path, but=["the subject's name"], recall=True) as (room, found), room.task(intent):

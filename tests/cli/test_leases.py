@@ -181,7 +181,9 @@ class Room:
         ledger = SqliteLedger(self.file, KEY)
         leases = Leases(self.issuer, ledger, self._record, time.time)
         drive(leases.recover())
-        guard: Any = SimpleNamespace(issuer=self.issuer, leases=leases, record=self._record, close=ledger.close)
+        guard: Any = SimpleNamespace(
+            issuer=self.issuer, leases=leases, records=SimpleNamespace(record=self._record), close=ledger.close
+        )
         return command.Room(guard, ledger)
 
     def _record(self, event: Event, fields: Any) -> None:
