@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from agentguard import Denied, Guard, Intent, any_, between, guarded, step
 from agentguard._drive import drive
-from agentguard.facts import span_attributes
 from agentguard.model.decision import Outcome
 from bench.harness import Case
 
@@ -88,6 +87,7 @@ def denied() -> None:
 
 def deciding(guard: Guard, task: Any) -> Case:
     """The decision alone: steps 1 to 5 of the pipeline, and giving back what they reserved."""
+    from agentguard.facts import span_attributes
     from agentguard.pipeline.admit import approve, decide, match_intent
     from agentguard.pipeline.identify import identify
     from agentguard.pipeline.intercept import intercept
