@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from langchain.agents import create_agent as langchain_create_agent
 from langchain_core.runnables import RunnableLambda, RunnableParallel
-from langchain_core.tools import BaseTool, tool
+from langchain_core.tools import BaseTool, InjectedToolArg, tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
+from pydantic import BaseModel
 
 from agentguard import ConfigurationError, guarded
-from agentguard_langchain import agent_tool, assert_guarded, create_agent
+from agentguard_langchain import agent_tool, assert_guarded, create_agent, guard_tools
 from agentguard_langchain.testing import ScriptedModel
 
 
@@ -86,3 +87,36 @@ def test_what_shows_no_tools_is_not_taken_for_guarded() -> None:
     for hidden in (plain, plain | plain, plain.with_retry()):
         with pytest.raises(ConfigurationError, match="takes an agent"):
             assert_guarded(hidden)
+
+
+class Shown(BaseModel):
+    q: str
+    user: str = "me"
+
+
+class Marked(BaseModel):
+    q: str
+    user: Annotated[str, InjectedToolArg] = "me"
+
+
+SHOWN_AS_JSON = {"type": "object", "properties": {"q": {"type": "string"}, "user": {"type": "string"}}}
+
+
+def reading(schema: Any = None) -> Any:
+    @guarded("checks.read", effect="read")
+    def read(q: str, user: Annotated[str, InjectedToolArg] = "me") -> str:
+        """Read for a user, whom the application names."""
+        return f"{q} for {user}"
+
+    return tool("read", args_schema=schema)(read) if schema is not None else tool("read")(read)
+
+
+@pytest.mark.parametrize("schema", [Shown, SHOWN_AS_JSON], ids=["model", "json"])
+def test_argument_that_a_model_sees_and_no_intent_looks_at_is_refused(schema: Any) -> None:
+    for place in (lambda one: [one], lambda one: ToolNode([one]), agent_of):
+        with pytest.raises(ConfigurationError, match="'read' shows the model user"):
+            assert_guarded(place(reading(schema)))
+
+
+def test_argument_that_no_model_sees_is_left_to_whoever_fills_it() -> None:
+    assert_guarded([reading(), reading(Marked), *guard_tools([reading(Marked)])])

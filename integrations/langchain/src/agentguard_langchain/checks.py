@@ -10,6 +10,7 @@ from langchain_core.tools import BaseTool, BaseToolkit
 
 from agentguard import ConfigurationError
 from agentguard_langchain.bodies import bodies_of, declared
+from agentguard_langchain.injected import shown_among
 from agentguard_langchain.wrapping import is_wrapped
 
 # Where LangChain's runnables and a graph's nodes keep what they run: of retries, sequences, fallbacks, parallels.
@@ -47,15 +48,30 @@ def assert_guarded(agent_or_tools: object) -> None:
         agent_or_tools: a compiled graph, a ToolNode, a tool, a toolkit, or an iterable of tools.
 
     Raises:
-        ConfigurationError: names every tool that is not guarded.
+        ConfigurationError: names every tool that is not guarded, or one that shows the model an argument which its
+            guard takes for filled by the framework, and does not check.
     """
-    bare = [
-        name_of(tool) for tool in _tools_in(agent_or_tools, set()) if isinstance(tool, dict) or not is_guarded(tool)
-    ]
+    tools = list(_tools_in(agent_or_tools, set()))
+    bare = [name_of(tool) for tool in tools if isinstance(tool, dict) or not is_guarded(tool)]
     if bare:
         raise ConfigurationError(
             f"these tools are not guarded: {', '.join(sorted(bare))}; pass them through guard_tools(...), put @guarded "
             "below @tool, or leave out what the model's provider runs itself"
+        )
+    for tool in tools:
+        _refuse_unchecked(tool)
+
+
+def _refuse_unchecked(tool: Any) -> None:
+    if not isinstance(tool, BaseTool) or is_wrapped(tool):  # what guard_tools wrapped drops what a model writes there
+        return
+    specs = filter(None, map(declared, bodies_of(tool).values()))
+    shown = shown_among(frozenset().union(*(spec.hidden for spec in specs)), tool)
+    if shown:
+        names = ", ".join(sorted(shown))
+        raise ConfigurationError(
+            f"tool {tool.name!r} shows the model {names}, which @guarded takes for filled by others and does not "
+            "check; take it out of args_schema, mark it there as injected too, or take the mark from the function"
         )
 
 

@@ -35,6 +35,15 @@ def injected_names(tool: BaseTool) -> frozenset[str]:
     return names | (aliases - fields.keys())
 
 
+def shown_among(hidden: frozenset[str], tool: BaseTool) -> frozenset[str]:
+    """Return those of some arguments that a model sees in the tool's schema, and so may fill."""
+    if isinstance(tool.args_schema, dict):
+        return hidden & dict(tool.args_schema.get("properties", {})).keys()
+    if not hidden & _fields(tool.get_input_schema()).keys():
+        return frozenset()
+    return hidden & _fields(tool.tool_call_schema).keys()
+
+
 def state_names(tool: BaseTool, bodies: Mapping[str, Any]) -> frozenset[str]:
     """Return the arguments that LangGraph fills with its state: the only ones whose real values may look like JSON."""
     found = {name for body in bodies.values() for name, hint in _hints(body).items() if _is_state(_marks(hint))}
