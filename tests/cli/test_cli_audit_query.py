@@ -237,6 +237,11 @@ def test_file_that_is_no_index_is_never_written_over(directory: Path, tmp_path: 
     assert before == precious.read_bytes()
 
 
+def test_limit_of_any_size_is_a_limit(directory: Path, capsys: Captured) -> None:
+    assert 0 == main(["audit", "query", str(directory), "--limit", "9" * 300, "--json"])
+    assert 7 == len(capsys.readouterr().out.splitlines())
+
+
 def test_index_that_is_a_device_or_a_folder_is_never_removed(directory: Path, tmp_path: Path, capsys: Captured) -> None:
     device, folder, pipe = tmp_path / "null", tmp_path / "folder", tmp_path / "pipe"
     device.symlink_to(os.devnull)

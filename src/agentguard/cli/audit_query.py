@@ -23,6 +23,7 @@ from agentguard.model.duration import seconds
 
 _OUTCOMES: Final = ("permit", "ask", "deny", "completed", "failed", "cancelled", "unknown")
 _POLL: Final = 0.25  # seconds
+_MOST: Final = 2**63 - 1  # of records; a larger number is no number to SQLite
 
 
 def add(actions: Any) -> None:
@@ -85,13 +86,13 @@ def run_query(arguments: argparse.Namespace) -> int:
     if arguments.rebuild and is_index(place):
         place.unlink(missing_ok=True)
     try:
-        found = _asked(directory, place, questions, max(0, arguments.limit))
+        found = _asked(directory, place, questions, min(max(0, arguments.limit), _MOST))
     except (IndexStale, sqlite3.DatabaseError) as error:
         complain(f"agentguard: {error}; the index is made anew")
         if is_index(place):
             place.unlink(missing_ok=True)
         try:
-            found = _asked(directory, place, questions, max(0, arguments.limit))
+            found = _asked(directory, place, questions, min(max(0, arguments.limit), _MOST))
         except (IndexStale, sqlite3.Error) as again:
             raise ConfigurationError(f"no index at {place}: {again}; name another file with --index") from None
     for record in found.records:
