@@ -80,20 +80,23 @@ async def test_request_that_is_refused_while_another_has_the_credential_renewed_
     assert (len(set(tokens)), len(tokens), issuer.issued, issuer.live) == (1, 3, ["lease-1", "lease-2"], {})
 
 
+def renewed(credential: Credential, outcomes: list[str]) -> None:
+    """Ask for another credential, and note which it was or why there is none."""
+    try:
+        drive(credential.renew("lease-1"))
+        outcomes.append(credential.lease.id)
+    except CredentialUnavailable as error:
+        outcomes.append(str(error))
+    except KeyboardInterrupt:
+        outcomes.append("stopped")
+
+
 @pytest.mark.control("9 a refused credential is renewed once")
 def test_requests_of_two_threads_that_are_refused_at_once_are_given_one_other_credential() -> None:
     issuer, outcomes = Gated(suspends=False), list[str]()
 
     def body() -> None:
-        def refused() -> None:
-            try:
-                drive(credential.renew("lease-1"))
-                outcomes.append(credential.lease.id)
-            except CredentialUnavailable as error:
-                outcomes.append(str(error))
-
-        credential: Credential = current_credential()
-        threads = [Thread(target=refused) for _ in range(2)]
+        threads = [Thread(target=renewed, args=(current_credential(), outcomes)) for _ in range(2)]
         for thread in threads:
             thread.start()
         assert issuer.asked.wait(10)
@@ -112,17 +115,7 @@ def test_request_that_waits_is_told_why_there_is_none_and_asks_itself_where_the_
     issuer, outcomes = Gated(suspends=False, stop=stop), list[str]()
 
     def body() -> None:
-        def refused() -> None:
-            try:
-                drive(credential.renew("lease-1"))
-                outcomes.append(credential.lease.id)
-            except CredentialUnavailable as error:
-                outcomes.append(str(error))
-            except KeyboardInterrupt:
-                outcomes.append("stopped")
-
-        credential: Credential = current_credential()
-        threads = [Thread(target=refused) for _ in range(2)]
+        threads = [Thread(target=renewed, args=(current_credential(), outcomes)) for _ in range(2)]
         threads[0].start()
         assert issuer.asked.wait(10)
         threads[1].start()

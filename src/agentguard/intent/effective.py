@@ -103,7 +103,7 @@ def level_ways(intent: Intent, spec: ToolSpec) -> LevelWays:
     rules = compile_intent(intent).rules
     always = [_must(name, said, spec) for name, said in intent.everywhere.items() if _takes(spec, name)]
     for index, entry in enumerate(intent.forbid):
-        if _concerns(entry, spec):
+        if concerns(entry, spec):
             if not entry.args and not entry.seen:
                 return LevelWays(intent.name, (), ())
             always.append(f"never when forbid[{index}] matches: {_forbid_text(entry, spec)}")
@@ -114,7 +114,8 @@ def _takes(spec: ToolSpec, name: str) -> bool:
     return spec.parameters is None or name in spec.parameters
 
 
-def _concerns(entry: Forbid, spec: ToolSpec) -> bool:
+def concerns(entry: Forbid, spec: ToolSpec) -> bool:
+    """Tell whether a forbid looks at calls of a tool: by its pattern and tags, whatever their arguments are."""
     pattern = entry.tool or "*"
     named = pattern in ("*", spec.name) or (pattern.endswith(".*") and spec.name.startswith(pattern[:-1]))
     return named and (not entry.tags or not spec.tags.isdisjoint(entry.tags))

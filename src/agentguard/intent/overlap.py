@@ -10,7 +10,7 @@ from agentguard.intent.address import Email
 from agentguard.intent.binds import Bind
 from agentguard.intent.charges import acts
 from agentguard.intent.constraint import AllOf, AnyOf, Constraint
-from agentguard.intent.effective import _concerns
+from agentguard.intent.effective import concerns
 from agentguard.intent.forbid import Forbid
 from agentguard.intent.intent import Intent
 from agentguard.intent.literal import FrozenMapping, thawed
@@ -43,7 +43,7 @@ def overlapping(first: Step, second: Step, spec: ToolSpec, intent: Intent) -> bo
         for name, said in {**unnamed, **dict(_arguments(first, second))}.items()
     }
     for entry in intent.forbid:
-        if _concerns(entry, spec) and not entry.seen:
+        if concerns(entry, spec) and not entry.seen:
             if not (spared := _spared(entry, taken, spec)):
                 return False
             taken |= spared

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from agentguard.cli.agents.inventory import Entry
 from agentguard.intent.constraint import Constraint
-from agentguard.intent.effective import _concerns, level_ways
+from agentguard.intent.effective import concerns, level_ways
 from agentguard.intent.intent import Intent
 from agentguard.intent.limits import Limits
 from agentguard.intent.literal import duration_text
@@ -137,7 +137,7 @@ def _always(ceiling: Intent, spec: ToolSpec) -> Iterator[str]:
         if spec.parameters is None or name in spec.parameters:
             yield f"{name} must {_said(name, said, spec)}"
     for entry in ceiling.forbid:
-        if _concerns(entry, spec):
+        if concerns(entry, spec):
             parts = [f"{name} does {_said(name, said, spec)}" for name, said in entry.args.items()]
             parts += [f"{' or '.join(entry.seen)} was read"] if entry.seen else []
             yield f"never once {' and '.join(parts)}" if entry.seen else f"never where {' and '.join(parts)}"
@@ -156,5 +156,5 @@ def _window(seconds: float) -> str:
 
 
 def _why_never(ceiling: Intent, spec: ToolSpec) -> str:
-    forbids = any(_concerns(entry, spec) and not entry.args and not entry.seen for entry in ceiling.forbid)
+    forbids = any(concerns(entry, spec) and not entry.args and not entry.seen for entry in ceiling.forbid)
     return f"the ceiling {ceiling.name} {'forbids it' if forbids else 'does not admit it'}"
